@@ -1,0 +1,70 @@
+"""The engine's configuration and the parameters of a sequence, as plain data. Knows no torch."""
+
+from typing import Any
+
+import msgspec
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    dtype: str = "auto"  # auto, float32, bfloat16, float16; auto is float32 on CPU
+    max_seqs: int = 32
+    max_num_batched_tokens: int = 2048
+    max_model_len: int = 0  # 0: the model's own context length
+    block_size: int = 16
+    kv_cache_bytes: int = 0
+    enable_prefix_cache: bool = True
+    paged_attn: bool = True  # False: one block per sequence, as long as the context
+    num_threads: int = 0  # 0: torch's own choice
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder's shape, whatever file it came from. Names follow Hugging Face's config.json."""
+
+    architecture: str  # as in config.json `architectures`, e.g. LlamaForCausalLM
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    context_length: int
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    rope_scaling: dict[str, Any] | None = None
+    sliding_window: int | None = None
+    # first layer that uses the window (Qwen2's max_window_layers); 0: all layers
+    first_window_layer: int = 0
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False  # bias on q, k, v
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    dtype: str = "float32"  # the dtype that the files store
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How one sequence is sampled; every value is settled.
+
+    Random numbers are a function of (seed, choice, position).
+    """
+
+    max_tokens: int
+    seed: int = 0
+    choice: int = 0
+    min_tokens: int = 0
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False

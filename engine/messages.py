@@ -1,0 +1,77 @@
+"""What goes into an engine and what comes out: token ids, as data that can cross processes."""
+
+from typing import Protocol
+
+import msgspec
+
+from engine.config import SamplingParams
+
+
+class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One sequence to generate.
+
+    `output_ids` is what an earlier attempt already made: it is prefilled, counts as generated for
+    penalties, positions and limits, and is not emitted again.
+    """
+
+    id: str
+    prompt_ids: list[int]
+    params: SamplingParams
+    output_ids: list[int] = []
+    salt: str = ""  # enters the first block hash, so tenants share no prefix blocks
+
+
+class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step made for one sequence. `error`: (code, message) when it was refused or lost."""
+
+    id: str
+    token_ids: list[int] = []
+    finish: str | None = None  # stop, length
+    cached_tokens: int = 0  # prompt tokens taken from the prefix cache; set on the first output
+    error: tuple[str, str] | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Gauges and counters after a step."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    num_preemptions: int = 0
+    prefix_queries: int = 0  # prompt tokens looked up
+    prefix_hits: int = 0  # prompt tokens found
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a loaded engine says of itself."""
+
+    context_length: int
+    vocab_size: int
+    kv_tokens: int
+    max_seqs: int
+    device: str
+    dtype: str
+    # of weights and shape: engines with the same one continue each other's streams
+    fingerprint: str = ""
+
+
+class EngineLike(Protocol):
+    """What a worker needs of an engine: `engine.engine.Engine`, or a scripted one in benches."""
+
+    info: EngineInfo
+
+    def add(self, request: SequenceRequest) -> None:
+        """Queue a sequence. Raises EngineError if it can never run."""
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence and free its blocks before the next step; unknown ids are ignored."""
+
+    def has_work(self) -> bool:
+        """True while a sequence waits or runs."""
+
+    def step(self) -> list[SequenceOutput]:
+        """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+
+    def stats(self) -> EngineStats:
+        """Gauges now."""

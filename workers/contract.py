@@ -1,0 +1,311 @@
+"""What crosses the wire between API and workers: jobs, log entries, key names. Knows msgspec only.
+
+Structs travel as MessagePack with a schema version. The arq argument is the job id alone, so no
+prompt reaches a log.
+"""
+
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA_VERSION = 1
+ARQ_FUNCTION = "generate"
+
+# arq's own key names (arq.constants); the API writes them without importing arq.
+ARQ_JOB_PREFIX = "arq:job:"
+LEASE_PREFIX = "arq:in-progress:"
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What a request asks of the sampler. None: the model's default (generation_config.json)."""
+
+    seed: int
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A request on its way. Everything that a retry needs is here or in the token log.
+
+    A chat job has `messages` and one prompt; a completion job has `prompts`, text or token ids.
+    Choice number `p * n + i` is the i-th answer to prompt p.
+    """
+
+    id: str
+    kind: Literal["chat", "completion"]
+    model: str
+    home: str  # the API process whose channel carries the tokens
+    created_s: int
+    sampling: Sampling
+    version: int = SCHEMA_VERSION
+    request_id: str = ""
+    n: int = 1
+    messages: list[dict[str, Any]] | None = None
+    prompts: list[str | list[int]] | None = None
+    template_kwargs: dict[str, Any] = {}
+    stream: bool = False
+    include_usage: bool = False
+    tenant: str = ""
+
+    @property
+    def num_choices(self) -> int:
+        """How many texts the job makes."""
+        return self.n * (len(self.prompts) if self.prompts is not None else 1)
+
+
+class Usage(msgspec.Struct, frozen=True, array_like=True):
+    """Token counts over all choices; a prompt that several choices share counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True):
+    """What one engine step made for one choice.
+
+    `text` lags `token_ids` while a character or a stop string is open.
+    """
+
+    choice: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish: str | None = None  # stop, length
+    logprobs: Any = None
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):
+    """The job is valid and went to an engine. Always event 0, written once for all attempts."""
+
+    offset: int
+    prompt_tokens: int
+
+
+class Tokens(msgspec.Struct, frozen=True, array_like=True, tag="t"):
+    """One engine step of one job. Its deltas are the events `offset`, `offset + 1` and so on."""
+
+    offset: int
+    deltas: tuple[Delta, ...]
+
+
+class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
+    """Terminal: every choice has finished."""
+
+    offset: int
+    usage: Usage
+
+
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
+    """Terminal: the job ended without an answer. `api/errors.py` maps the code to a status."""
+
+    offset: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Fence(msgspec.Struct, frozen=True, array_like=True, tag="x"):
+    """A new attempt took over. It moves the log's length, so the old one can no longer append."""
+
+    attempt: int
+    worker: str
+
+
+Event = Started | Tokens | Done | Failed | Fence
+
+
+def num_events(event: Event) -> int:
+    """How many event numbers (the SSE ids) the entry takes."""
+    if isinstance(event, Tokens):
+        return len(event.deltas)
+    return 0 if isinstance(event, Fence) else 1
+
+
+def is_terminal(event: Event) -> bool:
+    """True for the entry that ends a log."""
+    return isinstance(event, Done | Failed)
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    """What the API knows of a served model; a worker writes it when its engine is ready."""
+
+    name: str
+    queue: str
+    context_length: int
+    vocab_size: int
+    created_s: int
+    fingerprint: str = ""
+    device: str = ""
+    dtype: str = ""
+    kv_tokens: int = 0
+    max_seqs: int = 0
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker's gauges. The key expires when the worker stops writing it."""
+
+    worker: str
+    model: str
+    running: int
+    waiting: int
+    kv_blocks_used: int
+    kv_blocks_total: int
+    num_preemptions: int = 0
+    is_draining: bool = False
+
+
+_encoder = msgspec.msgpack.Encoder()
+_job_decoder = msgspec.msgpack.Decoder(Job)
+_event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+_batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, int, msgspec.Raw, int]]])
+_card_decoder = msgspec.msgpack.Decoder(ModelCard)
+_heartbeat_decoder = msgspec.msgpack.Decoder(Heartbeat)
+
+encode = _encoder.encode
+decode_event = _event_decoder.decode
+decode_card = _card_decoder.decode
+decode_heartbeat = _heartbeat_decoder.decode
+
+
+class WireError(ValueError):
+    """A record that this version cannot read; the message names both versions."""
+
+
+def decode_job(data: bytes) -> Job:
+    """Read a job record. Raises WireError for another schema version or a damaged record."""
+    try:
+        job = _job_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"job record cannot be read: {error}") from error
+    if job.version != SCHEMA_VERSION:
+        raise WireError(f"job record has schema {job.version}, this process reads {SCHEMA_VERSION}")
+    return job
+
+
+class Append(msgspec.Struct, frozen=True):
+    """One entry to append: `index` is the log length it expects, `ttl_s` an expiry to set or 0."""
+
+    job: str
+    index: int
+    payload: bytes
+    ttl_s: int = 0
+
+
+def encode_batch(appends: Iterable[Append]) -> bytes:
+    """A step's entries for the step script, which also publishes them as they are."""
+    items = [(a.job, a.index, _raw_string(a.payload), a.ttl_s) for a in appends]
+    return _encoder.encode((SCHEMA_VERSION, items))
+
+
+def decode_batch(data: bytes) -> list[tuple[str, int, bytes]]:
+    """The (job, log index, entry) triples of a published batch. Raises WireError."""
+    try:
+        version, items = _batch_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"published batch cannot be read: {error}") from error
+    if version != SCHEMA_VERSION:
+        raise WireError(f"batch has schema {version}, this process reads {SCHEMA_VERSION}")
+    return [(job, index, _string_body(raw)) for job, index, raw, _ in items]
+
+
+def _raw_string(data: bytes) -> msgspec.Raw:
+    """`data` as a MessagePack string: Redis' cmsgpack knows no bin type, Lua strings are bytes."""
+    size = len(data)
+    if size < 32:
+        return msgspec.Raw(bytes((0xA0 | size,)) + data)
+    if size < 1 << 16:
+        return msgspec.Raw(b"\xda" + size.to_bytes(2, "big") + data)
+    return msgspec.Raw(b"\xdb" + size.to_bytes(4, "big") + data)
+
+
+_STRING_HEADER_BYTES = {0xD9: 2, 0xDA: 3, 0xDB: 5}
+
+
+def _string_body(raw: msgspec.Raw) -> bytes:
+    data = bytes(raw)
+    return data[_STRING_HEADER_BYTES.get(data[0], 1) :]
+
+
+def encode_arq_job(job_id: str, created_ms: int) -> bytes:
+    """The record that arq reads at `arq:job:{id}` (arq.jobs.serialize_job's shape)."""
+    return _encoder.encode(
+        {"t": None, "f": ARQ_FUNCTION, "a": (job_id,), "k": {}, "et": created_ms}
+    )
+
+
+def job_key(job_id: str) -> str:
+    """HASH: `spec` (the Job), `attempts`."""
+    return f"job:{job_id}"
+
+
+def log_key(job_id: str) -> str:
+    """LIST: the token log."""
+    return f"log:{job_id}"
+
+
+def cancel_key(job_id: str) -> str:
+    """STRING: a client gave the job up; outlives a worker that never saw the message."""
+    return f"cancel:{job_id}"
+
+
+def lease_key(job_id: str) -> str:
+    """STRING with expiry: `{worker}:{attempt}` of the attempt that may write."""
+    return LEASE_PREFIX + job_id
+
+
+def arq_job_key(job_id: str) -> str:
+    """STRING: arq's own record of the job."""
+    return ARQ_JOB_PREFIX + job_id
+
+
+def queue_key(model: str) -> str:
+    """ZSET: arq's queue of one model, scored by enqueue time in ms."""
+    return f"q:{model}"
+
+
+def wake_channel(queue: str) -> str:
+    """Channel that wakes the workers of a queue."""
+    return f"wake:{queue}"
+
+
+def control_channel(queue: str) -> str:
+    """Channel that carries cancelled job ids to the workers of a queue."""
+    return f"ctl:{queue}"
+
+
+def api_channel(api: str) -> str:
+    """Channel that carries step batches to one API process."""
+    return f"api:{api}"
+
+
+WORKERS_KEY = "workers"  # ZSET: worker id -> Redis time of its last heartbeat
+MODELS_KEY = "models"  # HASH: model name -> ModelCard
+MODELS_SEEN_KEY = "models:seen"  # ZSET: model name -> Redis time of its last heartbeat
+
+
+def worker_key(worker: str) -> str:
+    """STRING with expiry: the worker's Heartbeat."""
+    return f"worker:{worker}"
+
+
+def load_script(name: str) -> str:
+    """The Lua source `workers/lua/{name}.lua`."""
+    return (resources.files("workers") / "lua" / f"{name}.lua").read_text("utf-8")
+
+
+def completion_tokens(events: Sequence[Event]) -> int:
+    """Tokens that a log's entries hold."""
+    return sum(len(d.token_ids) for e in events if isinstance(e, Tokens) for d in e.deltas)
