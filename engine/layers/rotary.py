@@ -1,0 +1,92 @@
+"""Rotary positions: the frequencies of each kind of scaling, and the angles of a step's tokens.
+
+The arithmetic follows transformers' modeling_rope_utils in float32, so that logits agree.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from engine.config import ModelConfig
+from engine.weights.rope_scaling import Factors, Linear, Llama3, Yarn, load_rope_scaling
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [T, head_dim / 2] float32
+
+
+class RotaryEmbedding(nn.Module):
+    """Cosines and sines for `kernels.ops.rotary`, computed once per step for all layers."""
+
+    inverse_frequencies: Tensor  # [head_dim / 2] float32
+
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+        super().__init__()
+        frequencies, self.magnitude = rope_frequencies(config)
+        self.register_buffer("inverse_frequencies", frequencies.to(device), persistent=False)
+
+    def forward(self, positions: Tensor) -> Rotation:
+        """Positions [T] to cosines and sines [T, head_dim / 2], float32."""
+        angles = positions[:, None].float() * self.inverse_frequencies
+        return angles.cos() * self.magnitude, angles.sin() * self.magnitude
+
+
+def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
+    """Radians per position, [head_dim / 2] float32, and a factor for cosines and sines."""
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    match load_rope_scaling(config.rope_scaling):
+        case None:
+            return frequencies, 1.0
+        case Linear(factor):
+            return frequencies / factor, 1.0
+        case Factors(factors):
+            return frequencies / torch.tensor(factors), 1.0
+        case Llama3() as scaling:
+            return _llama3(frequencies, scaling), 1.0
+        case Yarn() as scaling:
+            return _yarn(frequencies, scaling, config), _yarn_magnitude(scaling)
+
+
+def _llama3(frequencies: Tensor, scaling: Llama3) -> Tensor:
+    original = scaling.original_max_position_embeddings
+    wavelengths = 2 * math.pi / frequencies
+    scaled = frequencies / scaling.factor
+    ramp = (original / wavelengths - scaling.low_freq_factor) / (
+        scaling.high_freq_factor - scaling.low_freq_factor
+    )
+    between = (1 - ramp) * scaled + ramp * frequencies
+    is_low = wavelengths > original / scaling.low_freq_factor
+    is_high = wavelengths < original / scaling.high_freq_factor
+    return torch.where(is_low, scaled, torch.where(is_high, frequencies, between))
+
+
+def _yarn(frequencies: Tensor, scaling: Yarn, config: ModelConfig) -> Tensor:
+    low = _yarn_dimension(scaling.beta_fast or 32, scaling, config)
+    high = _yarn_dimension(scaling.beta_slow or 1, scaling, config)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, config.head_dim - 1)
+    steps = torch.arange(len(frequencies), dtype=torch.float) - low
+    # Equal bounds would divide by zero; transformers' own guard.
+    ramp = (steps / (high - low if high != low else 0.001)).clamp(0, 1)
+    return frequencies / scaling.factor * ramp + frequencies * (1 - ramp)
+
+
+def _yarn_dimension(num_rotations: float, scaling: Yarn, config: ModelConfig) -> float:
+    """The dimension that turns `num_rotations` times within the original context length."""
+    turns = scaling.original_max_position_embeddings / (num_rotations * 2 * math.pi)
+    return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
+
+
+def _yarn_magnitude(scaling: Yarn) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return _mscale(scaling.factor, scaling.mscale) / _mscale(
+            scaling.factor, scaling.mscale_all_dim
+        )
+    return _mscale(scaling.factor, 1.0)
+
+
+def _mscale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0

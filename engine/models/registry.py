@@ -1,0 +1,42 @@
+"""Which file has which model family. Torch-free: a family is imported when it is chosen."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from engine.errors import LoadError
+
+if TYPE_CHECKING:
+    import torch
+
+    from engine.config import ModelConfig
+    from engine.layers.decoder import Decoder
+
+    ModelClass = Callable[[ModelConfig, torch.dtype, torch.device], Decoder]
+
+MODELS = {
+    "LlamaForCausalLM": "engine.models.llama",
+    "MistralForCausalLM": "engine.models.mistral",
+    "Qwen2ForCausalLM": "engine.models.qwen2",
+    "Qwen3ForCausalLM": "engine.models.qwen3",
+}
+
+
+def check_architecture(architecture: str) -> None:
+    """Raise LoadError, naming the known ones, for an architecture that no file here implements."""
+    if architecture not in MODELS:
+        raise LoadError(
+            f"The model's architecture {architecture} is not supported; supported are "
+            f"{', '.join(MODELS)}."
+        )
+
+
+def load_class(architecture: str) -> "ModelClass":
+    """The class that implements `architecture`, called as `(config, dtype, device)`.
+
+    Raises LoadError as `check_architecture` does.
+    """
+    check_architecture(architecture)
+    module = import_module(MODELS[architecture])
+    model_class: ModelClass = getattr(module, architecture)
+    return model_class

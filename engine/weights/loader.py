@@ -1,0 +1,53 @@
+"""Copies a checkpoint's tensors into a model's parameters, one at a time. Knows no model."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engine.errors import LoadError
+from engine.weights.checkpoint import Checkpoint
+from engine.weights.progress import Progress
+
+
+class Loader:
+    """One pass over a checkpoint. Memory peaks at the model and the one tensor on its way there."""
+
+    def __init__(self, checkpoint: Checkpoint, total_bytes: int, progress: Progress | None) -> None:
+        self.checkpoint = checkpoint
+        self.total_bytes = total_bytes
+        self.progress = progress
+        self.done_bytes = 0
+        self._used: set[str] = set()
+
+    @torch.no_grad()
+    def copy(self, name: str, target: Tensor) -> None:
+        """Fill `target` with the tensor `name`, cast to its dtype.
+
+        Raises LoadError if the tensor is not there or has another shape.
+        """
+        tensor = self.checkpoint.tensor(name)
+        if tensor.shape != target.shape:
+            raise LoadError(
+                f"{name} has the shape {list(tensor.shape)}, but by the model's configuration it "
+                f"is {list(target.shape)}; the files do not belong together."
+            )
+        target.copy_(tensor)
+        self._used.add(name)
+        self.done_bytes += target.nbytes
+        if self.progress is not None:
+            self.progress(self.done_bytes, self.total_bytes)
+
+    def check_unused(self, spare: Sequence[str]) -> None:
+        """Raise LoadError if a tensor was not used whose name does not end in one of `spare`.
+
+        Such a tensor, a bias for example, would make another model of it without a sign.
+        """
+        unused = self.checkpoint.names() - self._used
+        unknown = sorted(name for name in unused if not name.endswith(tuple(spare)))
+        if unknown:
+            architecture = self.checkpoint.config.architecture
+            raise LoadError(
+                f"The checkpoint has {len(unknown)} tensors that {architecture} does not use, for "
+                f"example {unknown[0]}; it is a variant that is not supported."
+            )

@@ -1,0 +1,34 @@
+"""The shape of a model from its files, whatever their format. Torch-free; reads no weights."""
+
+from engine.config import ModelConfig
+from engine.errors import LoadError
+from engine.models.registry import check_architecture
+from engine.weights.files import ModelFiles
+from engine.weights.gguf_config import read_gguf_config
+from engine.weights.gguf_metadata import read_gguf
+from engine.weights.hf_config import read_hf_config
+
+
+def read_model_config(files: ModelFiles) -> ModelConfig:
+    """Read and check a model's configuration from config.json or from GGUF metadata.
+
+    Raises LoadError naming the key that is missing, nonsensical or asks for what is not supported.
+    """
+    if files.kind == "gguf":
+        config = read_gguf_config(read_gguf(files.weights), files.weights[0])
+    else:
+        config = read_hf_config(files.directory, files.weights)
+    return check_model_config(config, files.name)
+
+
+def check_model_config(config: ModelConfig, name: str) -> ModelConfig:
+    """`config` itself. Raises LoadError for a shape that no family here can have."""
+    check_architecture(config.architecture)
+    if config.num_heads % config.num_kv_heads:
+        raise LoadError(
+            f"{name} has {config.num_heads} attention heads, which is no multiple of its "
+            f"{config.num_kv_heads} key-value heads."
+        )
+    if config.head_dim % 2:
+        raise LoadError(f"{name} has heads of size {config.head_dim}; rotary needs an even size.")
+    return config

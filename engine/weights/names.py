@@ -1,0 +1,35 @@
+"""What a GGUF file calls the tensors that Hugging Face checkpoints name. Knows names only."""
+
+import re
+
+_ROOT = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_BLOCK_TENSOR = re.compile(r"blk\.(?P<layer>\d+)\.(?P<part>\w+)\.(?P<kind>weight|bias)")
+_ROOT_TENSOR = re.compile(r"(?P<part>\w+)\.(?P<kind>weight|bias)")
+
+
+def hf_name(gguf_name: str) -> str:
+    """The Hugging Face name of a GGUF tensor; a name without a counterpart stays as it is."""
+    if match := _BLOCK_TENSOR.fullmatch(gguf_name):
+        part = _BLOCK.get(match["part"])
+        return f"model.layers.{match['layer']}.{part}.{match['kind']}" if part else gguf_name
+    if match := _ROOT_TENSOR.fullmatch(gguf_name):
+        part = _ROOT.get(match["part"])
+        return f"{part}.{match['kind']}" if part else gguf_name
+    return gguf_name

@@ -1,0 +1,85 @@
+"""The ways to stretch rotary positions, as checked plain data; layers/rotary.py has the arithmetic.
+
+Torch-free.
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+
+from engine.errors import LoadError
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+SUPPORTED = ("default", "linear", "llama3", "yarn")
+
+
+class Linear(msgspec.Struct, frozen=True, tag_field="rope_type", tag="linear"):
+    """Every frequency divided by `factor`."""
+
+    factor: Positive
+
+
+class Llama3(msgspec.Struct, frozen=True, tag_field="rope_type", tag="llama3"):
+    """Llama 3.1's: low frequencies divided by `factor`, high ones kept, a ramp between."""
+
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    original_max_position_embeddings: Positive
+
+    def __post_init__(self) -> None:
+        if self.high_freq_factor <= self.low_freq_factor:
+            raise ValueError("`high_freq_factor` must be greater than `low_freq_factor`")
+
+
+class Yarn(msgspec.Struct, frozen=True, tag_field="rope_type", tag="yarn", omit_defaults=True):
+    """YaRN (arXiv 2309.00071), with the knobs that config.json files set."""
+
+    factor: Positive
+    original_max_position_embeddings: Positive
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+
+class Factors(msgspec.Struct, frozen=True, tag_field="rope_type", tag="factors"):
+    """One divisor per frequency, as a GGUF file's rope_freqs.weight has them."""
+
+    factors: tuple[float, ...]
+
+
+RopeScaling = Linear | Llama3 | Yarn | Factors
+
+
+def parse_rope_scaling(values: dict[str, Any], where: str) -> dict[str, Any] | None:
+    """`values` checked and in one spelling, None for no scaling. `where` names their source.
+
+    Raises LoadError for a kind that is not supported and for a missing or nonsensical key.
+    """
+    kind = values.get("rope_type") or values.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind not in SUPPORTED:
+        raise LoadError(
+            f"{where} asks for rope scaling {kind!r}, which is not supported; supported are "
+            f"{', '.join(SUPPORTED)}. Remove it to serve the model's original context length."
+        )
+    try:
+        scaling = msgspec.convert({**values, "rope_type": kind}, RopeScaling)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{where} has bad rope scaling values: {error}.") from error
+    return dump_rope_scaling(scaling)
+
+
+def dump_rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
+    """The plain form that `ModelConfig.rope_scaling` holds."""
+    plain: dict[str, Any] = msgspec.to_builtins(scaling)
+    return plain
+
+
+def load_rope_scaling(plain: dict[str, Any] | None) -> RopeScaling | None:
+    """The typed form of what `ModelConfig.rope_scaling` holds."""
+    return None if plain is None else msgspec.convert(plain, RopeScaling)

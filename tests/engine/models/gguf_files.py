@@ -1,0 +1,164 @@
+"""Writes tiny models as llama.cpp's converter would: its names, keys, permuted rows, packed blocks.
+
+Types that gguf-py cannot pack get random valid blocks, whose weights the model then takes.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Type
+from gguf import GGUFWriter
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import dequantize, quantize
+from transformers import PreTrainedModel
+
+_ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_NAMES = (
+    ("model.embed_tokens", "token_embd"),
+    ("model.norm", "output_norm"),
+    ("lm_head", "output"),
+    ("model.layers.", "blk."),
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+    ("self_attn.q_proj", "attn_q"),
+    ("self_attn.k_proj", "attn_k"),
+    ("self_attn.v_proj", "attn_v"),
+    ("self_attn.o_proj", "attn_output"),
+    ("self_attn.q_norm", "attn_q_norm"),
+    ("self_attn.k_norm", "attn_k_norm"),
+    ("mlp.gate_proj", "ffn_gate"),
+    ("mlp.up_proj", "ffn_up"),
+    ("mlp.down_proj", "ffn_down"),
+)
+# Where the float16 scales lie in a block whose other bytes may be anything.
+_SCALE_OFFSETS = {Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,), Type.Q2_K: (80, 82)}
+
+
+def write_gguf(model: PreTrainedModel, path: Path, kind: Type, num_files: int = 1) -> Path:
+    """Pack `model`'s matrices as `kind` into `path`. Its weights become what the file holds.
+
+    With more files than one, `path` must be the first of the splits by name.
+    """
+    writers = [
+        GGUFWriter(split, _ARCH[model.config.model_type]) for split in _splits(path, num_files)
+    ]
+    _add_metadata(writers[0], model)
+    for index, (name, weight) in enumerate(_weights(model)):
+        packed = _pack(weight, Type.F32 if weight.dim() == 1 else kind, seed=index)
+        _add_tensor(writers[index % num_files], model.config, name, *packed)
+    for writer in writers:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path
+
+
+def _splits(path: Path, count: int) -> list[Path]:
+    if count == 1:
+        return [path]
+    stem = path.name.removesuffix(f"-00001-of-{count:05}.gguf")
+    return [path.with_name(f"{stem}-{i:05}-of-{count:05}.gguf") for i in range(1, count + 1)]
+
+
+def _weights(model: PreTrainedModel) -> Iterable[tuple[str, torch.Tensor]]:
+    return [
+        (name, weight.data)
+        for name, weight in model.named_parameters()
+        if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
+    ]
+
+
+def _pack(weight: torch.Tensor, kind: Type, seed: int) -> tuple[np.ndarray[Any, Any], Type]:
+    if kind in _SCALE_OFFSETS:
+        packed = _random_blocks(tuple(weight.shape), kind, seed)
+    else:
+        packed = quantize(np.ascontiguousarray(weight.numpy()), kind)
+    weight.copy_(torch.from_numpy(dequantize(packed, kind).reshape(weight.shape)))
+    return packed, kind
+
+
+def _random_blocks(shape: tuple[int, ...], kind: Type, seed: int) -> np.ndarray[Any, Any]:
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (shape[0] * shape[1] // block, block_bytes), dtype=np.uint8)
+    for offset in _SCALE_OFFSETS[kind]:
+        scales = rng.uniform(1e-5, 1e-4, len(blocks)).astype(np.float16)
+        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+    return blocks.reshape(shape[0], -1)
+
+
+def _add_tensor(
+    writer: GGUFWriter, config: Any, name: str, packed: np.ndarray[Any, Any], kind: Type
+) -> None:
+    if writer.arch == "llama" and "q_proj" in name:
+        packed = _permute(packed, config.num_attention_heads)
+    if writer.arch == "llama" and "k_proj" in name:
+        packed = _permute(packed, config.num_key_value_heads)
+    for hf, gguf in _NAMES:
+        name = name.replace(hf, gguf)
+    writer.add_tensor(name, np.ascontiguousarray(packed), raw_dtype=kind)
+
+
+def _permute(rows: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
+    """As llama.cpp's LlamaModel.permute."""
+    halves = rows.reshape(num_heads, 2, len(rows) // num_heads // 2, *rows.shape[1:])
+    return halves.swapaxes(1, 2).reshape(rows.shape)
+
+
+def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
+    config = model.config
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    head_dim = getattr(config, "head_dim", None)
+    if head_dim is not None:
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if config.model_type == "mistral" and config.sliding_window is not None:
+        writer.add_sliding_window(config.sliding_window)
+    _add_rope(writer, config)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([f"token{i}" for i in range(config.vocab_size)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_eot_token_id(5)
+
+
+def _add_rope(writer: GGUFWriter, config: Any) -> None:
+    rope = config.rope_parameters
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
+        writer.add_string(f"{writer.arch}.rope.scaling.type", "linear")
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_string(f"{writer.arch}.rope.scaling.type", "yarn")
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope["rope_type"] == "llama3":
+        writer.add_tensor("rope_freqs.weight", _llama3_divisors(rope, config.head_dim))
+
+
+def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> np.ndarray[Any, Any]:
+    """As llama.cpp's LlamaModel.generate_extra_tensors."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    original = rope["original_max_position_embeddings"]
+    divisors = []
+    for i in range(0, head_dim, 2):
+        wavelength = 2 * math.pi * rope["rope_theta"] ** (i / head_dim)
+        if wavelength < original / high:
+            divisors.append(1.0)
+        elif wavelength > original / low:
+            divisors.append(rope["factor"])
+        else:
+            smooth = (original / wavelength - low) / (high - low)
+            divisors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
+    return np.array(divisors, dtype=np.float32)

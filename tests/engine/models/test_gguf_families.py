@@ -1,0 +1,66 @@
+"""Logits from GGUF files against transformers with the weights that the file holds."""
+
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from tests.engine.models import tiny
+from tests.engine.models.gguf_files import write_gguf
+from tests.engine.models.paged import PagedModel
+
+TOLERANCE = 1e-4
+
+# K types pack 256 weights of a row into a block.
+WIDE = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+}
+RECIPES = (
+    "llama",
+    "llama3",
+    "llama-linear",
+    "llama-yarn",
+    "llama-bias",
+    "mistral",
+    "qwen2",
+    "qwen3",
+)
+
+
+def max_error(model, path, load_model):
+    prompt = tiny.prompts()[2]
+    expected = tiny.reference_logits(model, prompt)
+    assert 0.1 < expected.std() < 100, "the logits would not show an error"
+    actual = PagedModel(load_model(path)).prefill(prompt, chunk=16)
+    return (actual - expected).abs().max()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_an_unpacked_file_has_transformers_logits(name, tmp_path, load_model):
+    model = tiny.make_model(name)
+    path = write_gguf(model, tmp_path / "model.gguf", Type.F32)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_a_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
+    model = tiny.make_model(name)
+    path = write_gguf(model, tmp_path / "model.gguf", kind)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q5_K, Type.Q6_K], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+def test_a_k_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
+    model = tiny.make_model(name, **WIDE)
+    path = write_gguf(model, tmp_path / "model.gguf", kind)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
+def test_a_split_file_is_read_as_one(tmp_path, load_model):
+    model = tiny.make_model("llama")
+    path = write_gguf(model, tmp_path / "tiny-00001-of-00003.gguf", Type.Q8_0, num_files=3)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert max_error(model, path, load_model) <= TOLERANCE

@@ -1,0 +1,88 @@
+"""GGUF headers against gguf-py's own reader, and damaged files."""
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
+from gguf.quants import quantize
+
+from engine.errors import LoadError
+from engine.weights.gguf_metadata import read_gguf
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file with every type of value and some types of tensor."""
+    path = tmp_path / "tiny.gguf"
+    writer = GGUFWriter(path, "llama")
+    for bits in (8, 16, 32, 64):
+        getattr(writer, f"add_uint{bits}")(f"u{bits}", 2**bits - 1)
+        getattr(writer, f"add_int{bits}")(f"i{bits}", -(2 ** (bits - 1)))
+    writer.add_float32("f32", 0.5)
+    writer.add_float64("f64", 1 / 3)
+    writer.add_bool("yes", True)
+    writer.add_string("text", "Grüße, 世界")
+    writer.add_array("numbers", [1, 2, 3])
+    writer.add_array("reals", [0.25, -1.5])
+    writer.add_array("words", ["a", "", "▁ß"])
+    rows = np.arange(128, dtype=np.float32).reshape(2, 64)
+    writer.add_tensor("plain", rows)
+    kind = GGMLQuantizationType.Q8_0
+    writer.add_tensor("packed", quantize(rows, kind), raw_dtype=kind)
+    writer.add_tensor("row", np.ones(3, dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_metadata_is_what_gguf_pys_reader_finds(path, version):
+    data = bytearray(path.read_bytes())
+    data[4] = version
+    path.write_bytes(data)
+    fields = GGUFReader(path).fields
+    expected = {key: field.contents() for key, field in fields.items() if "GGUF." not in key}
+    assert read_gguf([path]).metadata == expected
+    assert len(expected) > 15
+
+
+def test_tensors_lie_where_gguf_pys_reader_finds_them(path):
+    ours = read_gguf([path]).tensors
+    for theirs in GGUFReader(path).tensors:
+        tensor = ours[theirs.name]
+        assert tensor.type is theirs.tensor_type
+        assert tensor.shape == tuple(reversed(theirs.shape.tolist()))
+        assert (tensor.offset, tensor.num_bytes) == (theirs.data_offset, theirs.n_bytes)
+    assert len(ours) == 3
+
+
+def test_a_file_cut_anywhere_is_refused(path):
+    whole = path.read_bytes()
+    end = max(t.offset + t.num_bytes for t in read_gguf([path]).tensors.values())
+    for length in (*range(4, 1200, 7), end - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(LoadError, match="damaged or cut short"):
+            read_gguf([path])
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "damaged or cut short"),
+        (b"GGML\x03\0\0\0" + bytes(64), "is not a GGUF file"),
+        (b"GGUF\x01\0\0\0" + bytes(64), "GGUF version 1, versions 2 and 3 can be read"),
+        (b"GGUF\0\0\0\x03" + bytes(64), "is a big-endian GGUF file"),
+        (b"GGUF\x03\0\0\0" + b"\xff" * 64, "damaged or cut short"),
+    ],
+    ids=["empty", "ggml", "version-1", "big-endian", "garbage"],
+)
+def test_what_is_no_readable_gguf_file_is_refused(tmp_path, data, says):
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(LoadError, match=says):
+        read_gguf([tmp_path / "x.gguf"])
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(LoadError, match="No such file"):
+        read_gguf([tmp_path / "x.gguf"])

@@ -1,0 +1,193 @@
+"""Fetching from a Hub that is faked at its HTTP edge."""
+
+import httpx2
+import pytest
+from huggingface_hub import constants
+
+from engine.errors import LoadError
+from engine.weights.files import ModelRef, resolve
+from engine.weights.hub import Repo, parse_repo, read_token
+
+PLAIN = {
+    "config.json": b"{}",
+    "tokenizer.json": b'{"a tokenizer": 1}',
+    "generation_config.json": b'{"defaults": 1}',
+    "model.safetensors": b"weights",
+}
+OTHER = {
+    "README.md": b"read me",
+    "pytorch_model.bin": b"pickle",
+    "consolidated.safetensors": b"the same weights under other names",
+    "original/model.safetensors": b"and again",
+}
+GGUF = {"tiny.Q8_0.gguf": b"packed", "tiny.Q4_0.gguf": b"packed more", "README.md": b"read me"}
+
+
+def test_only_what_a_model_needs_is_downloaded(hub):
+    hub.files = {**PLAIN, **OTHER}
+    files = resolve(ModelRef(model="org/tiny"))
+    assert sorted(hub.downloads) == sorted(PLAIN)
+    assert files.name == "org/tiny"
+    assert files.kind == "plain"
+    assert [path.read_bytes() for path in files.weights] == [b"weights"]
+
+
+def test_what_is_in_the_cache_is_not_downloaded_again(hub):
+    hub.files = PLAIN
+    first = resolve(ModelRef(model="org/tiny"))
+    hub.downloads.clear()
+    assert resolve(ModelRef(model="org/tiny")) == first
+    assert hub.downloads == []
+
+
+def test_without_a_network_the_cache_serves_and_a_warning_says_so(hub, caplog):
+    hub.files = PLAIN
+    first = resolve(ModelRef(model="org/tiny"))
+    hub.failure = httpx2.ConnectError("Name or service not known")
+    assert resolve(ModelRef(model="org/tiny")) == first
+    assert "org/tiny is served from the cache" in caplog.text
+
+
+def test_one_gguf_file_is_downloaded_alone(hub):
+    hub.files = GGUF
+    files = resolve(ModelRef(model="org/tiny@v2", kind="gguf", file="tiny.Q4_0.gguf"))
+    assert hub.downloads == ["tiny.Q4_0.gguf"]
+    assert files.kind == "gguf"
+    assert [path.read_bytes() for path in files.weights] == [b"packed more"]
+
+
+def test_all_splits_of_a_gguf_file_are_downloaded(hub):
+    hub.files = {f"big-0000{i}-of-00002.gguf": b"part %d" % i for i in (1, 2)} | GGUF
+    files = resolve(ModelRef(model="org/tiny", file="big-00001-of-00002.gguf"))
+    assert sorted(hub.downloads) == ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
+    assert len(files.weights) == 2
+
+
+def test_progress_ends_at_the_size_of_the_needed_files(hub):
+    hub.files = {**PLAIN, **OTHER}
+    reports = []
+    resolve(ModelRef(model="org/tiny"), lambda done, total: reports.append((done, total)))
+    size = sum(map(len, PLAIN.values()))
+    assert reports[-1] == (size, size)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+
+
+def test_a_token_travels_with_every_request(hub):
+    hub.files = PLAIN
+    resolve(ModelRef(model="org/tiny", token_source="literal:hf_secret"))
+    assert hub.tokens == {"Bearer hf_secret"}
+
+
+@pytest.mark.parametrize(
+    ("failure", "says"),
+    [
+        (httpx2.Response(401, headers={"X-Error-Code": "GatedRepo"}), "is gated: accept its terms"),
+        (httpx2.Response(403, headers={"X-Error-Code": "GatedRepo"}), "is gated: accept its terms"),
+        (httpx2.Response(404, headers={"X-Error-Code": "RepoNotFound"}), "was not found: check"),
+        (httpx2.Response(401), "was not found: check the name, or, if it is private, give a token"),
+        (httpx2.Response(403), r"refuses org/tiny to this token \(HTTP 403\)"),
+        (
+            httpx2.Response(
+                401, headers={"X-Error-Message": "Invalid credentials in Authorization header"}
+            ),
+            r"refuses org/tiny to this token \(HTTP 401\)",
+        ),
+        (httpx2.Response(418), "answered HTTP 418 for org/tiny"),
+        (httpx2.ProxyError("proxy says no"), r"cannot be reached \(proxy says no\): check the net"),
+    ],
+    ids=["gated-401", "gated-403", "404", "401", "403", "bad-token", "odd-status", "proxy"],
+)
+def test_a_refusal_of_the_hub_is_one_sentence_that_says_what_to_do(hub, failure, says):
+    hub.failure = failure
+    with pytest.raises(LoadError, match=says) as error:
+        resolve(ModelRef(model="org/tiny"))
+    assert "\n" not in str(error.value)
+
+
+def test_offline_mode_is_named(hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(LoadError, match="not in the cache and HF_HUB_OFFLINE forbids the network"):
+        resolve(ModelRef(model="org/tiny"))
+    assert hub.tokens == set()
+
+
+def test_a_failure_in_the_middle_of_a_download_is_named(hub, monkeypatch):
+    hub.files = {**PLAIN}
+    monkeypatch.setattr(hub, "_file", lambda method, name: httpx2.Response(418), raising=True)
+    with pytest.raises(LoadError, match="org/tiny"):
+        resolve(ModelRef(model="org/tiny"))
+
+
+@pytest.mark.parametrize(
+    ("files", "ref", "says"),
+    [
+        (PLAIN, {"model": "org/other"}, "org/other was not found"),
+        (PLAIN, {"model": "org/tiny@v9"}, "org/tiny has no revision v9"),
+        (PLAIN, {"model": "org/tiny", "revision": "v9"}, "org/tiny has no revision v9"),
+        (
+            GGUF,
+            {"model": "org/tiny", "kind": "gguf", "file": "tiny.Q2.gguf"},
+            "no file tiny.Q2.gguf; it has tiny.Q4_0.gguf, tiny.Q8_0.gguf",
+        ),
+        (PLAIN, {"model": "org/tiny", "file": "x.gguf"}, "it has no GGUF files"),
+        (GGUF, {"model": "org/tiny", "kind": "gguf"}, "say which file with -f"),
+        (GGUF, {"model": "org/tiny"}, "name it with -f: tiny.Q4_0.gguf, tiny.Q8_0.gguf"),
+        (OTHER, {"model": "org/tiny"}, "no config.json; choose a repository"),
+        (
+            {"config.json": b"{}", "pytorch_model.bin": b""},
+            {"model": "org/tiny"},
+            "pickle files .*safetensors format",
+        ),
+        ({"config.json": b"{}"}, {"model": "org/tiny"}, "no model\\*.safetensors"),
+        (PLAIN, {"model": "not a repo"}, "neither a directory nor a repository"),
+        (PLAIN, {"model": "/no/such/directory"}, "neither a directory nor a repository"),
+        (PLAIN, {"model": "org/.tiny."}, "no valid repository name: write it as org/name"),
+    ],
+    ids=lambda value: value["model"] if isinstance(value, dict) and "model" in value else "",
+)
+def test_a_wrong_reference_is_refused_before_any_weights_come(hub, files, ref, says):
+    hub.files = files
+    with pytest.raises(LoadError, match=says):
+        resolve(ModelRef(**ref))
+    assert hub.downloads == []
+
+
+@pytest.mark.parametrize(
+    ("model", "repo"),
+    [
+        ("org/name", Repo("org/name", None)),
+        ("org/name@v1.0", Repo("org/name", "v1.0")),
+        ("org/name@refs/pr/7", Repo("org/name", "refs/pr/7")),
+    ],
+)
+def test_a_revision_follows_an_at_sign(model, repo):
+    assert parse_repo(model) == repo
+
+
+def test_token_sources(tmp_path):
+    (tmp_path / "token").write_text("from-file\n")
+    environ = {"MY_TOKEN": "from-variable", "HUGGING_FACE_HUB_TOKEN": "from-default"}
+    sources = {
+        "literal:abc": "abc",
+        "env:MY_TOKEN": "from-variable",
+        "env:": "from-default",
+        f"path:{tmp_path / 'token'}": "from-file",
+        "cache": None,
+        "none": False,
+    }
+    assert {source: read_token(source, environ) for source in sources} == sources
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("hf_secret", "must be literal:TOKEN, env:VARIABLE"),
+        ("literal:", "must be literal:TOKEN"),
+        ("env:NOT_SET", "env:NOT_SET names a variable that is not set"),
+        ("path:/no/such/file", "/no/such/file cannot be read"),
+        ("path:/dev/null", "/dev/null is empty"),
+    ],
+)
+def test_a_bad_token_source_is_refused(source, says):
+    with pytest.raises(LoadError, match=says):
+        read_token(source, {})
