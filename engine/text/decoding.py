@@ -1,0 +1,118 @@
+"""What one token stands for, as its tokenizer's decoder says. Knows no ids and no neighbours."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from engine.errors import LoadError
+
+# A piece is text (whole characters) or bytes (which may hold a part of a character).
+Piece = str | bytes
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_ORDER = ("Replace", "ByteFallback", "Fuse", "Strip")
+
+
+def _bytes_of_chars() -> dict[str, int]:
+    """GPT-2's byte alphabet: printable bytes stand for themselves, the others for U+0100 and up."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    return table | {chr(0x100 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTES_OF_CHARS = _bytes_of_chars()
+
+
+class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
+    """A decoder of the `tokenizers` library, as far as it can be applied token by token.
+
+    `max_lead` characters `lead` are dropped from the very start of the text.
+    """
+
+    is_byte_level: bool = False
+    has_byte_fallback: bool = False
+    replacements: tuple[tuple[str, str], ...] = ()
+    lead: str = " "
+    max_lead: int = 0
+
+    def piece(self, token: str) -> Piece:
+        """What `token` adds to the text."""
+        if self.is_byte_level:
+            return _byte_level(token)
+        if self.has_byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
+            return bytes((int(match[1], 16),))
+        for old, new in self.replacements:
+            token = token.replace(old, new)
+        return token
+
+
+BYTE_LEVEL = DecodeRule(is_byte_level=True)
+
+
+def sentencepiece_rule(drops_first_space: bool) -> DecodeRule:
+    """The rule of SentencePiece's BPE vocabularies."""
+    return DecodeRule(
+        has_byte_fallback=True, replacements=(("▁", " "),), max_lead=int(drops_first_space)
+    )
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes([_BYTES_OF_CHARS[char] for char in token])
+    except KeyError:  # an added token, which is written as it reads
+        return token.encode()
+
+
+def parse_decoder(spec: Mapping[str, Any] | None) -> DecodeRule:
+    """Read a tokenizer.json's `decoder`. Raises LoadError if it cannot run token by token."""
+    steps = _steps(spec)
+    kinds = [step["type"] for step in steps]
+    if kinds == ["ByteLevel"]:
+        return BYTE_LEVEL
+    if not _is_supported(kinds):
+        raise LoadError(
+            f"tokenizer.json has the decoder {' + '.join(kinds) or 'null'}, not a supported one; "
+            "use a model with a byte-level or a SentencePiece BPE tokenizer."
+        )
+    replacements = [_replacement(step) for step in steps if step["type"] == "Replace"]
+    strips = [_strip(step) for step in steps if step["type"] == "Strip"]
+    lead, max_lead = strips[0] if strips else (" ", 0)
+    return DecodeRule(
+        has_byte_fallback="ByteFallback" in kinds,
+        replacements=tuple(replacements),
+        lead=lead,
+        max_lead=max_lead,
+    )
+
+
+def _steps(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    if spec is None:
+        return []
+    return list(spec["decoders"]) if spec["type"] == "Sequence" else [spec]
+
+
+def _is_supported(kinds: list[str]) -> bool:
+    """Steps in the one order in which they commute with taking the tokens one by one."""
+    if not kinds or any(kind not in _ORDER for kind in kinds):
+        return False
+    ranks = [_ORDER.index(kind) for kind in kinds]
+    if kinds.count("Strip") > 1 or ("Strip" in kinds and "Fuse" not in kinds):
+        return False
+    return ranks == sorted(ranks)
+
+
+def _replacement(step: Mapping[str, Any]) -> tuple[str, str]:
+    if "String" not in step["pattern"]:
+        raise LoadError(
+            "tokenizer.json has a decoder that replaces by regex, which is not supported."
+        )
+    return step["pattern"]["String"], step["content"]
+
+
+def _strip(step: Mapping[str, Any]) -> tuple[str, int]:
+    if step["stop"]:
+        raise LoadError("tokenizer.json has a decoder that strips the end, which is not supported.")
+    return step["content"], step["start"]

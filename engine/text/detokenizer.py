@@ -1,0 +1,100 @@
+"""Token ids to text as they arrive. Knows no stop strings and no sampling."""
+
+import codecs
+from collections.abc import Sequence
+
+from engine.text.decoding import Piece
+from engine.text.tokenizer import Tokenizer
+
+_REPLACEMENT = "\ufffd"
+
+
+class Detokenizer:
+    """Streams the text of one answer: a function of the ids pushed, whatever their grouping.
+
+    Never splits a character, never holds back a complete one, skips special tokens. All pushes and
+    the flush together are what `Tokenizer.decode` makes of all the ids, with one exception: where a
+    run of `<0xNN>` tokens turns out not to be UTF-8, the full decode gives up the whole run, while
+    here its characters before the fault were already shown.
+
+    `is_continuation`: the text goes on from a prompt, so a SentencePiece vocabulary's first space
+    is a space.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, is_continuation: bool = False) -> None:
+        rule = tokenizer.rule
+        self._tokenizer = tokenizer
+        self._assembler = _ByteLevel() if rule.is_byte_level else _ByteFallback()
+        self._lead = rule.lead
+        self._max_lead = 0 if is_continuation else rule.max_lead
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that is complete with these ids."""
+        tokenizer, take = self._tokenizer, self._assembler.take
+        special_ids = tokenizer.special_ids
+        texts = [take(tokenizer.piece(i)) for i in token_ids if i not in special_ids]
+        return self._without_lead("".join(texts))
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that was never completed."""
+        return self._without_lead(self._assembler.finish())
+
+    def _without_lead(self, text: str) -> str:
+        if not self._max_lead or not text:
+            return text
+        cut = 0
+        while cut < min(self._max_lead, len(text)) and text[cut] == self._lead:
+            cut += 1
+        self._max_lead = self._max_lead - cut if cut == len(text) else 0
+        return text[cut:]
+
+
+class _ByteLevel:
+    """Every piece is bytes; faults become U+FFFD as in any lossy UTF-8 decoder."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def take(self, piece: Piece) -> str:
+        return self._decoder.decode(piece if isinstance(piece, bytes) else piece.encode())
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _ByteFallback:
+    """Pieces are text, or single bytes in runs. After a run's first fault each byte is a U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._num_open = 0  # bytes of the character that is not complete yet
+        self._is_broken = False
+
+    def take(self, piece: Piece) -> str:
+        if isinstance(piece, str):
+            return self.finish() + piece if piece else ""
+        if self._is_broken:
+            return _REPLACEMENT
+        return self._take_byte(piece)
+
+    def _take_byte(self, byte: bytes) -> str:
+        self._num_open += 1
+        try:
+            text = self._decoder.decode(byte)
+        except UnicodeDecodeError:
+            self._is_broken = True
+            return self._give_up()
+        if text:
+            self._num_open = 0
+        return text
+
+    def finish(self) -> str:
+        """End a run of bytes."""
+        text = self._give_up()
+        self._is_broken = False
+        return text
+
+    def _give_up(self) -> str:
+        text, self._num_open = _REPLACEMENT * self._num_open, 0
+        self._decoder.reset()
+        return text

@@ -1,0 +1,82 @@
+"""Reads how a model's makers want it sampled, and which ids end its answers. Knows no tokenizer."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.text.json_file import read_json
+
+_GGUF_KEYS = {
+    "temperature": "temp",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "penalty_repeat",
+}
+
+
+class GenerationDefaults(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request that is silent on a value gets; None: the makers are silent too."""
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+
+
+class _GenerationJson(msgspec.Struct):
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    do_sample: bool | None = None
+    eos_token_id: int | list[int] | None = None
+
+
+class GenerationConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """generation_config.json, or what stands in for it."""
+
+    defaults: GenerationDefaults = GenerationDefaults()
+    eos_ids: frozenset[int] = frozenset()
+
+
+def read_generation_config(directory: Path, metadata: Mapping[str, Any]) -> GenerationConfig:
+    """generation_config.json; without one, the end ids of config.json and a GGUF file's own keys.
+
+    Raises LoadError for a file that is damaged.
+    """
+    document = read_json(directory / "generation_config.json", _GenerationJson)
+    if document is not None:
+        return GenerationConfig(defaults=_defaults(document), eos_ids=_eos_ids(document))
+    model = read_json(directory / "config.json", _EosJson)
+    values = {name: metadata.get(f"general.sampling.{key}") for name, key in _GGUF_KEYS.items()}
+    defaults = GenerationDefaults(**values)
+    return GenerationConfig(
+        defaults=defaults, eos_ids=frozenset() if model is None else _eos_ids(model)
+    )
+
+
+class _EosJson(msgspec.Struct):
+    eos_token_id: int | list[int] | None = None
+
+
+def _defaults(document: _GenerationJson) -> GenerationDefaults:
+    """`do_sample: false` is how Hugging Face writes greedy decoding."""
+    return GenerationDefaults(
+        temperature=0.0 if document.do_sample is False else document.temperature,
+        top_k=document.top_k,
+        top_p=document.top_p,
+        min_p=document.min_p,
+        repetition_penalty=document.repetition_penalty,
+    )
+
+
+def _eos_ids(document: _GenerationJson | _EosJson) -> frozenset[int]:
+    value = document.eos_token_id
+    if value is None:
+        return frozenset()
+    return frozenset([value] if isinstance(value, int) else value)

@@ -1,0 +1,77 @@
+"""Finds stop strings in a text that arrives in parts. Knows no tokens."""
+
+from collections.abc import Sequence
+
+from engine.errors import InvalidInput
+
+
+class StopStrings:
+    """Lets text through until a stop string is complete: the first one, of several the longest.
+
+    Holds back only the longest end of the text that could still become a stop string. What comes
+    out depends on the text alone, not on how it was cut into pushes. Cost: the characters pushed
+    times the number of stop strings, by the failure functions of Knuth, Morris and Pratt.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        if not all(stops):
+            raise InvalidInput("A stop string must not be empty.", param="stop")
+        self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops)]
+        self._held = ""
+        self._is_matched = False
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that is now safe to show, and whether a stop string was met; if so, the end."""
+        if self._is_matched:
+            return "", True
+        if not self._matchers:
+            return text, False
+        held = self._held + text
+        for position, char in enumerate(text, start=len(self._held) + 1):
+            if length := self._advance(char):
+                return self._finish(held[: position - length])
+        keep = max(matcher.length for matcher in self._matchers)
+        self._held = held[len(held) - keep :]
+        return held[: len(held) - keep], False
+
+    def flush(self) -> str:
+        """What was held back, at the end of the text."""
+        held, self._held = self._held, ""
+        return held
+
+    def _advance(self, char: str) -> int:
+        """Length of the longest stop string that `char` completes, or 0."""
+        lengths = [len(m.stop) for m in self._matchers if m.advance(char)]
+        return max(lengths, default=0)
+
+    def _finish(self, text: str) -> tuple[str, bool]:
+        self._is_matched, self._held = True, ""
+        return text, True
+
+
+class _Matcher:
+    """One stop string. `length` is how much of it the end of the text spells."""
+
+    def __init__(self, stop: str) -> None:
+        self.stop = stop
+        self.length = 0
+        self._borders = _borders(stop)
+
+    def advance(self, char: str) -> bool:
+        """Take one character; true if the stop string is complete."""
+        self.length = _longest(self.stop, self._borders, self.length, char)
+        return self.length == len(self.stop)
+
+
+def _longest(stop: str, borders: Sequence[int], length: int, char: str) -> int:
+    while length and stop[length] != char:
+        length = borders[length - 1]
+    return length + (stop[length] == char)
+
+
+def _borders(stop: str) -> list[int]:
+    """For each prefix of `stop`, the length of the longest shorter one that is also its suffix."""
+    borders = [0]
+    for char in stop[1:]:
+        borders.append(_longest(stop, borders, borders[-1], char))
+    return borders

@@ -1,0 +1,95 @@
+"""Text to token ids and back, over the `tokenizers` library. Knows no file format and no chat."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import tokenizers
+from tokenizers import processors
+
+from engine.errors import InvalidInput
+from engine.text.decoding import DecodeRule, Piece
+
+
+class Tokenizer:
+    """A model's vocabulary.
+
+    `special_tokens` holds the named ones (`bos_token`, `eos_token`, …) as chat templates see them;
+    `eos_ids` are the ids that end an answer; `vocab_size` is the highest id plus one, and may be
+    below the model's own.
+    """
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        rule: DecodeRule,
+        special_tokens: Mapping[str, str],
+        eos_ids: Iterable[int] = (),
+    ) -> None:
+        self.rule = rule
+        self.special_tokens = dict(special_tokens)
+        self.bos_id = self._named_id(backend, "bos_token")
+        eos_id = self._named_id(backend, "eos_token")
+        self.eos_ids = frozenset(eos_ids) | ({eos_id} if eos_id is not None else frozenset())
+        self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
+        self.special_ids = frozenset(
+            id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
+        )
+        self._backend = backend
+        self._pieces: dict[int, Piece] = {}
+
+    def _named_id(self, backend: tokenizers.Tokenizer, name: str) -> int | None:
+        token = self.special_tokens.get(name)
+        return None if token is None else backend.token_to_id(token)
+
+    def with_eos_ids(self, eos_ids: Iterable[int]) -> "Tokenizer":
+        """The same vocabulary with more ids that end an answer."""
+        other = copy.copy(self)
+        other.eos_ids = self.eos_ids | frozenset(eos_ids)
+        return other
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of `text`; special tokens written out in it count as such.
+
+        `add_special_tokens` adds BOS and EOS where the model wants them. Raises InvalidInput for
+        text that is not Unicode.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeEncodeError) as error:
+            raise InvalidInput(
+                "The text has half of a surrogate pair; it is not Unicode."
+            ) from error
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids`, all at once; `Detokenizer` gives the same piece by piece."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def token_to_id(self, token: str) -> int | None:
+        """The id of a token as the vocabulary writes it."""
+        return self._backend.token_to_id(token)
+
+    def piece(self, token_id: int) -> Piece:
+        """What a token adds to the text; nothing for an id that the vocabulary has not."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            token = self._backend.id_to_token(token_id)
+            piece = self._pieces[token_id] = "" if token is None else self.rule.piece(token)
+        return piece
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """`piece` as UTF-8 bytes."""
+        piece = self.piece(token_id)
+        return piece.encode() if isinstance(piece, str) else piece
+
+
+def set_added_ends(
+    backend: tokenizers.Tokenizer, bos_token: str | None, eos_token: str | None
+) -> None:
+    """Make `backend` add these, and nothing else, when it is asked for special tokens."""
+    ends = [token for token in (bos_token, eos_token) if token is not None]
+    single = [*([bos_token] if bos_token else []), "$A", *([eos_token] if eos_token else [])]
+    backend.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=[*single, "$B"],
+        special_tokens=[(token, backend.token_to_id(token)) for token in ends],
+    )

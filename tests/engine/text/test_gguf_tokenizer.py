@@ -1,0 +1,180 @@
+"""A tokenizer built from GGUF metadata makes the ids of the one that the file came from."""
+
+import logging
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from transformers.convert_slow_tokenizer import generate_merges
+
+from engine.errors import LoadError
+from engine.text.gguf_tokenizer import build_tokenizer
+from engine.text.sentencepiece import merges_from_scores
+
+relaxed = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+def test_byte_level_ids_are_those_of_the_original(byte_level, byte_level_metadata, any_text):
+    pre, original = byte_level
+    tokenizer = build_tokenizer(byte_level_metadata(original, pre, add_bos_token=False))
+
+    @relaxed
+    @given(any_text)
+    def check(text: str) -> None:
+        assert tokenizer.encode(text) == original.encode(text).ids
+
+    check()
+
+
+def test_sentencepiece_ids_are_those_of_the_original(llama, sentencepiece, any_text):
+    tokenizer = build_tokenizer(sentencepiece.metadata())
+
+    @relaxed
+    @given(any_text)
+    def check(text: str) -> None:
+        assert tokenizer.encode(text) == llama.encode(text).ids
+
+    check()
+
+
+def test_merges_are_in_the_order_of_the_published_conversion(sentencepiece):
+    scores = sentencepiece.piece_scores
+    expected = generate_merges(sentencepiece.ids, list(scores.items()))
+    pieces = {piece: sentencepiece.ids[piece] for piece in scores}
+    assert merges_from_scores(pieces, scores) == expected
+
+
+def test_sentencepiece_joins_the_best_pair_first(sentencepiece):
+    tokenizer = build_tokenizer(sentencepiece.metadata(add_space_prefix=False))
+    plain = st.text(max_size=30) | st.lists(
+        st.sampled_from(
+            ["the ", "quick", "then", "  ", " ", "int", "def ", "ö", "世界", "\n", "ae"]
+        )
+    ).map("".join)
+
+    @relaxed
+    @given(plain)
+    def check(text: str) -> None:
+        assert tokenizer.encode(text, add_special_tokens=False) == sentencepiece.encode(text)
+
+    check()
+
+
+def test_a_space_goes_before_each_stretch_of_text_unless_the_file_says_no(sentencepiece):
+    with_space = build_tokenizer(sentencepiece.metadata())
+    without = build_tokenizer(sentencepiece.metadata(add_space_prefix=False))
+    expected = [*sentencepiece.encode(" the"), 2, *sentencepiece.encode(" then")]
+    assert with_space.encode("the</s>then", add_special_tokens=False) == expected
+    assert without.encode("the", add_special_tokens=False) == sentencepiece.encode("the")
+    assert with_space.encode("", add_special_tokens=False) == []
+
+
+def test_characters_outside_the_vocabulary_become_bytes(sentencepiece):
+    tokenizer = build_tokenizer(sentencepiece.metadata(add_space_prefix=False))
+    ids = tokenizer.encode("\U0001f9ff", add_special_tokens=False)
+    assert [tokenizer.token_bytes(i) for i in ids] == [b"\xf0", b"\x9f", b"\xa7", b"\xbf"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, ["<s>"]),
+        ({"add_bos_token": False}, []),
+        ({"add_eos_token": True}, ["<s>", "</s>"]),
+        ({"add_bos_token": False, "add_eos_token": True}, ["</s>"]),
+    ],
+    ids=["as sentencepiece", "no bos", "both", "eos only"],
+)
+def test_bos_and_eos_are_added_as_the_file_says(sentencepiece, extra, expected):
+    tokenizer = build_tokenizer(sentencepiece.metadata(**extra))
+    assert tokenizer.encode("") == [sentencepiece.ids[token] for token in expected]
+
+
+@pytest.mark.parametrize(
+    ("pre", "has_bos"), [("llama-bpe", True), ("gpt-2", False), ("qwen2", False)]
+)
+def test_byte_level_files_that_are_silent_on_bos_follow_their_profile(
+    gpt2, byte_level_metadata, pre, has_bos
+):
+    tokenizer = build_tokenizer(byte_level_metadata(gpt2, pre))
+    assert tokenizer.encode("") == ([tokenizer.bos_id] if has_bos else [])
+
+
+@pytest.mark.parametrize("pre", [None, "no-such-profile"])
+def test_an_unknown_profile_is_gpt2_with_a_warning(gpt2, byte_level_metadata, caplog, pre):
+    with caplog.at_level(logging.WARNING):
+        tokenizer = build_tokenizer(byte_level_metadata(gpt2, pre))
+    assert "tokenizer.ggml.pre" in caplog.text
+    text = "They're 12345 hens"
+    assert tokenizer.encode(text) == gpt2.encode(text).ids
+
+
+def test_a_known_profile_gives_no_warning(gpt2, byte_level_metadata, caplog):
+    build_tokenizer(byte_level_metadata(gpt2, "gpt-2"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("pre", ["tekken", "deepseek-v3"])
+def test_every_profile_keeps_the_text(gpt2, byte_level_metadata, any_text, pre):
+    tokenizer = build_tokenizer(byte_level_metadata(gpt2, pre, add_bos_token=False))
+
+    @settings(relaxed, max_examples=60)
+    @given(any_text)
+    def check(text: str) -> None:
+        assert tokenizer.decode(tokenizer.encode(text), skip_special_tokens=False) == text
+
+    check()
+
+
+def test_names_and_end_ids_come_from_the_file(gpt2, byte_level_metadata):
+    eot = gpt2.token_to_id("<|im_end|>")
+    tokenizer = build_tokenizer(byte_level_metadata(gpt2, "gpt-2", eot_token_id=eot))
+    assert tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert tokenizer.bos_id == gpt2.token_to_id("<s>")
+    assert tokenizer.eos_ids == {gpt2.token_to_id("</s>"), eot}
+    assert tokenizer.vocab_size == gpt2.get_vocab_size()
+
+
+def test_control_tokens_are_special_and_user_defined_ones_are_text(gpt2, byte_level_metadata):
+    tokenizer = build_tokenizer(byte_level_metadata(gpt2, "gpt-2"))
+    ids = tokenizer.encode("<|im_start|>a<tool_call>")
+    assert ids[0] == gpt2.token_to_id("<|im_start|>")
+    assert tokenizer.decode(ids) == "a<tool_call>"
+
+
+def test_an_end_token_typed_as_text_is_still_special(gpt2, byte_level_metadata):
+    metadata = byte_level_metadata(gpt2, "gpt-2")
+    types = metadata["tokenizer.ggml.token_type"]
+    types[gpt2.token_to_id("</s>")] = 1
+    tokenizer = build_tokenizer(metadata)
+    assert tokenizer.decode(tokenizer.encode("a</s>")) == "a"
+
+
+def test_a_file_without_token_types_has_them_guessed(sentencepiece):
+    metadata = sentencepiece.metadata()
+    del metadata["tokenizer.ggml.token_type"]
+    tokenizer = build_tokenizer(metadata)
+    text = "the quick <s> Ω"
+    assert tokenizer.encode(text) == build_tokenizer(sentencepiece.metadata()).encode(text)
+    assert tokenizer.special_ids == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "kind 'bert'"),
+        ({"tokenizer.ggml.model": None}, "kind None"),
+        ({"tokenizer.ggml.tokens": None}, "no tokenizer.ggml.tokens"),
+        ({"tokenizer.ggml.merges": None}, "no tokenizer.ggml.merges"),
+        ({"tokenizer.ggml.merges": ["nonsense"]}, "damaged"),
+        ({"tokenizer.ggml.merges": ["xyzzy plugh"]}, "damaged"),
+        ({"tokenizer.ggml.token_type": [1]}, "damaged"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_sentence(gpt2, byte_level_metadata, change, message):
+    with pytest.raises(LoadError, match=message):
+        build_tokenizer(byte_level_metadata(gpt2, "gpt-2") | change)

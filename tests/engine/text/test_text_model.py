@@ -1,0 +1,175 @@
+"""A model's text side is put together from its files, in the order of precedence."""
+
+import json
+import subprocess
+import sys
+
+import gguf
+import pytest
+
+from engine.errors import LoadError
+from engine.text.detokenizer import Detokenizer
+from engine.text.text_model import load_text_model
+from engine.weights.files import ModelFiles
+
+
+@pytest.fixture
+def plain(tmp_path, gpt2):
+    """Writes a Hugging Face directory from file names and contents."""
+
+    def make(**contents) -> ModelFiles:
+        gpt2.save(str(tmp_path / "tokenizer.json"))
+        for stem, content in contents.items():
+            (tmp_path / f"{stem}.json").write_text(json.dumps(content))
+        return ModelFiles(kind="plain", name="m", directory=tmp_path, weights=())
+
+    return make
+
+
+@pytest.fixture
+def packed(tmp_path):
+    """Writes a GGUF file with the given metadata."""
+
+    def make(metadata) -> ModelFiles:
+        path = tmp_path / "model.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, value in metadata.items():
+            add_value(writer, key, value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return ModelFiles(kind="gguf", name="m", directory=tmp_path, weights=(path,))
+
+    return make
+
+
+def add_value(writer, key, value):
+    kinds = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32}
+    kinds |= {float: writer.add_float32, list: writer.add_array}
+    kinds[type(value)](key, value)
+
+
+TEMPLATES = {
+    "chat_template.jinja": "from jinja",
+    "tokenizer_config.json": json.dumps({"chat_template": "from config"}),
+    "chat_template.json": json.dumps({"chat_template": "from json"}),
+}
+
+
+@pytest.mark.parametrize("present", range(4))
+def test_the_first_template_found_is_used(packed, sentencepiece, present):
+    metadata = sentencepiece.metadata() | {"tokenizer.chat_template": "from gguf"}
+    files = packed(metadata)
+    expected = ["from jinja", "from config", "from json", "from gguf"][present]
+    for name, text in list(TEMPLATES.items())[present:]:
+        (files.directory / name).write_text(text)
+    template = load_text_model(files).chat_template
+    assert template is not None
+    assert template.render([]) == expected
+
+
+def test_a_model_without_a_template_has_none(plain):
+    assert load_text_model(plain()).chat_template is None
+
+
+def test_of_named_templates_default_and_tool_use_serve(plain):
+    named = [{"name": "default", "template": "d"}, {"name": "tool_use", "template": "t"}]
+    template = load_text_model(plain(tokenizer_config={"chat_template": named})).chat_template
+    assert template is not None
+    assert (template.render([]), template.render([], tools=[{}])) == ("d", "t")
+
+
+def test_named_templates_without_a_default_are_refused(plain):
+    named = [{"name": "a", "template": ""}, {"name": "b", "template": ""}]
+    with pytest.raises(LoadError, match="a, b, and no default"):
+        load_text_model(plain(tokenizer_config={"chat_template": named}))
+
+
+def test_a_single_named_template_serves(plain):
+    named = [{"name": "a", "template": "only"}]
+    template = load_text_model(plain(tokenizer_config={"chat_template": named})).chat_template
+    assert template is not None
+    assert template.render([]) == "only"
+
+
+def test_the_template_sees_the_models_special_tokens(plain):
+    config = {"chat_template": "{{ bos_token }}|{{ unk_token }}|", "bos_token": "<s>"}
+    template = load_text_model(plain(tokenizer_config=config)).chat_template
+    assert template is not None
+    assert template.render([]) == "<s>||"
+
+
+GENERATION = {
+    "temperature": 0.6,
+    "top_k": 20,
+    "top_p": 0.95,
+    "min_p": 0.01,
+    "repetition_penalty": 1.05,
+    "do_sample": True,
+    "transformers_version": "4",
+}
+
+
+def test_defaults_are_those_of_generation_config(plain):
+    defaults = load_text_model(plain(generation_config=GENERATION)).defaults
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    assert [getattr(defaults, name) for name in names] == [0.6, 20, 0.95, 0.01, 1.05]
+
+
+@pytest.mark.parametrize(
+    ("config", "temperature"),
+    [({}, None), ({"temperature": 0.5}, 0.5), ({"temperature": 0.5, "do_sample": False}, 0.0)],
+    ids=["silent", "silent on sampling", "greedy"],
+)
+def test_greedy_is_temperature_zero_only_if_it_is_said(plain, config, temperature):
+    assert load_text_model(plain(generation_config=config)).defaults.temperature == temperature
+
+
+def test_a_gguf_files_own_sampling_values_are_defaults(packed, sentencepiece):
+    keys = {"general.sampling.temp": 0.5, "general.sampling.top_k": 7}
+    defaults = load_text_model(packed(sentencepiece.metadata() | keys)).defaults
+    assert (defaults.temperature, defaults.top_k, defaults.top_p) == (0.5, 7, None)
+
+
+def test_end_ids_are_the_union_of_what_the_files_say(plain, gpt2):
+    end, start = gpt2.token_to_id("<|im_end|>"), gpt2.token_to_id("<|im_start|>")
+    config = {"eos_token": "</s>", "chat_template": "<|im_end|>"}
+    files = plain(tokenizer_config=config, generation_config={"eos_token_id": [start]})
+    assert load_text_model(files).tokenizer.eos_ids == {gpt2.token_to_id("</s>"), end, start}
+
+
+def test_a_turn_end_outside_the_template_does_not_end_answers(plain, gpt2):
+    files = plain(tokenizer_config={"eos_token": "</s>", "chat_template": "x"})
+    assert load_text_model(files).tokenizer.eos_ids == {gpt2.token_to_id("</s>")}
+
+
+def test_config_json_gives_end_ids_only_without_a_generation_config(plain):
+    assert load_text_model(plain(config={"eos_token_id": 7})).tokenizer.eos_ids == {7}
+    files = plain(config={"eos_token_id": 7}, generation_config={"eos_token_id": 8})
+    assert load_text_model(files).tokenizer.eos_ids == {8}
+
+
+@pytest.mark.parametrize("config", [{"top_k": "many"}, {"eos_token_id": "x"}, []])
+def test_a_damaged_generation_config_is_refused(plain, config):
+    with pytest.raises(LoadError, match=r"generation_config\.json cannot be read"):
+        load_text_model(plain(generation_config=config))
+
+
+def test_a_gguf_file_is_enough_for_text_and_back(packed, sentencepiece, llama):
+    tokenizer = load_text_model(packed(sentencepiece.metadata())).tokenizer
+    text = "the quick 世界 Ω <s>"
+    ids = tokenizer.encode(text)
+    assert ids == llama.encode(text).ids
+    assert Detokenizer(tokenizer).push(ids) == llama.decode(ids)
+
+
+def test_a_byte_level_gguf_file_is_enough_for_text_and_back(packed, gpt2, byte_level_metadata):
+    tokenizer = load_text_model(packed(byte_level_metadata(gpt2, "gpt-2"))).tokenizer
+    text = "they're 世界 <|im_end|>"
+    assert tokenizer.encode(text) == gpt2.encode(text).ids
+
+
+def test_the_text_side_never_loads_torch():
+    code = "import sys, engine.text.text_model; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
