@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.text.json_file import read_json
+from engine.json_file import read_json_if_there
 
 _GGUF_KEYS = {
     "temperature": "temp",
@@ -49,10 +49,10 @@ def read_generation_config(directory: Path, metadata: Mapping[str, Any]) -> Gene
 
     Raises LoadError for a file that is damaged.
     """
-    document = read_json(directory / "generation_config.json", _GenerationJson)
+    document = read_json_if_there(directory / "generation_config.json", _GenerationJson)
     if document is not None:
         return GenerationConfig(defaults=_defaults(document), eos_ids=_eos_ids(document))
-    model = read_json(directory / "config.json", _EosJson)
+    model = read_json_if_there(directory / "config.json", _EosJson)
     values = {name: metadata.get(f"general.sampling.{key}") for name, key in _GGUF_KEYS.items()}
     defaults = GenerationDefaults(**values)
     return GenerationConfig(

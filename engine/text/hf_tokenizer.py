@@ -7,8 +7,8 @@ import msgspec
 import tokenizers
 
 from engine.errors import LoadError
+from engine.json_file import read_json_if_there
 from engine.text.decoding import parse_decoder
-from engine.text.json_file import read_json
 from engine.text.tokenizer import Tokenizer
 
 _NAMES = (
@@ -35,7 +35,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     path = directory / "tokenizer.json"
     backend = _load_backend(path)
-    document = read_json(path, _TokenizerJson)
+    document = read_json_if_there(path, _TokenizerJson)
     assert document is not None
     settings = _read_settings(directory)
     special_tokens = _named_tokens(settings)
@@ -67,8 +67,8 @@ def _missing(path: Path) -> str:
 
 def _read_settings(directory: Path) -> dict[str, Any]:
     """tokenizer_config.json over special_tokens_map.json."""
-    special = read_json(directory / "special_tokens_map.json", dict[str, Any]) or {}
-    return special | (read_json(directory / "tokenizer_config.json", dict[str, Any]) or {})
+    special = read_json_if_there(directory / "special_tokens_map.json", dict[str, Any]) or {}
+    return special | (read_json_if_there(directory / "tokenizer_config.json", dict[str, Any]) or {})
 
 
 def _content(token: Any) -> str | None:

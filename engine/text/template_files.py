@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from engine.errors import LoadError
-from engine.text.json_file import read_json
+from engine.json_file import read_json_if_there
 
 
 class _NamedTemplate(msgspec.Struct):
@@ -49,7 +49,7 @@ def _from_jinja(path: Path) -> TemplateSource | None:
 
 
 def _from_json(path: Path) -> TemplateSource | None:
-    document = read_json(path, _WithTemplate)
+    document = read_json_if_there(path, _WithTemplate)
     if document is None or not document.chat_template:
         return None
     if isinstance(document.chat_template, str):

@@ -11,8 +11,8 @@ from typing import Literal
 import msgspec
 
 from engine.errors import LoadError
+from engine.json_file import read_json
 from engine.weights import hub
-from engine.weights.json_file import read_json
 from engine.weights.progress import Progress
 
 BUILTIN = "builtin"

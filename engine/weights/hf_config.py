@@ -12,9 +12,9 @@ from msgspec import UNSET, UnsetType
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
+from engine.json_file import read_json
 from engine.models.registry import check_architecture
 from engine.weights.hf_tokens import read_eos_ids
-from engine.weights.json_file import read_json
 from engine.weights.rope_scaling import Yarn, load_rope_scaling, parse_rope_scaling
 from engine.weights.safetensors_header import stored_dtype
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.weights.json_file import read_json
+from engine.json_file import read_json
 
 TokenIds = int | list[int] | None
 

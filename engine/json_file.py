@@ -1,4 +1,4 @@
-"""Reads a JSON file into a Struct, or says which file and key is wrong. Torch-free."""
+"""Reads a JSON file into a type, or says which file and key is wrong. Torch-free."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -17,4 +17,9 @@ def read_json(path: Path, kind: type[T]) -> T:
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror}.") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LoadError(f"{path} cannot be used: {error}.") from error
+        raise LoadError(f"{path} cannot be used: {error}. Download it again.") from error
+
+
+def read_json_if_there(path: Path, kind: type[T]) -> T | None:
+    """The same, or None if there is no such file."""
+    return read_json(path, kind) if path.is_file() else None
