@@ -86,3 +86,8 @@ def refuse_unknown(known: frozenset[str], environ: Mapping[str, str] | None = No
         raise SettingError(
             f"unknown setting {unknown[0]}; the README's table lists the settings there are"
         )
+
+
+def variables() -> Mapping[str, str]:
+    """The process's own variables, for a setting whose value names one (`env:HF_TOKEN`)."""
+    return os.environ

@@ -123,7 +123,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, text):
 def test_a_damaged_config_is_refused(write, gpt2):
     directory = write(gpt2)
     (directory / "tokenizer_config.json").write_text("{nonsense")
-    with pytest.raises(LoadError, match=r"tokenizer_config\.json cannot be read"):
+    with pytest.raises(LoadError, match=r"tokenizer_config\.json cannot be used"):
         load_tokenizer(directory)
 
 

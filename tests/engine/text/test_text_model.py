@@ -152,7 +152,7 @@ def test_config_json_gives_end_ids_only_without_a_generation_config(plain):
 
 @pytest.mark.parametrize("config", [{"top_k": "many"}, {"eos_token_id": "x"}, []])
 def test_a_damaged_generation_config_is_refused(plain, config):
-    with pytest.raises(LoadError, match=r"generation_config\.json cannot be read"):
+    with pytest.raises(LoadError, match=r"generation_config\.json cannot be used"):
         load_text_model(plain(generation_config=config))
 
 

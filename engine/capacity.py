@@ -1,0 +1,89 @@
+"""How many KV blocks an engine gets, and of which size. Knows memory in bytes and the
+configuration, no tensors.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from engine.config import EngineConfig, ModelConfig
+from engine.errors import LoadError
+
+_CPU_SHARE = 0.25  # of the available memory; the rest is for weights, activations and everyone else
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Capacity(NamedTuple):
+    """The KV cache's dimensions and the longest sequence that fits it. Lengths in tokens."""
+
+    num_blocks: int
+    block_size: int
+    context_length: int
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens in all blocks together."""
+        return self.num_blocks * self.block_size
+
+
+def model_length(config: EngineConfig, model: ModelConfig) -> int:
+    """The context length that is asked for. Raises LoadError if the model has no such positions."""
+    if config.max_model_len > model.context_length:
+        raise LoadError(
+            f"A context of {config.max_model_len} tokens is asked for, but the model's own is "
+            f"{model.context_length}; lower max_model_len."
+        )
+    return config.max_model_len or model.context_length
+
+
+def block_size_of(config: EngineConfig, model: ModelConfig) -> int:
+    """Tokens a block: as configured, or without paged attention a whole context."""
+    return config.block_size if config.paged_attn else model_length(config, model)
+
+
+def size_cache(
+    config: EngineConfig,
+    model: ModelConfig,
+    block_bytes: int,
+    budget_bytes: int,
+    *,
+    can_exceed: bool,
+) -> Capacity:
+    """As many blocks as `budget_bytes` holds; no more than `max_seqs` full contexts unless
+    `can_exceed`.
+
+    Raises LoadError if there is not even room for one block.
+    """
+    length, block_size = model_length(config, model), block_size_of(config, model)
+    num_blocks = budget_bytes // block_bytes
+    if not can_exceed or not config.paged_attn:
+        num_blocks = min(num_blocks, config.max_seqs * -(-length // block_size))
+    if num_blocks < 1:
+        raise LoadError(
+            f"The KV cache may take {budget_bytes} bytes, but one block of {block_size} tokens "
+            f"takes {block_bytes}; raise kv_cache_bytes or lower max_model_len."
+        )
+    return Capacity(num_blocks, block_size, min(length, num_blocks * block_size))
+
+
+def cpu_budget_bytes() -> int:
+    """What the KV cache may take of this machine's memory."""
+    return int(available_bytes() * _CPU_SHARE)
+
+
+def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
+    """Memory that can be used without swapping: the system's, or the container's where that is
+    less.
+
+    `sysconf` would count the page cache as taken, and a model just read is in the page cache.
+    """
+    if not meminfo.exists():  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    available = int(fields["MemAvailable"].split()[0]) * 1024
+    limit = cgroup / "memory.max"
+    if not limit.exists() or limit.read_text().strip() == "max":
+        return available
+    used = int((cgroup / "memory.current").read_text())
+    return max(0, min(available, int(limit.read_text()) - used))

@@ -1,0 +1,38 @@
+"""Which device and number format an engine uses. Knows names and what this machine has."""
+
+import torch
+
+from engine.config import EngineConfig, ModelConfig
+from engine.errors import LoadError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is CUDA where there is one. Raises LoadError for one that is
+    not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise LoadError(f"{name!r} is no device; use auto, cpu, cuda or cuda:N.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise LoadError(f"The device {name!r} is not supported; use auto, cpu, cuda or cuda:N.")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise LoadError(
+            f"The device {name!r} is asked for, but PyTorch sees "
+            f"{torch.cuda.device_count()} CUDA devices."
+        )
+    return device
+
+
+def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
+    """The format of weights and KV. `auto` is float32 on CPU, elsewhere what the files store."""
+    name = config.dtype
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else model.dtype
+    if name not in DTYPES:
+        raise LoadError(f"The dtype {name!r} is not supported; use auto, {', '.join(DTYPES)}.")
+    return DTYPES[name]

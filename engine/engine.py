@@ -1,0 +1,187 @@
+"""The engine: token ids in, token ids out, one step at a time. Knows no text, no HTTP, no queue.
+
+Garbage collection: `load_engine` collects once and then freezes what it loaded (`gc.freeze`), so
+that a later collection looks at live requests only, not at the hundred thousand objects of torch
+and the model. The engine makes no reference cycles itself: what a sequence held goes when it ends.
+"""
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+from engine.block_manager import BlockManager
+from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
+from engine.config import EngineConfig, ModelConfig
+from engine.device import choose_device, choose_dtype
+from engine.errors import InvalidInput, LoadError, PromptTooLong
+from engine.fingerprint import fingerprint
+from engine.kv_cache import allocate, bytes_per_block
+from engine.layers.decoder import Decoder
+from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.models.registry import load_class
+from engine.profile import cuda_budget_bytes
+from engine.runner import Model, Runner
+from engine.scheduler import Scheduler
+from engine.sequence import Sequence
+from engine.weights.checkpoint import open_checkpoint
+from engine.weights.files import ModelFiles
+from engine.weights.progress import Progress
+
+
+class Engine:
+    """A loaded model with its cache and its sequences; satisfies `EngineLike`. For one thread."""
+
+    def __init__(
+        self,
+        model: Model,
+        model_config: ModelConfig,
+        config: EngineConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        name: str = "",
+    ) -> None:
+        """`name` is the fingerprint. Raises LoadError if `config` cannot be met."""
+        _check(config)
+        capacity = _size(model, model_config, config, device, dtype)
+        cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
+        self._eos_ids = model_config.eos_token_ids
+        self._runner = Runner(
+            model, cache, capacity, config.max_seqs, model_config.vocab_size, device
+        )
+        self._scheduler = Scheduler(
+            BlockManager(
+                capacity.num_blocks,
+                capacity.block_size,
+                config.enable_prefix_cache and config.paged_attn,
+            ),
+            config.max_seqs,
+            config.max_num_batched_tokens,
+        )
+        self._ended: dict[
+            str, SequenceOutput
+        ] = {}  # ended by what they came with; told by the next step
+        self.info = EngineInfo(
+            context_length=capacity.context_length,
+            vocab_size=model_config.vocab_size,
+            kv_tokens=capacity.num_tokens,
+            max_seqs=config.max_seqs,
+            device=str(device),
+            dtype=str(dtype).removeprefix("torch."),
+            fingerprint=name,
+        )
+
+    def add(self, request: SequenceRequest) -> None:
+        """Queue a sequence. Raises PromptTooLong or InvalidInput if it can never run."""
+        self._check_request(request)
+        sequence = Sequence(request, self._eos_ids, self.info.context_length)
+        finish = sequence.finish() if request.output_ids else None
+        if finish is None and len(sequence) >= sequence.rule.max_length:
+            finish = "length"
+        if finish is None:
+            self._scheduler.add(sequence)
+        else:
+            self._ended[request.id] = SequenceOutput(id=request.id, finish=finish)
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence and free its blocks at once; unknown ids are ignored."""
+        self._ended.pop(sequence_id, None)
+        self._scheduler.cancel(sequence_id)
+
+    def has_work(self) -> bool:
+        """True while a sequence waits or runs, or has an end to be told."""
+        return bool(self._ended or len(self._scheduler))
+
+    def step(self) -> list[SequenceOutput]:
+        """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+        ended = list(self._ended.values())
+        self._ended.clear()
+        step = self._scheduler.schedule()
+        if not step.sequences:
+            return ended
+        return ended + self._scheduler.commit(step, self._runner.run(step))
+
+    def stats(self) -> EngineStats:
+        """Gauges now."""
+        scheduler = self._scheduler
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_blocks_used=scheduler.blocks.num_used,
+            kv_blocks_total=scheduler.blocks.num_blocks,
+            num_preemptions=scheduler.num_preemptions,
+            prefix_queries=scheduler.prefix_queries,
+            prefix_hits=scheduler.prefix_hits,
+        )
+
+    def _check_request(self, request: SequenceRequest) -> None:
+        if not request.prompt_ids:
+            raise InvalidInput("The prompt has no tokens.", "prompt")
+        if len(request.prompt_ids) + 1 > self.info.context_length:
+            raise PromptTooLong(len(request.prompt_ids) + 1, self.info.context_length)
+        params = request.params
+        self._check_ids(request.prompt_ids, "prompt")
+        self._check_ids(request.output_ids, "output_ids")
+        self._check_ids(params.stop_token_ids, "stop_token_ids")
+        self._check_ids(params.logit_bias, "logit_bias")
+        if request.id in self._ended or request.id in self._scheduler:
+            raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
+
+    def _check_ids(self, ids: "list[int] | tuple[int, ...] | dict[int, float]", param: str) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
+            bad = min(ids) if min(ids) < 0 else max(ids)
+            raise InvalidInput(
+                f"{bad} is no token id; this model's are 0 to {self.info.vocab_size - 1}.", param
+            )
+
+
+def load_engine(
+    files: ModelFiles, config: EngineConfig, progress: Progress | None = None
+) -> Engine:
+    """Load a model and make its engine. Raises LoadError: one sentence that says what to do."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    checkpoint = open_checkpoint(files)
+    model_class: Callable[..., Decoder] = load_class(checkpoint.config.architecture)
+    device = choose_device(config.device)
+    dtype = choose_dtype(config, checkpoint.config, device)
+    model = model_class(checkpoint.config, dtype, device)
+    model.load(checkpoint, progress)
+    name = fingerprint(files, checkpoint.config)
+    engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
+    del checkpoint
+    gc.collect()
+    gc.freeze()
+    return engine
+
+
+def _check(config: EngineConfig) -> None:
+    if min(config.max_seqs, config.block_size) < 1:
+        raise LoadError("max_seqs and block_size must be at least 1.")
+    if config.max_num_batched_tokens < config.max_seqs:
+        raise LoadError(
+            f"max_num_batched_tokens is {config.max_num_batched_tokens}; "
+            f"it must be at least max_seqs, which is {config.max_seqs}."
+        )
+
+
+def _size(
+    model: Model,
+    model_config: ModelConfig,
+    config: EngineConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Capacity:
+    """The cache's dimensions: what is configured, else a share of the machine's memory or the
+    device's rest.
+    """
+    length, block_size = model_length(config, model_config), block_size_of(config, model_config)
+    block_bytes = bytes_per_block(model_config, block_size, dtype)
+    budget = config.kv_cache_bytes
+    if not budget and device.type == "cpu":
+        budget = cpu_budget_bytes()
+    elif not budget:
+        budget = cuda_budget_bytes(model, config, model_config, length, block_size, dtype, device)
+    can_exceed = bool(config.kv_cache_bytes) or device.type != "cpu"
+    return size_cache(config, model_config, block_bytes, budget, can_exceed=can_exceed)

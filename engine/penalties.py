@@ -1,0 +1,49 @@
+"""How often each running sequence has used each token. Kept on the device, from step to step, for
+those that ask.
+"""
+
+from array import array
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class TokenCounts:
+    """Tables of one row per running sequence: `counts` [R, V] of generated tokens, `seen` [R, V]
+    prompt or output.
+
+    They cost five bytes per row and token of the vocabulary, and are made when the first sequence
+    needs them.
+    """
+
+    def __init__(self, max_seqs: int, vocab_size: int, device: torch.device) -> None:
+        self._shape = (max_seqs, vocab_size)
+        self._device = device
+        self._counts: Tensor | None = None
+        self._seen: Tensor | None = None
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        if self._counts is None or self._seen is None:
+            self._counts = torch.zeros(self._shape, dtype=torch.int32, device=self._device)
+            self._seen = torch.zeros(self._shape, dtype=torch.bool, device=self._device)
+        return self._counts, self._seen
+
+    def start(self, row: int, token_ids: "array[int]", num_prompt_tokens: int) -> None:
+        """Begin a row anew with a sequence's tokens."""
+        counts, seen = self._tables()
+        ids = torch.from_numpy(np.array(token_ids, dtype=np.int64)).to(self._device)
+        counts[row] = torch.bincount(ids[num_prompt_tokens:], minlength=self._shape[1])
+        seen[row] = False
+        seen[row, ids] = True
+
+    def add(self, rows: Tensor, token_ids: Tensor) -> None:
+        """Count one new token [R] for each of `rows` [R]."""
+        counts, seen = self._tables()
+        counts[rows, token_ids] += 1
+        seen[rows, token_ids] = True
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The (counts, seen) of `rows`."""
+        counts, seen = self._tables()
+        return counts[rows], seen[rows]

@@ -1,0 +1,88 @@
+"""The arithmetic of sampling, batched over rows of logits. Knows tensors only; `sampler.py` says
+which rows need what.
+
+The order, for each row:
+ 1. frequency and presence penalties, of the tokens generated so far
+ 2. repetition penalty, of the tokens in prompt and output
+ 3. logit_bias
+ 4. min_tokens: the ids that would end the sequence are masked
+ 5. temperature 0 (below 1e-7): the largest logit, the lowest id among equals; nothing below applies
+ 6. division by the temperature
+ 7. top_k, then top_p on the mass that top_k left, then min_p
+ 8. a draw by the Gumbel-max trick, its uniforms a function of (seed, choice, position) alone
+
+A filter is a threshold: tokens that tie at it stay, all of them, so the outcome depends on no
+sorting order. Every formula works within a row, so a row's outcome does not depend on the rows
+beside it.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.ops import uniform
+
+GREEDY_BELOW = 1e-7
+
+
+def best(logits: Tensor) -> Tensor:
+    """The largest of each row of `logits` [R, V], the lowest id among equals. [R] int64."""
+    if logits.device.type == "cpu":  # numpy's is vectorised: 5 to 12 times as fast as torch's
+        return torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.argmax(-1)
+
+
+def penalize(
+    logits: Tensor,
+    counts: Tensor,
+    seen: Tensor,
+    frequency: Tensor,
+    presence: Tensor,
+    repetition: Tensor,
+) -> Tensor:
+    """Steps 1 and 2. `counts` [R, V] of generated tokens, `seen` [R, V] bool in prompt or output,
+    the rest [R].
+    """
+    logits = logits - counts * frequency[:, None] - (counts > 0) * presence[:, None]
+    factor = repetition[:, None]
+    return torch.where(seen, torch.where(logits > 0, logits / factor, logits * factor), logits)
+
+
+def keep_top_k(logits: Tensor, top_k: Tensor) -> Tensor:
+    """Mask all but the `top_k` [R] int64 largest of each row of `logits` [R, V]; 1 to V."""
+    largest = logits.topk(int(top_k.max()), dim=-1).values
+    threshold = largest.gather(-1, top_k[:, None] - 1)
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, top_p: Tensor) -> Tensor:
+    """Mask each token of `logits` [R, V] whose more probable ones together reach `top_p` [R].
+
+    The best token stays whatever `top_p` is.
+    """
+    probabilities = logits.softmax(-1)
+    ordered = _descending(probabilities)
+    mass_before = ordered.cumsum(-1, dtype=torch.float64) - ordered
+    num_kept = (mass_before < top_p[:, None]).sum(-1, keepdim=True).clamp(min=1)
+    threshold = ordered.gather(-1, num_kept - 1)
+    return logits.masked_fill(probabilities < threshold, -torch.inf)
+
+
+def _descending(values: Tensor) -> Tensor:
+    if values.device.type == "cpu":  # numpy's sort is vectorised: 20 to 45 times as fast as torch's
+        return torch.from_numpy(np.sort(values.numpy(), axis=-1)).flip(-1)
+    return values.sort(dim=-1, descending=True).values
+
+
+def keep_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
+    """Mask each token of `logits` [R, V] less probable than `min_p` [R] times the row's best; 0 <
+    min_p <= 1.
+    """
+    threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
+    return logits.masked_fill(logits < threshold, -torch.inf)
+
+
+def draw(logits: Tensor, seeds: Tensor, choices: Tensor, positions: Tensor) -> Tensor:
+    """One id per row of `logits` [R, V] from its softmax. The rest [R] int64; returns [R] int64."""
+    uniforms = uniform(seeds, choices, positions, logits.shape[-1])
+    return best(logits - (-uniforms.log()).log())

@@ -1,0 +1,210 @@
+"""What runs in the next step: tokens per sequence under one budget. Knows lengths and blocks, no
+tensors, no clock.
+
+There are no prefill and decode phases. A step gives every running sequence the tokens it still has
+to compute, one for a decoding sequence and a chunk for one whose prompt is not through, then admits
+waiting sequences in order of arrival. When blocks run out, the latest arrival gives up its blocks
+and is computed again later, mostly from the prefix cache. Running sequences are always older than
+waiting ones, so both lists stay in order of arrival.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from engine.block_manager import BlockManager
+from engine.errors import InvalidInput
+from engine.messages import SequenceOutput
+from engine.sequence import Sequence
+
+
+class Step:
+    """What one forward computes: the next `num_tokens[i]` tokens of `sequences[i]`.
+
+    `sampled` are the indices of sequences that get a new token. `admitted` joined with this step,
+    `extended` were here before and have one block more.
+    """
+
+    __slots__ = ("admitted", "extended", "num_tokens", "sampled", "sequences")
+
+    def __init__(self) -> None:
+        self.sequences: list[Sequence] = []
+        self.num_tokens: list[int] = []
+        self.sampled: list[int] = []
+        self.admitted: list[Sequence] = []
+        self.extended: list[Sequence] = []
+
+    @property
+    def num_batched_tokens(self) -> int:
+        """The tokens of all sequences."""
+        return sum(self.num_tokens)
+
+    def append(self, sequence: Sequence, num_tokens: int) -> None:
+        """Schedule a sequence's next tokens; it samples if they are its last ones."""
+        if sequence.num_computed + num_tokens == len(sequence.token_ids):
+            self.sampled.append(len(self.sequences))
+        self.sequences.append(sequence)
+        self.num_tokens.append(num_tokens)
+
+    def items(self) -> Iterator[tuple[Sequence, int]]:
+        """Each sequence with its number of tokens."""
+        return zip(self.sequences, self.num_tokens, strict=True)
+
+
+class Scheduler:
+    """Waiting and running sequences. `max_num_batched_tokens` must be at least `max_seqs`, so that
+    a long prompt never keeps a decoding sequence from its token.
+    """
+
+    def __init__(self, blocks: BlockManager, max_seqs: int, max_num_batched_tokens: int) -> None:
+        if max_num_batched_tokens < max_seqs:
+            raise ValueError(
+                f"max_num_batched_tokens is {max_num_batched_tokens}; "
+                f"it must be at least max_seqs, which is {max_seqs}"
+            )
+        self.blocks = blocks
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.waiting: OrderedDict[str, Sequence] = OrderedDict()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+        self._rows = list(reversed(range(max_seqs)))
+        self._sequences: dict[str, Sequence] = {}
+
+    def __contains__(self, sequence_id: str) -> bool:
+        return sequence_id in self._sequences
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence that alone fits the pool. Raises InvalidInput for an id that is here."""
+        if sequence.id in self._sequences:
+            raise InvalidInput(f"a sequence with the id {sequence.id!r} is already here")
+        self._sequences[sequence.id] = self.waiting[sequence.id] = sequence
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence and free its blocks; an unknown id is ignored."""
+        sequence = self._sequences.pop(sequence_id, None)
+        if sequence is None:
+            return
+        if self.waiting.pop(sequence_id, None) is None:
+            self.running.remove(sequence)
+            self._release(sequence)
+
+    def schedule(self) -> Step:
+        """The next step, its blocks allocated. Give it back to `commit` with the sampled tokens."""
+        step = Step()
+        num_preemptions = self.num_preemptions
+        budget = self._schedule_running(step)
+        if self.waiting and self.num_preemptions == num_preemptions:
+            self._schedule_waiting(step, budget)
+        return step
+
+    def commit(self, step: Step, token_ids: Iterable[int]) -> list[SequenceOutput]:
+        """Take in what a step made: `token_ids` in the order of `step.sampled`. What has ended is
+        released.
+        """
+        self._advance(step)
+        num_sequences = len(self._sequences)
+        outputs = [
+            self._append(step.sequences[index], token_id)
+            for index, token_id in zip(step.sampled, token_ids, strict=True)
+        ]
+        if len(self._sequences) < num_sequences:
+            self.running = [sequence for sequence in self.running if sequence.row >= 0]
+        return outputs
+
+    def _append(self, sequence: Sequence, token_id: int) -> SequenceOutput:
+        sequence.token_ids.append(token_id)
+        finish = sequence.rule.check(token_id, len(sequence.token_ids))
+        if finish is not None:
+            del self._sequences[sequence.id]
+            self._release(sequence)
+        cached_tokens, sequence.cached_tokens = sequence.cached_tokens, 0
+        return SequenceOutput(
+            id=sequence.id, token_ids=[token_id], finish=finish, cached_tokens=cached_tokens
+        )
+
+    def _schedule_running(self, step: Step) -> int:
+        """Fill `step` with the running sequences; the budget that is left. Victims of a preemption
+        are always later in the list than what is scheduled already.
+        """
+        budget = self.max_num_batched_tokens
+        index = 0
+        while index < len(self.running):
+            sequence = self.running[index]
+            index += 1
+            length = len(sequence.token_ids)
+            if length > sequence.capacity and not self._extend(sequence, step):
+                break
+            num_tokens = length - sequence.num_computed
+            if num_tokens > budget:  # the last one's: nothing is admitted behind an open prompt
+                num_tokens = budget
+            budget -= num_tokens
+            step.append(sequence, num_tokens)
+        return budget
+
+    def _extend(self, sequence: Sequence, step: Step) -> bool:
+        """One more block, if need be from later arrivals. False if the sequence had to give way
+        itself.
+        """
+        while not self.blocks.extend(sequence):
+            victim = self.running.pop()
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        step.extended.append(sequence)
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._release(sequence)
+        self.waiting[sequence.id] = sequence
+        self.waiting.move_to_end(sequence.id, last=False)
+        self.num_preemptions += 1
+
+    def _schedule_waiting(self, step: Step, budget: int) -> None:
+        while self.waiting and self._rows and budget > 0:
+            sequence = next(iter(self.waiting.values()))
+            if not self._admit(sequence):
+                return
+            del self.waiting[sequence.id]
+            num_tokens = min(len(sequence) - sequence.num_computed, budget)
+            budget -= num_tokens
+            step.append(sequence, num_tokens)
+            step.admitted.append(sequence)
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence blocks and a row, if each running one could still grow by a block
+        afterwards.
+        """
+        if sequence.refused_at == self.blocks.num_frees:
+            # Nothing came back since; a long prompt need not be matched again in every step.
+            return False
+        num_spare = sum(other.capacity < other.rule.max_length for other in self.running)
+        if not self.blocks.admit(sequence, num_spare):
+            sequence.refused_at = self.blocks.num_frees
+            return False
+        sequence.row = self._rows.pop()
+        self.running.append(sequence)
+        if not sequence.was_admitted:
+            self._count_hits(sequence)
+        return True
+
+    def _count_hits(self, sequence: Sequence) -> None:
+        sequence.was_admitted = True
+        sequence.cached_tokens = min(sequence.num_computed, sequence.num_prompt_tokens)
+        self.prefix_queries += sequence.num_prompt_tokens
+        self.prefix_hits += sequence.cached_tokens
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.free(sequence)
+        self._rows.append(sequence.row)
+        sequence.row = -1
+
+    def _advance(self, step: Step) -> None:
+        block_size = self.blocks.block_size
+        for sequence, num_tokens in step.items():
+            num_computed = sequence.num_computed = sequence.num_computed + num_tokens
+            if num_computed - sequence.num_hittable * block_size >= block_size:
+                self.blocks.commit(sequence)

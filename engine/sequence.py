@@ -1,0 +1,71 @@
+"""One sequence on its way through the engine: its tokens, and where their keys and values lie.
+Knows no scheduler.
+"""
+
+from array import array
+from collections.abc import Iterable
+
+from engine.config import SamplingParams
+from engine.messages import SequenceRequest
+from engine.stopping import Finish, StopRule
+
+
+class Sequence:
+    """The state of a sequence. The scheduler and the block manager write it, the runner reads it.
+
+    `token_ids` holds prompt and output; the first `num_computed` have their KV in the cache.
+    `blocks` is the block table, `capacity` the number of tokens it holds room for. `hashes` are the
+    digests of its leading full blocks and `num_hittable` says how many blocks the prefix cache has
+    seen; the digests outlive a preemption. `row` is the sequence's place in per-sequence tables
+    while it runs, -1 while it waits.
+    """
+
+    __slots__ = (
+        "blocks",
+        "cached_tokens",
+        "capacity",
+        "hashes",
+        "id",
+        "num_computed",
+        "num_hittable",
+        "num_prompt_tokens",
+        "params",
+        "refused_at",
+        "row",
+        "rule",
+        "salt",
+        "token_ids",
+        "was_admitted",
+    )
+
+    def __init__(self, request: SequenceRequest, eos_ids: Iterable[int], max_length: int) -> None:
+        self.id = request.id
+        self.params: SamplingParams = request.params
+        self.salt = request.salt
+        # Machine integers: a slice is a memcpy, and goes to numpy and to the hash without a Python
+        # object a token.
+        self.token_ids = array("i", request.prompt_ids)
+        self.token_ids.extend(request.output_ids)
+        self.num_prompt_tokens = len(request.prompt_ids)
+        self.rule = StopRule.of(self.params, self.num_prompt_tokens, eos_ids, max_length)
+        self.num_computed = 0
+        self.blocks: list[int] = []
+        self.capacity = 0
+        self.hashes: list[bytes] = []
+        self.num_hittable = 0
+        self.row = -1
+        self.cached_tokens = 0  # prompt tokens found in the prefix cache and not yet reported
+        self.was_admitted = False
+        self.refused_at = -1  # the block manager's `num_frees` when there was last no room
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def output_ids(self) -> "array[int]":
+        """The generated tokens, those of earlier attempts included."""
+        return self.token_ids[self.num_prompt_tokens :]
+
+    def finish(self) -> Finish | None:
+        """Why the sequence as it stands has ended; None while it goes on."""
+        return self.rule.check(self.token_ids[-1], len(self.token_ids))

@@ -1,0 +1,72 @@
+"""How many blocks an engine gets."""
+
+import pytest
+
+from engine.capacity import available_bytes, cpu_budget_bytes, size_cache
+from engine.config import EngineConfig
+from engine.errors import LoadError
+from tests.engine.hash_model import model_config
+
+MODEL = model_config(context_length=100)
+
+
+def size(budget, *, can_exceed=False, **changes):
+    config = EngineConfig(**{"max_seqs": 4, "block_size": 8, **changes})
+    return tuple(size_cache(config, MODEL, 10, budget, can_exceed=can_exceed))
+
+
+@pytest.mark.parametrize(
+    ("budget", "changes", "expected"),
+    [
+        (10**9, {}, (4 * 13, 8, 100)),
+        (10**9, {"can_exceed": True}, (10**8, 8, 100)),
+        (305, {}, (30, 8, 100)),
+        (55, {}, (5, 8, 40)),
+        (10**9, {"max_model_len": 50}, (4 * 7, 8, 50)),
+        (10**9, {"paged_attn": False}, (4, 100, 100)),
+        (10**9, {"paged_attn": False, "can_exceed": True}, (4, 100, 100)),
+        (25, {"paged_attn": False, "max_model_len": 60}, (2, 60, 60)),
+    ],
+    ids=[
+        "enough for all contexts",
+        "more than that for the prefix cache",
+        "a budget",
+        "less than a context",
+        "shorter contexts",
+        "a block per sequence",
+        "a block per sequence and no more",
+        "fewer blocks than sequences",
+    ],
+)
+def test_the_cache_gets_what_the_budget_holds(budget, changes, expected):
+    assert size(budget, **changes) == expected
+
+
+def test_no_room_for_one_block_stops_the_start():
+    with pytest.raises(LoadError, match="may take 9 bytes, but one block of 8 tokens takes 10"):
+        size(9)
+
+
+def test_the_available_memory_is_the_systems(tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable:   500 kB\n")
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == 500 * 1024
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max\n", 500 * 1024), ("300000\n", 200000), ("50000\n", 0), ("9999999999\n", 500 * 1024)],
+    ids=["none", "less than the system", "exceeded", "more than the system"],
+)
+def test_a_containers_limit_counts(tmp_path, limit, expected):
+    (tmp_path / "meminfo").write_text("MemAvailable: 500 kB\n")
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("100000\n")
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == expected
+
+
+def test_where_there_is_no_meminfo_the_physical_memory_counts(tmp_path):
+    assert available_bytes(tmp_path / "none", tmp_path) > 1 << 28
+
+
+def test_the_share_of_the_cpu_is_a_quarter():
+    assert 0.2 < cpu_budget_bytes() / available_bytes() < 0.3
