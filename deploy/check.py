@@ -1,0 +1,57 @@
+"""`tramontane check`: are the settings good and is Redis fit for a queue? Run before a release."""
+
+import argparse
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+
+from deploy import settings
+from deploy.errors import StartError
+
+SUMMARY = "check the settings and Redis (for a release step)"
+CONFIGS = tuple(settings.READERS.values())
+_TIMEOUT_S = 5
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """`check` has the settings' flags alone."""
+
+
+def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """The settings were checked on the way here; this looks at Redis. Raises StartError."""
+    url = environ.get("REDIS_URL", "")
+    if not url:
+        raise StartError("REDIS_URL is not set: web and worker need one Redis to meet in")
+    print(f"settings: ok\nRedis: {check_redis(url)}")
+    return 0
+
+
+def check_redis(url: str) -> str:
+    """One line on the server at `url`. Raises StartError if it cannot carry a queue."""
+    place = _place(url)
+    try:
+        with contextlib.closing(
+            redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        ) as client:
+            info: Mapping[str, Any] = client.info()  # type: ignore[assignment]
+    except ValueError as error:
+        raise StartError(f"REDIS_URL is not a Redis address: {error}") from error
+    except (redis.RedisError, OSError) as error:
+        raise StartError(f"Redis at {place} cannot be reached: {error}") from error
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StartError(
+            f"Redis at {place} evicts keys when it is full (maxmemory-policy {policy}), which "
+            "would lose jobs: set it to noeviction"
+        )
+    version = info.get("valkey_version") or info.get("redis_version")
+    return f"{info.get('server_name', 'redis')} {version} at {place}, {policy}"
+
+
+def _place(url: str) -> str:
+    """The address without its password."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,123 @@
+"""The `tramontane` command: finds the command in the arguments, settles its environment, runs it.
+
+Every refusal is one sentence on stderr and exit status 2.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from deploy import arguments, packages, settings
+from deploy.errors import StartError
+
+# command -> the module that has it, imported when it is chosen
+COMMANDS = {
+    "serve": "deploy.local",
+    "chat": "deploy.chat",
+    "run": "deploy.run",
+    "worker": "deploy.worker_role",
+    "api": "deploy.api_role",
+    "check": "deploy.check",
+    "settings": "deploy.settings_command",
+}
+KINDS = ("plain", "gguf")
+KIND_VARIABLE = "TRAMONTANE_KIND"
+
+USAGE = """usage: tramontane [flags] [command] [flags]
+
+commands
+  serve [plain|gguf] -m MODEL  everything on this machine; without a model, the built-in one
+  plain -m DIR_OR_REPO         the same as `serve plain`: safetensors
+  gguf -m DIR_OR_REPO -f FILE  the same as `serve gguf`
+  chat                         chat with a running server
+  run -m MODEL -i PROMPT       generate in one process, without Redis
+  worker, api                  one role of many machines: the engine, the HTTP server
+  check                        are the settings good and is Redis fit? (release step)
+  settings                     every setting, as a table
+
+`tramontane COMMAND --help` lists a command's flags. Flags may stand before the command."""
+
+
+class Command(Protocol):
+    """What a command's module has."""
+
+    SUMMARY: str
+    CONFIGS: tuple[settings.Config, ...]
+
+    def add_flags(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def main(self, values: argparse.Namespace, environ: Mapping[str, str]) -> int: ...
+
+
+class Call(NamedTuple):
+    """A command line, understood: run `command.main(values, environ)`."""
+
+    command: Command
+    values: argparse.Namespace
+    environ: dict[str, str]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` and return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(argv)
+    except StartError as error:
+        print(f"tramontane: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # the reader of our output has left; without this Python complains once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(argv: Sequence[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if argv[0] == "--version":
+        print(f"tramontane {importlib.metadata.version('tramontane')}")
+        return 0
+    packages.prefer_own()
+    call = parse(argv, os.environ)
+    return call.command.main(call.values, call.environ)
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Call:
+    """Understand a command line. Raises StartError with one sentence."""
+    words, flags = arguments.split(argv)
+    name, kind = _name(words)
+    command: Command = importlib.import_module(COMMANDS[name])
+    parser = arguments.Parser(f"tramontane {name}", command.SUMMARY)
+    command.add_flags(parser)
+    arguments.add_settings(parser, command.CONFIGS)
+    values = parser.parse_flags(flags)
+    settled = arguments.environment(values, command.CONFIGS, environ)
+    if kind:
+        settled[KIND_VARIABLE] = kind
+        if not settled.get("TRAMONTANE_MODEL"):
+            raise StartError(f"{kind} needs a model: -m DIR_OR_REPO")
+    return Call(command, values, settled)
+
+
+def _name(words: Sequence[str]) -> tuple[str, str]:
+    """The command and the model kind that the words name. No words mean `serve`."""
+    rest = list(words)
+    name = rest.pop(0) if rest and rest[0] in COMMANDS else "serve"
+    kind = rest.pop(0) if name in ("serve", "run") and rest and rest[0] in KINDS else ""
+    if rest:
+        raise StartError(
+            f"{rest[0]!r} is not expected here: a command is one of {', '.join(COMMANDS)}, "
+            f"a kind of model {' or '.join(KINDS)}"
+        )
+    return name, kind
+
+
+if __name__ == "__main__":
+    sys.exit(main())

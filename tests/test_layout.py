@@ -1,0 +1,29 @@
+"""The house rules that no linter knows: file sizes, module docstrings, no packages under tests."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("api", "workers", "engine", "kernels", "deploy")
+FILES = [p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))]
+MAX_LINES = 400
+# Training text for the built-in model is data, whatever its length.
+DATA = ROOT / "engine" / "builtin" / "corpus"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_is_one_idea(path):
+    if DATA not in path.parents:
+        assert len(path.read_text().splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_file_opens_with_what_it_is(path):
+    tree = ast.parse(path.read_text())
+    assert not tree.body or ast.get_docstring(tree)
+
+
+def test_tests_are_no_packages():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
