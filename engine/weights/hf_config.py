@@ -30,10 +30,13 @@ _DEFAULT_WINDOW = 4096
 _DEFAULT_MAX_WINDOW_LAYERS = 28
 
 
-class HfConfig(msgspec.Struct, frozen=True):
+class _Family(msgspec.Struct, frozen=True):
+    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class HfConfig(_Family, frozen=True):
     """The keys of config.json that these families read, with transformers' defaults."""
 
-    architectures: Annotated[list[str], msgspec.Meta(min_length=1)]
     vocab_size: Count
     hidden_size: Count
     intermediate_size: Count
@@ -67,8 +70,9 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     Raises LoadError naming the key that is missing, nonsensical or asks for what is not supported.
     """
     path = directory / "config.json"
+    # First of all: another family may lack the keys that these ones have.
+    check_architecture(architecture := read_json(path, _Family).architectures[0])
     config = read_json(path, HfConfig)
-    check_architecture(architecture := config.architectures[0])
     _check_supported(config, path)
     _check_rope(rope := _rope_values(config), path)
     rope_scaling = parse_rope_scaling(rope, str(path))

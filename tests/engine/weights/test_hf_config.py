@@ -197,3 +197,8 @@ def test_a_damaged_config_is_named(tmp_path, text):
     save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
     with pytest.raises(LoadError, match=r"config.json cannot be used"):
         read_model_config(resolve(ModelRef(model=str(tmp_path))))
+
+
+def test_an_unknown_family_is_named_whatever_keys_it_lacks(read):
+    with pytest.raises(LoadError, match=r"Gemma3ForConditionalGeneration is not supported"):
+        read({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}})
