@@ -1,0 +1,63 @@
+"""A job's events as one whole answer, pure. Knows no HTTP, no Redis and no clock."""
+
+from collections.abc import Iterable
+
+from api.errors import ApiError
+from api.schema.response import ChatChoice, ChatMessage, Completion, TextChoice, Usage
+from workers import contract
+
+
+class Answer:
+    """The same events as one whole answer."""
+
+    def __init__(self, job: contract.Job, fingerprint: str = "") -> None:
+        self.failed: contract.Failed | None = None
+        self._job = job
+        self._fingerprint = fingerprint
+        self._texts: list[list[str]] = [[] for _ in range(job.num_choices)]
+        self._finishes: list[str | None] = [None] * job.num_choices
+        self._usage: contract.Usage | None = None
+
+    def add(self, events: Iterable[contract.Event]) -> None:
+        """Take in the next events of the log."""
+        for event in events:
+            if isinstance(event, contract.Tokens):
+                self._add_tokens(event)
+            elif isinstance(event, contract.Done):
+                self._usage = event.usage
+            elif isinstance(event, contract.Failed):
+                self.failed = event
+
+    def check(self) -> None:
+        """Raise the ApiError that the job ended with, if it did."""
+        if self.failed is not None:
+            raise ApiError.of(self.failed)
+
+    def response(self) -> Completion:
+        """What has been said so far, as OpenAI's completion object."""
+        is_chat = self._job.kind == "chat"
+        return Completion(
+            id=self._job.id,
+            object="chat.completion" if is_chat else "text_completion",
+            created=self._job.created_s,
+            model=self._job.model,
+            choices=self._chat_choices() if is_chat else self._text_choices(),
+            usage=None if self._usage is None else Usage.of(self._usage),
+            system_fingerprint=self._fingerprint or None,
+        )
+
+    def _chat_choices(self) -> list[ChatChoice]:
+        return [
+            ChatChoice(i, ChatMessage("".join(texts)), self._finishes[i])
+            for i, texts in enumerate(self._texts)
+        ]
+
+    def _text_choices(self) -> list[TextChoice]:
+        return [
+            TextChoice(i, "".join(texts), self._finishes[i]) for i, texts in enumerate(self._texts)
+        ]
+
+    def _add_tokens(self, event: contract.Tokens) -> None:
+        for delta in event.deltas:
+            self._texts[delta.choice].append(delta.text)
+            self._finishes[delta.choice] = delta.finish or self._finishes[delta.choice]

@@ -1,0 +1,73 @@
+"""The API process's settings, read once.
+
+Knows how to take them from the environment, not what they are used for.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from workers.environment import setting
+
+
+class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of one API process; `workers.environment.load(ApiConfig)` reads them."""
+
+    redis_url: Annotated[
+        str, setting("Redis: redis://, rediss:// or unix://.", variable="REDIS_URL", min_length=1)
+    ] = "redis://127.0.0.1:6379/0"
+    host: Annotated[str, setting("Address that the HTTP server listens on.", min_length=1)] = (
+        "0.0.0.0"
+    )
+    port: Annotated[
+        int, setting("Port that the HTTP server listens on.", variable="PORT", ge=0, le=65535)
+    ] = 1234
+    web_concurrency: Annotated[
+        int, setting("API processes on this machine.", variable="WEB_CONCURRENCY", ge=1, le=256)
+    ] = 1
+    log: Annotated[
+        Literal["off", "error", "warn", "info", "debug", "trace"], setting("Log level.")
+    ] = "info"
+    strict_model_names: Annotated[
+        bool, setting("Answer 404 to a model name that is not served, instead of serving the one.")
+    ] = False
+    max_body_bytes: Annotated[int, setting("Largest request body, bytes.", ge=1024)] = 32 << 20
+    read_timeout_s: Annotated[
+        float, setting("How long a request body may take to arrive, in seconds.", gt=0)
+    ] = 60.0
+    max_queue: Annotated[
+        int, setting("Most jobs in a model's queue, running ones included.", ge=1)
+    ] = 2000
+    max_streams: Annotated[
+        int, setting("Most requests that one API process follows at a time.", ge=1)
+    ] = 2000
+    ping_s: Annotated[
+        float, setting("Silence after which a stream gets a ping, in seconds.", gt=0)
+    ] = 15.0
+    first_event_s: Annotated[
+        float,
+        setting(
+            "How long a stream waits to learn if its job is valid before 200, in seconds.", ge=0
+        ),
+    ] = 1.5
+    redis_timeout_s: Annotated[
+        float, setting("How long a request waits for Redis before 503, in seconds.", gt=0)
+    ] = 0.8
+    graceful_timeout_s: Annotated[
+        int, setting("How long open streams may go on after SIGTERM, in seconds.", ge=1)
+    ] = 25
+    model_grace_s: Annotated[
+        int,
+        setting(
+            "How long a model is still known after its last worker's heartbeat, in seconds.", ge=1
+        ),
+    ] = 60
+    job_ttl_s: Annotated[
+        int, setting("A job that has not ended after this long is given up, in seconds.", ge=1)
+    ] = 86400
+    result_ttl_s: Annotated[
+        int, setting("How long a finished answer can be read again, in seconds.", ge=1)
+    ] = 3600
+    request_logging_file: Annotated[
+        str, setting("File that gets every request and response as JSON lines; empty: none.")
+    ] = ""

@@ -1,0 +1,58 @@
+"""Which models are served and by which workers, and which of them a request means.
+
+Knows no Redis and no HTTP.
+"""
+
+from typing import Any
+
+import msgspec
+
+from api.errors import ApiError
+from workers import contract
+
+DEFAULT_MODEL = "default"
+
+
+class Directory(msgspec.Struct, frozen=True):
+    """The fleet as Redis has it: model cards and the heartbeats of live workers."""
+
+    cards: tuple[contract.ModelCard, ...] = ()
+    heartbeats: tuple[contract.Heartbeat, ...] = ()
+
+    def card(self, name: str) -> contract.ModelCard | None:
+        """The card of exactly this model."""
+        return next((card for card in self.cards if card.name == name), None)
+
+    def resolve(self, name: str, *, strict: bool) -> contract.ModelCard:
+        """The model that serves a request for `name`: any name means the one there is, unless
+        `strict`.
+
+        Raises ApiError `no_workers` while no model is known, `model_not_found` if the name fits
+        none.
+        """
+        if not self.cards:
+            raise ApiError("no_workers", "No worker serves a model yet; try again soon.")
+        card = self.card(name)
+        if card is None and not strict and len(self.cards) == 1:
+            return self.cards[0]
+        if card is None:
+            known = ", ".join(sorted(card.name for card in self.cards))
+            raise ApiError(
+                "model_not_found", f"The model '{name}' is not served; there is: {known}.", "model"
+            )
+        return card
+
+    @property
+    def is_ready(self) -> bool:
+        """True if some worker takes jobs."""
+        return any(not beat.is_draining for beat in self.heartbeats)
+
+    def gauges(self) -> list[dict[str, Any]]:
+        """Per model: its workers and the sums of their gauges."""
+        return [self._gauges(card.name) for card in sorted(self.cards, key=lambda c: c.name)]
+
+    def _gauges(self, model: str) -> dict[str, Any]:
+        beats = [beat for beat in self.heartbeats if beat.model == model]
+        names = ("running", "waiting", "kv_blocks_used", "kv_blocks_total", "num_preemptions")
+        sums = {name: sum(getattr(beat, name) for beat in beats) for name in names}
+        return {"id": model, "workers": len(beats), **sums}

@@ -1,0 +1,45 @@
+"""GET /health, /live and /ready: is the process up, and can it serve. Knows no job."""
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from api.broker import Broker
+from api.errors import ApiError
+
+
+class Health:
+    """Probes for people and load balancers."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def on_get(self, req: Request, resp: Response) -> None:
+        """The process answers."""
+        resp.content_type = falcon.MEDIA_TEXT
+        resp.data = b"OK"
+
+    on_head = on_get
+
+    async def on_get_ready(self, req: Request, resp: Response) -> None:
+        """200 if a request would be served now: Redis answers, a worker lives, we stay."""
+        status, body = await self._readiness()
+        resp.status = falcon.HTTP_200 if status == "ready" else falcon.HTTP_503
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = msgspec.json.encode({"status": status, **body})
+
+    on_head_ready = on_get_ready
+
+    async def _readiness(self) -> tuple[str, dict[str, object]]:
+        if self._broker.is_draining:
+            return "draining", {}
+        try:
+            directory = await self._broker.directory(max_age_s=0)
+        except ApiError as error:
+            return error.code, {"message": error.message}
+        status = "ready" if directory.is_ready else "no_workers"
+        return status, {
+            "models": directory.gauges(),
+            "workers": directory.heartbeats,
+            "streams": self._broker.relay.num_readers,
+        }

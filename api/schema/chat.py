@@ -1,0 +1,126 @@
+"""The body of a chat completion request, and the messages it puts into a job.
+
+Knows no HTTP and no template.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from api.errors import ApiError
+from api.schema.sampling import SamplingFields, _PositiveInt
+
+Scalar = str | int | float | bool | None
+
+# Names that a chat template gets from us.
+_RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "tokenize"})
+
+
+class Part(msgspec.Struct):
+    """A piece of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class Function(msgspec.Struct):
+    """The function of an earlier tool call; `arguments` is JSON as text."""
+
+    name: str
+    arguments: str = ""
+
+
+class ToolCall(msgspec.Struct):
+    """A tool call in an earlier answer of the assistant."""
+
+    function: Function
+    id: str = ""
+    type: str = "function"
+
+
+class Message(msgspec.Struct):
+    """One message of the conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatRequest(SamplingFields, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: str | Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: _PositiveInt | None = None
+    chat_template_kwargs: dict[str, Scalar] | None = None
+    enable_thinking: bool | None = None
+    reasoning_effort: str | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens per choice; None: as many as the context holds."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def wire_messages(self) -> list[dict[str, Any]]:
+        """The messages as the template sees them: content is text. Raises ApiError."""
+        if isinstance(self.messages, str):
+            return [{"role": "user", "content": self.messages}]
+        return [_wire(message, f"messages[{i}]") for i, message in enumerate(self.messages)]
+
+    def template_kwargs(self) -> dict[str, Any]:
+        """Extra variables for the chat template. Raises ApiError for a name that is taken."""
+        kwargs: dict[str, Any] = dict(self.chat_template_kwargs or {})
+        for name in kwargs:
+            if name in _RESERVED or not name.isidentifier():
+                raise ApiError(
+                    "invalid_value",
+                    f"'{name}' cannot be a chat template variable.",
+                    "chat_template_kwargs",
+                )
+        if self.enable_thinking is not None:
+            kwargs["enable_thinking"] = self.enable_thinking
+        if self.reasoning_effort is not None:
+            kwargs["reasoning_effort"] = self.reasoning_effort
+        return kwargs
+
+
+def _wire(message: Message, param: str) -> dict[str, Any]:
+    role = "system" if message.role == "developer" else message.role
+    wire: dict[str, Any] = {"role": role, "content": _content(message, param)}
+    if message.name is not None:
+        wire["name"] = message.name
+    if message.tool_calls:
+        wire["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+    if message.tool_call_id is not None:
+        wire["tool_call_id"] = message.tool_call_id
+    return wire
+
+
+def _content(message: Message, param: str) -> str:
+    param = f"{param}.content"
+    if isinstance(message.content, str):
+        return message.content
+    if message.content is None:
+        if message.role == "assistant":
+            return ""
+        raise ApiError(
+            "invalid_type", f"Invalid value for '{param}': expected text, got null.", param
+        )
+    return "\n".join(_text(part, f"{param}[{i}]") for i, part in enumerate(message.content))
+
+
+def _text(part: Part, param: str) -> str:
+    if part.type not in ("text", "input_text", "refusal"):
+        raise ApiError(
+            "unsupported_content",
+            f"This model reads text only; '{param}' has the type '{part.type[:40]}'.",
+            param,
+        )
+    if part.text is None:
+        param = f"{param}.text"
+        raise ApiError(
+            "missing_required_parameter", f"Missing required parameter: '{param}'.", param
+        )
+    return part.text

@@ -1,0 +1,50 @@
+"""The body of a text completion request, and the prompts it puts into a job.
+
+Knows no HTTP and no tokenizer.
+"""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from api.errors import ApiError
+from api.schema.sampling import MAX_CHOICES, SamplingFields, check_token_ids
+
+DEFAULT_MAX_TOKENS = 16
+
+_TokenId = Annotated[int, Meta(ge=0)]
+_PROMPT = "prompt"
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """POST /v1/completions. `prompt` is text, texts, token ids or lists of token ids."""
+
+    prompt: str | list[str | _TokenId | list[_TokenId]]
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens per choice."""
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def wire_prompts(self, vocab_size: int) -> list[str | list[int]]:
+        """The prompts, none of them empty. Raises ApiError."""
+        prompts = self._prompts()
+        for prompt in prompts:
+            if not prompt:
+                raise ApiError("invalid_value", "A prompt must not be empty.", _PROMPT)
+            if not isinstance(prompt, str):
+                check_token_ids(prompt, vocab_size, _PROMPT)
+        if len(prompts) * (self.n or 1) > MAX_CHOICES:
+            raise ApiError(
+                "invalid_value", f"'n' times the number of prompts exceeds {MAX_CHOICES}.", "n"
+            )
+        return prompts
+
+    def _prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        token_ids = [item for item in self.prompt if isinstance(item, int)]
+        prompts = [item for item in self.prompt if not isinstance(item, int)]
+        if token_ids and prompts:
+            raise ApiError("invalid_type", "'prompt' mixes token ids with whole prompts.", _PROMPT)
+        return prompts or [token_ids]

@@ -1,0 +1,48 @@
+"""Bytes to a request Struct, and msgspec's complaints to our errors.
+
+Knows no particular request.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from api.errors import ApiError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+_PATH = re.compile(r"^(?P<what>.*) - at (?:`key` in )?`\$\.?(?P<path>[^`]*)`$", re.DOTALL)
+_MISSING = re.compile(r"^Object missing required field `(?P<field>[^`]*)`$")
+
+
+def decode_body(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
+    """Read a JSON body. Raises ApiError with the path of the field as `param`."""
+    if not data.strip():
+        raise ApiError("invalid_json", "The request body is empty; it must be a JSON object.")
+    try:
+        return decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise invalid(str(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ApiError("invalid_json", f"The request body is not valid JSON: {error}.") from error
+    except RecursionError as error:
+        raise ApiError("invalid_json", "The request body is nested too deeply.") from error
+
+
+def invalid(complaint: str) -> ApiError:
+    """The error for what msgspec said, e.g.
+
+    "Expected `int`, got `str` - at `$.messages[0].role`".
+    """
+    match = _PATH.match(complaint)
+    what, path = (match["what"], match["path"]) if match else (complaint, "")
+    param = path.replace("[...]", "")
+    if missing := _MISSING.match(what):
+        param = f"{param}.{missing['field']}".lstrip(".")
+        return ApiError(
+            "missing_required_parameter", f"Missing required parameter: '{param}'.", param
+        )
+    code = "invalid_type" if what.startswith("Expected") and ", got " in what else "invalid_value"
+    where = f" for '{param}'" if param else ""
+    return ApiError(code, f"Invalid value{where}: {what[:1].lower()}{what[1:]}.", param or None)

@@ -1,0 +1,94 @@
+"""The JSON that the API answers with: OpenAI's objects as Structs. Knows no HTTP and no job."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from workers import contract
+
+
+class PromptDetails(msgspec.Struct, frozen=True):
+    """Where the prompt tokens came from."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+    @classmethod
+    def of(cls, usage: contract.Usage) -> "Usage":
+        """OpenAI's form of what the worker counted."""
+        total = usage.prompt_tokens + usage.completion_tokens
+        details = PromptDetails(usage.cached_tokens)
+        return cls(usage.prompt_tokens, usage.completion_tokens, total, details)
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """What the assistant said."""
+
+    content: str
+    role: Literal["assistant"] = "assistant"
+    refusal: str | None = None
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    """One answer of a chat."""
+
+    index: int
+    message: ChatMessage
+    finish_reason: str | None
+    logprobs: Any = None
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    """One continuation of a prompt."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: Any = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole answer: `chat.completion` or `text_completion`."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice] | list[TextChoice]
+    usage: Usage | None
+    system_fingerprint: str | None = None
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """A served model."""
+
+    id: str
+    created: int
+    context_length: int
+    max_model_len: int
+    object: str = "model"
+    owned_by: str = "tramontane"
+    status: str = "loaded"
+
+    @classmethod
+    def of(cls, card: contract.ModelCard) -> "Model":
+        """OpenAI's form of a model card."""
+        length = card.context_length
+        return cls(
+            id=card.name, created=card.created_s, context_length=length, max_model_len=length
+        )
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """GET /v1/models."""
+
+    data: list[Model]
+    object: str = "list"

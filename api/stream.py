@@ -1,0 +1,97 @@
+"""A job's events as SSE frames, pure. Knows no HTTP, no Redis and no clock.
+
+`id:` is the event's number, so `Last-Event-ID` resumes; the parts of a frame that do not change are
+rendered once.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from api.errors import ApiError
+from api.schema.response import Usage
+from workers import contract
+
+PING = b": ping\n\n"
+WAITING = b": waiting\n\n"
+DRAINING = b": draining; go on at /v1/jobs/{id}/events with Last-Event-ID\nretry: 1000\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+_json = msgspec.json.Encoder().encode
+
+
+class Frames:
+    """Renders one client's stream of one job.
+
+    `after` is the last event number that the client has.
+    """
+
+    def __init__(self, job: contract.Job, fingerprint: str = "", after: int = -1) -> None:
+        is_chat = job.kind == "chat"
+        kind = "chat.completion.chunk" if is_chat else "text_completion"
+        fields = {"id": job.id, "object": kind, "created": job.created_s, "model": job.model}
+        head = _json({**fields, "system_fingerprint": fingerprint or None})
+        self._head = b"data: " + head[:-1] + b',"choices":['
+        self._has_usage = job.include_usage
+        self._tail = b'],"usage":null}\n\n' if job.include_usage else b"]}\n\n"
+        self._text_key = b'"delta":{"content":' if is_chat else b'"text":'
+        self._text_end = b"}" if is_chat else b""
+        self._roles = range(job.num_choices) if is_chat else range(0)
+        self._after = after
+        self._prefixes = [self._prefix(choice) for choice in range(job.num_choices)]
+        self._going_on = self._suffix(None)
+
+    def render(self, events: Iterable[contract.Event]) -> bytes:
+        """The frames of these events, in one piece; empty if there is nothing to show."""
+        frames: list[bytes] = []
+        for event in events:
+            if isinstance(event, contract.Tokens):
+                self._tokens(event, frames)
+            elif isinstance(event, contract.Started):
+                self._started(event, frames)
+            elif isinstance(event, contract.Done):
+                self._done(event, frames)
+            elif isinstance(event, contract.Failed):
+                self._failed(event, frames)
+        return b"".join(frames)
+
+    def _tokens(self, event: contract.Tokens, frames: list[bytes]) -> None:
+        number = event.offset
+        for delta in event.deltas:
+            if number > self._after and (delta.text or delta.finish):
+                suffix = self._suffix(delta.finish) if delta.finish else self._going_on
+                text = _json(delta.text)
+                frames.append(
+                    b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], text, suffix)
+                )
+            number += 1
+
+    def _started(self, event: contract.Started, frames: list[bytes]) -> None:
+        if event.offset <= self._after or not self._roles:
+            return
+        for choice in self._roles:
+            body = b'{"index":%d,"delta":{"role":"assistant","content":""},' % choice
+            frames.append(self._head + body + b'"logprobs":null,"finish_reason":null}' + self._tail)
+        # The number goes on the last of them: a client that lost some gets all again.
+        frames[-1] = b"id: %d\n%b" % (event.offset, frames[-1])
+
+    def _done(self, event: contract.Done, frames: list[bytes]) -> None:
+        if self._has_usage:
+            frames.append(self._head + b'],"usage":%b}\n\n' % _json(Usage.of(event.usage)))
+        frames.append(b"id: %d\n%b" % (event.offset, _DONE))
+
+    def _failed(self, event: contract.Failed, frames: list[bytes]) -> None:
+        frames.append(b"data: %b\n\n" % _json(ApiError.of(event).response()))
+        # A failure that the log does not have has no number either: after it, the client may still
+        # go on.
+        frames.append(b"id: %d\n%b" % (event.offset, _DONE) if event.offset >= 0 else _DONE)
+
+    def _prefix(self, choice: int) -> bytes:
+        return b'%b{"index":%d,%b' % (self._head, choice, self._text_key)
+
+    def _suffix(self, finish: str | None) -> bytes:
+        return b'%b,"logprobs":null,"finish_reason":%b}%b' % (
+            self._text_end,
+            _json(finish),
+            self._tail,
+        )

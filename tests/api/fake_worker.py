@@ -1,0 +1,224 @@
+"""A worker without an engine: it speaks the wire, and what a job does is what its prompt says."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import redis.asyncio
+import redis.exceptions
+
+from workers import contract
+from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
+
+MODEL = "tiny/demo"
+VOCAB_SIZE = 100
+AWAY = (
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    redis.exceptions.OutOfMemoryError,
+    OSError,
+)
+
+
+class FakeJob:
+    """A job as the fake worker sees it: all its log entries, and how many of them are written."""
+
+    def __init__(self, job: contract.Job) -> None:
+        self.job = job
+        self.entries: list[bytes] = []
+        self.num_written = 0
+        self.offset = 0
+        self.plan = self._plan()
+        self.is_over = False
+
+    def _plan(self) -> Iterator[contract.Event | None]:
+        """The job's events, one a step; what happens is what the prompt says."""
+        job = self.job
+        prompts = job.prompts or [(job.messages or [])[-1]["content"]]
+        prompt = prompts[0] if isinstance(prompts[0], str) else "echo " + repr(prompts[0])
+        verb, _, rest = prompt.partition(" ")
+        while verb == "silent":
+            yield None
+        if verb == "fail":
+            yield Failed(0, rest, f"it failed with {rest}", "messages")
+            return
+        yield Started(0, 7)
+        yield from getattr(self, f"_{verb}", self._echo)(rest)
+
+    def _echo(self, text: str) -> Iterator[contract.Event | None]:
+        words = [word + " " for word in text.split(" ")]
+        for i, word in enumerate(words):
+            finish = "stop" if i == len(words) - 1 else None
+            choices = range(self.job.num_choices)
+            yield Tokens(self.offset, tuple(Delta(c, (i,), word, finish) for c in choices))
+        yield Done(self.offset, Usage(7, len(words) * self.job.num_choices, 3))
+
+    def _fail_late(self, code: str) -> Iterator[contract.Event | None]:
+        yield Tokens(self.offset, (Delta(0, (1,), "so far "),))
+        yield Failed(self.offset, code, f"it failed with {code}")
+
+    def _hang(self, text: str) -> Iterator[contract.Event | None]:
+        yield Tokens(self.offset, (Delta(0, (1,), "then nothing"),))
+        while True:
+            yield None
+
+    def _count(self, text: str) -> Iterator[contract.Event | None]:
+        """`count N`: N tokens, one a step; `burst N`: fifty a step."""
+        total = int(text)
+        for i in range(total):
+            finish = "length" if i == total - 1 else None
+            yield Tokens(self.offset, (Delta(0, (i,), f"{i} ", finish),))
+        yield Done(self.offset, Usage(7, total, 0))
+
+    _burst = _count
+
+    def _big(self, text: str) -> Iterator[contract.Event | None]:
+        """`big N`: N entries of 1 kB, fifty a step."""
+        for i in range(int(text)):
+            yield Tokens(self.offset, (Delta(0, (i,), f"{i:06d}" + "x" * 1000),))
+        yield Done(self.offset, Usage(7, int(text), 0))
+
+    @property
+    def events_per_step(self) -> int:
+        prompt = (self.job.messages or [{"content": ""}])[-1]["content"]
+        return 50 if prompt.startswith(("big ", "burst ")) else 1
+
+    def step(self) -> None:
+        """Make the next entry or entries."""
+        for _ in range(self.events_per_step):
+            event = next(self.plan, None)
+            if event is None:
+                return
+            self.add(event)
+
+    def add(self, event: contract.Event) -> None:
+        self.entries.append(contract.encode(event))
+        self.offset += contract.num_events(event)
+        self.is_over = contract.is_terminal(event)
+
+
+class FakeWorker:
+    """Runs in a thread of its own until `stop`."""
+
+    def __init__(self, url: str, step_s: float = 0.004) -> None:
+        self.url = url
+        self.step_s = step_s
+        self.jobs: dict[str, FakeJob] = {}
+        self.specs: dict[str, contract.Job] = {}
+        self.cancelled: set[str] = set()
+        self.is_paused = False
+        self.max_running = 256
+        self._is_stopped = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_stopped = True
+        self._thread.join(10)
+
+    async def _run(self) -> None:
+        self._redis = redis.asyncio.Redis.from_url(self.url)
+        self._scripts = {
+            name: self._redis.register_script(contract.load_script(name))
+            for name in ("heartbeat", "claim", "step")
+        }
+        self._queue = contract.queue_key(MODEL)
+        control = asyncio.create_task(self._listen())
+        beats_s = 0.0
+        while not self._is_stopped:
+            with contextlib.suppress(*AWAY):
+                if time.monotonic() - beats_s > 0.2:
+                    await self._beat()
+                    beats_s = time.monotonic()
+                if not self.is_paused:
+                    await self._claim()
+                    await self._step()
+            await asyncio.sleep(self.step_s)
+        control.cancel()
+        await asyncio.gather(control, return_exceptions=True)
+        await self._redis.aclose()
+
+    async def _listen(self) -> None:
+        while True:
+            with contextlib.suppress(*AWAY):
+                async with self._redis.pubsub() as channel:
+                    await channel.subscribe(contract.control_channel(self._queue))
+                    async for message in channel.listen():
+                        if message["type"] == "message":
+                            self._cancel(message["data"].decode())
+            await asyncio.sleep(0.05)
+
+    def _cancel(self, job_id: str) -> None:
+        self.cancelled.add(job_id)
+        if (job := self.jobs.get(job_id)) is not None and not job.is_over:
+            job.add(Failed(job.offset, "cancelled", "cancelled"))
+
+    async def _beat(self) -> None:
+        card = contract.ModelCard(
+            name=MODEL,
+            queue=self._queue,
+            context_length=2048,
+            vocab_size=VOCAB_SIZE,
+            created_s=1_700_000_000,
+            fingerprint="fp_test",
+        )
+        beat = contract.Heartbeat(
+            worker="fake",
+            model=MODEL,
+            running=len(self.jobs),
+            waiting=0,
+            kv_blocks_used=len(self.jobs),
+            kv_blocks_total=64,
+        )
+        keys = [
+            contract.worker_key("fake"),
+            contract.WORKERS_KEY,
+            contract.MODELS_KEY,
+            contract.MODELS_SEEN_KEY,
+        ]
+        args = ["fake", contract.encode(beat), 3000, MODEL, contract.encode(card)]
+        await self._scripts["heartbeat"](keys=keys, args=args)
+
+    async def _claim(self) -> None:
+        free = self.max_running - len(self.jobs)
+        args = ["fake", free, 600_000, 1000]
+        taken = await self._scripts["claim"](keys=[self._queue], args=args)
+        for job_id in (name.decode() for name in taken[::3]):
+            spec = contract.decode_job(await self._redis.hget(contract.job_key(job_id), "spec"))
+            self.specs[job_id] = spec
+            self.jobs[job_id] = FakeJob(spec)
+
+    async def _step(self) -> None:
+        homes: dict[str, list[contract.Append]] = {}
+        for job_id, job in self.jobs.items():
+            if job.num_written == len(job.entries) and not job.is_over:
+                job.step()
+            appends = homes.setdefault(job.job.home, [])
+            for index in range(job.num_written, len(job.entries)):
+                appends.append(contract.Append(job_id, index, job.entries[index], 600))
+        for home, appends in homes.items():
+            if appends:
+                await self._write(contract.api_channel(home), appends)
+
+    async def _write(self, channel: str, appends: list[contract.Append]) -> None:
+        args = [channel, contract.encode_batch(appends)]
+        _, bad = await self._scripts["step"](keys=[], args=args)
+        for append in appends:
+            self.jobs[append.job].num_written = append.index + 1
+        for name, kind, length in zip(bad[::3], bad[1::3], bad[2::3], strict=True):
+            if kind == b"gap":
+                self.jobs[name.decode()].num_written = int(length)
+        for job_id in [j for j, job in self.jobs.items() if job.is_over]:
+            if self.jobs[job_id].num_written == len(self.jobs[job_id].entries):
+                await self._release(job_id)
+
+    async def _release(self, job_id: str) -> None:
+        async with self._redis.pipeline() as pipe:
+            pipe.delete(contract.lease_key(job_id), contract.arq_job_key(job_id))
+            pipe.zrem(self._queue, job_id)
+            await pipe.execute()
+        self.jobs.pop(job_id)
