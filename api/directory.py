@@ -24,8 +24,8 @@ class Directory(msgspec.Struct, frozen=True):
         return next((card for card in self.cards if card.name == name), None)
 
     def resolve(self, name: str, *, strict: bool) -> contract.ModelCard:
-        """The model that serves a request for `name`: any name means the one there is, unless
-        `strict`.
+        """The model that serves a request for `name`: unless `strict`, any name means the one that
+        is served.
 
         Raises ApiError `no_workers` while no model is known, `model_not_found` if the name fits
         none.
@@ -33,14 +33,19 @@ class Directory(msgspec.Struct, frozen=True):
         if not self.cards:
             raise ApiError("no_workers", "No worker serves a model yet; try again soon.")
         card = self.card(name)
-        if card is None and not strict and len(self.cards) == 1:
-            return self.cards[0]
+        if card is None and not strict and len(served := self._served()) == 1:
+            return served[0]
         if card is None:
             known = ", ".join(sorted(card.name for card in self.cards))
             raise ApiError(
                 "model_not_found", f"The model '{name}' is not served; there is: {known}.", "model"
             )
         return card
+
+    def _served(self) -> list[contract.ModelCard]:
+        """The models that have a live worker; without any, those that had one a moment ago."""
+        alive = {beat.model for beat in self.heartbeats}
+        return [card for card in self.cards if card.name in alive] or list(self.cards)
 
     @property
     def is_ready(self) -> bool:

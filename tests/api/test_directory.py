@@ -27,6 +27,11 @@ def test_the_only_model_serves_any_name():
     assert Directory((card("a/b"),)).resolve("gpt-4o", strict=False).name == "a/b"
 
 
+def test_a_model_whose_workers_are_gone_leaves_any_name_to_the_live_one():
+    directory = Directory((card("old"), card("new")), (beat("new"),))
+    assert directory.resolve("gpt-4o", strict=False).name == "new"
+
+
 @pytest.mark.parametrize("strict", [False, True])
 def test_an_exact_name_is_served(strict):
     assert Directory((card("a"), card("b"))).resolve("b", strict=strict).name == "b"

@@ -32,6 +32,7 @@ class Stack:
             "REDIS_URL": redis_url,
             "TRAMONTANE_HOST": "127.0.0.1",
             "TRAMONTANE_LEASE_S": "2",
+            "TRAMONTANE_HEARTBEAT_S": "0.2",
             "TRAMONTANE_NUM_THREADS": "1",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -39,7 +40,7 @@ class Stack:
     def start(self, *command: str, **environ: str) -> subprocess.Popen[bytes]:
         log = (self.directory / f"{len(self.processes)}-{command[0]}.log").open("wb")
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy", *command],
+            [sys.executable, "-m", "deploy.cli", *command],
             cwd=ROOT,
             env={**self.environ, **environ},
             stdout=log,

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import signal
+import socket
+import time
 
 import httpx2
 import psutil
@@ -50,17 +52,18 @@ def whole(api_url):
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "plain"])
-def test_a_dropped_connection_frees_the_sequence(api_url, wait, stream):
+def test_a_dropped_connection_frees_the_sequences(api_url, wait, stream):
     wait(lambda: running(api_url) == 0, "idle before the test")
-    body = STORY | {"stream": stream, "max_tokens": 900}
-    timeout = httpx2.Timeout(30, read=30 if stream else 0.3)
-    with (
-        contextlib.suppress(httpx2.ReadTimeout),
-        httpx2.stream("POST", api_url + "/v1/chat/completions", json=body, timeout=timeout) as r,
-    ):
-        next(read_frames(r.iter_lines()))
-        wait(lambda: running(api_url) == 1, "the gauge shows the sequence")
-    wait(lambda: running(api_url) == 0, "the sequence is freed", 3)
+    # Sixteen long choices keep the worker busy for far longer than the test waits.
+    body = json.dumps(STORY | {"stream": stream, "max_tokens": 900, "n": 16}).encode()
+    host, port = api_url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + body)
+        wait(lambda: running(api_url) > 0, "the gauge shows the sequences", 5)
+        began = time.monotonic()
+    wait(lambda: running(api_url) == 0, "the sequences are freed", 3)
+    assert time.monotonic() - began < 3
     assert all(w["kv_blocks_used"] == 0 for w in gauges(api_url))
 
 
@@ -77,7 +80,7 @@ def test_last_event_id_resumes_on_another_api_process(stack, wait, other_api_url
     ) as r:
         assert r.status_code == 200
         rest = list(read_frames(r.iter_lines()))
-    assert rest[0][0] == last + 1
+    assert rest[0][0] > last
     assert "".join(text for _, text in got + rest) == whole
 
 
