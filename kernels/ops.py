@@ -1,0 +1,92 @@
+"""The engine's one door to the kernels: Triton for CUDA tensors, torch for all others.
+
+Contracts are in kernels/reference/. Importing this file loads no Triton and asks nothing of a GPU;
+a launcher is imported when the first CUDA tensor comes in.
+"""
+
+from torch import Tensor
+
+from kernels.cpu import paged_attention as cpu_paged_attention
+from kernels.cpu import rotary as cpu_rotary
+from kernels.cpu import write_kv as cpu_write_kv
+from kernels.reference import add_rms_norm as reference_add_rms_norm
+from kernels.reference import philox as reference_philox
+from kernels.reference import rms_norm as reference_rms_norm
+from kernels.reference import silu_mul as reference_silu_mul
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the last dimension of x [T, D] or [T, H, D]; weight [D]."""
+    if x.is_cuda:
+        from kernels.rms_norm import rms_norm as launch
+
+        return launch(x, weight, eps)
+    return reference_rms_norm.rms_norm(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`h = x + residual`, all [T, D]; returns (RMSNorm of h, h)."""
+    if x.is_cuda:
+        from kernels.add_rms_norm import add_rms_norm as launch
+
+        return launch(x, residual, weight, eps)
+    return reference_add_rms_norm.add_rms_norm(x, residual, weight, eps)
+
+
+def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotated copies of query [T, Hq, D] and key [T, Hkv, D]; cos, sin [T, R/2]."""
+    if query.is_cuda:
+        from kernels.rotary import rotary as launch
+
+        return launch(query, key, cos, sin)
+    return cpu_rotary.rotary(query, key, cos, sin)
+
+
+def silu_mul(gate_up: Tensor) -> Tensor:
+    """`silu(gate) * up` of gate_up [T, 2I]; returns [T, I]."""
+    if gate_up.is_cuda:
+        from kernels.silu_mul import silu_mul as launch
+
+        return launch(gate_up)
+    return reference_silu_mul.silu_mul(gate_up)
+
+
+def write_kv(
+    key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+) -> None:
+    """Store key and value [T, Hkv, D] at slots [T] int64 of caches [N, B, Hkv, D]; -1 skips."""
+    if key.is_cuda:
+        from kernels.write_kv import write_kv as launch
+
+        return launch(key, value, key_cache, value_cache, slots)
+    return cpu_write_kv.write_kv(key, value, key_cache, value_cache, slots)
+
+
+def paged_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Causal attention of query [T, Hq, D] over the block cache; contract in the reference."""
+    if query.is_cuda:
+        from kernels.paged_attention import paged_attention as attend
+    else:
+        attend = cpu_paged_attention.paged_attention
+    caches = (key_cache, value_cache)
+    sequences = (block_tables, query_starts, context_lengths)
+    return attend(query, *caches, *sequences, scale, window, softcap)
+
+
+def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:
+    """Uniforms in (0, 1) [S, num] float32, a function of seed, choice and position [S] int64."""
+    if seeds.is_cuda:
+        from kernels.philox import uniform as launch
+
+        return launch(seeds, choices, positions, num)
+    return reference_philox.uniform(seeds, choices, positions, num)

@@ -1,0 +1,222 @@
+"""Paged attention: the reference against plain attention in float64, both fast paths against it.
+
+Caches are filled with NaN wherever no token lives, and table entries that nobody may read point
+nowhere.
+"""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from kernels.cpu.paged_attention import _padded
+from kernels.cpu.paged_attention import paged_attention as cpu_paged_attention
+from kernels.reference.paged_attention import paged_attention as reference_paged_attention
+
+NOWHERE = 1 << 30
+
+
+class Case(NamedTuple):
+    """A batch: its sequences as (query rows, context length), and the model's shape."""
+
+    sequences: list[tuple[int, int]]
+    heads: tuple[int, int, int]  # query heads, KV heads, head dimension
+    block_size: int = 16
+    window: int = 0
+    softcap: float = 0.0
+
+
+CASES = {
+    "one-token": Case([(1, 1)], (2, 1, 16)),
+    "decode": Case([(1, 33), (1, 1), (1, 200), (1, 97)], (4, 2, 64)),
+    "prefill": Case([(70, 70)], (4, 2, 64)),
+    "mixed": Case([(1, 50), (13, 40), (1, 1), (9, 9), (2, 71)], (8, 2, 32)),
+    "empty-among": Case([(0, 0), (1, 20), (0, 5), (3, 7), (0, 0)], (2, 2, 32)),
+    "dim-80": Case([(1, 37), (5, 20)], (2, 2, 80)),
+    "dim-96-block-7": Case([(1, 37), (5, 20)], (4, 2, 96), block_size=7),
+    "odd-groups": Case([(1, 70), (12, 40)], (7, 1, 24), block_size=1),
+    "many-groups": Case([(1, 40), (3, 12)], (40, 2, 16)),
+    "window": Case([(1, 150), (40, 90), (1, 3), (6, 6)], (4, 2, 32), window=24),
+    "window-1": Case([(1, 20), (5, 9)], (2, 1, 16), window=1),
+    "wide-window": Case([(1, 20), (5, 9)], (2, 1, 16), window=1000),
+    "softcap": Case([(1, 40), (6, 30)], (4, 2, 32), softcap=5.0),
+    "window-softcap": Case([(1, 90), (30, 50)], (4, 4, 32), block_size=5, window=17, softcap=2.0),
+    "block-larger-than-context": Case([(1, 9), (4, 4)], (2, 1, 32), block_size=128),
+}
+
+
+class Inputs(NamedTuple):
+    """The arguments of paged_attention, and the plain keys and values [L, Hkv, D] behind them."""
+
+    arguments: tuple[Any, ...]
+    query: torch.Tensor
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+
+
+def build(case, dtype, generator, scale=None):
+    num_heads, num_kv_heads, dim = case.heads
+    size = case.block_size
+    rows, lengths = zip(*case.sequences, strict=True)
+    num_blocks = [-(-length // size) for length in lengths]
+    order = torch.randperm(sum(num_blocks) + 2, generator=generator).int()
+    tables = torch.full((len(lengths), max(num_blocks) + 2), NOWHERE, dtype=torch.int32)
+    caches = torch.full((2, len(order), size, num_kv_heads, dim), torch.nan, dtype=dtype)
+    states = [
+        torch.randn(2, length, num_kv_heads, dim, generator=generator).to(dtype)
+        for length in lengths
+    ]
+    for sequence, (state, count) in enumerate(zip(states, num_blocks, strict=True)):
+        blocks, order = order[:count], order[count:]
+        tables[sequence, :count] = blocks
+        for token in range(state.shape[1]):
+            caches[:, blocks[token // size], token % size] = state[:, token]
+    # A view of a fused projection, as the engine has it.
+    query = torch.randn(sum(rows), num_heads + 3, dim, generator=generator).to(dtype)
+    query = query[:, :num_heads]
+    starts = torch.tensor([0, *rows]).cumsum(0).int()
+    arguments = (
+        *(query, caches[0], caches[1], tables, starts, torch.tensor(lengths).int()),
+        *(scale or dim**-0.5, case.window, case.softcap),
+    )
+    return Inputs(arguments, query, [s[0] for s in states], [s[1] for s in states])
+
+
+def plain_attention(case, inputs):
+    """Attention in float64 on unpaged keys, a token at a time; no code shared with the kernels."""
+    scale, window, softcap = inputs.arguments[6:]
+    groups = case.heads[0] // case.heads[1]
+    row, results = 0, [torch.empty(0, *inputs.query.shape[1:], dtype=torch.float64)]
+    for (rows, length), key, value in zip(case.sequences, inputs.keys, inputs.values, strict=True):
+        for position in range(length - rows, length):
+            seen = slice(max(0, position + 1 - window) if window else 0, position + 1)
+            query = inputs.query[row].double()
+            keys, values = (
+                part[seen].double().repeat_interleave(groups, dim=1) for part in (key, value)
+            )
+            scores = (keys * query).sum(-1) * scale  # [L, Hq]
+            if softcap:
+                scores = softcap * (scores / softcap).tanh()
+            results.append((scores.softmax(0)[..., None] * values).sum(0)[None])
+            row += 1
+    return torch.cat(results)
+
+
+def assert_near(result, expected, dtype):
+    """Relative to the whole: half precision also rounds the weights of the second product."""
+    bound = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    assert result.dtype == dtype
+    error = (result.double() - expected.double()).norm() / expected.double().norm()
+    assert error <= bound, f"relative error {error:.1e}"
+
+
+@pytest.fixture(params=list(CASES.values()), ids=list(CASES))
+def case(request):
+    return request.param
+
+
+def test_reference_is_plain_attention_in_float64(case, dtype, generator):
+    inputs = build(case, dtype, generator)
+    expected = plain_attention(case, inputs)
+    assert_near(reference_paged_attention(*inputs.arguments), expected, dtype)
+
+
+def test_cpu_path_equals_reference(case, dtype, generator):
+    inputs = build(case, dtype, generator)
+    expected = reference_paged_attention(*inputs.arguments)
+    assert_near(cpu_paged_attention(*inputs.arguments), expected, dtype)
+
+
+@pytest.mark.parametrize("sequences", [[(300, 700)], [(600, 600)], [(1, 1500)]], ids=str)
+@pytest.mark.parametrize("window", [0, 100], ids=["all", "window"])
+def test_cpu_path_cuts_long_chunks_without_a_seam(sequences, window, generator):
+    inputs = build(Case(sequences, (2, 1, 16), window=window), torch.float32, generator)
+    expected = reference_paged_attention(*inputs.arguments)
+    assert_near(cpu_paged_attention(*inputs.arguments), expected, torch.float32)
+
+
+def test_kernel_equals_reference(case, dtype, generator, device, launcher):
+    inputs = build(case, dtype, generator)
+    expected = reference_paged_attention(*inputs.arguments)
+    placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
+    assert_near(launcher("paged_attention")(*placed).cpu(), expected, dtype)
+
+
+def test_kernel_takes_caches_of_any_strides(generator, device, launcher):
+    inputs = build(Case([(1, 37), (5, 20)], (4, 2, 32)), torch.float32, generator)
+    expected = reference_paged_attention(*inputs.arguments)
+    query, keys, values, *rest = [
+        part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments
+    ]
+    keys = torch.nn.functional.pad(keys, (0, 3, 0, 1), value=torch.nan)[:, :, :2, :32]
+    values = values.transpose(0, 1).contiguous().transpose(0, 1)
+    result = launcher("paged_attention")(query, keys, values, *rest)
+    assert_near(result.cpu(), expected, torch.float32)
+
+
+def test_large_scores_overflow_nothing(device, launcher, generator):
+    case = Case([(1, 30), (4, 20)], (2, 1, 16), softcap=3.0)
+    for capped in (case, case._replace(softcap=0.0)):
+        inputs = build(capped, torch.float32, generator, scale=1000.0)
+        expected = reference_paged_attention(*inputs.arguments)
+        placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
+        torch.testing.assert_close(launcher("paged_attention")(*placed).cpu(), expected)
+        torch.testing.assert_close(cpu_paged_attention(*inputs.arguments), expected)
+
+
+@pytest.mark.parametrize("window", [0, 24], ids=["all", "window"])
+def test_cpu_path_gives_a_sequence_the_same_bits_whatever_its_neighbours(window, generator):
+    sequences = [(1, 50), (13, 40), (1, 49), (1, 300), (1, 51), (1, 1), (30, 30)]
+    inputs = build(Case(sequences, (4, 2, 64), window=window), torch.float32, generator)
+    query, keys, values, tables, starts, lengths, *rest = inputs.arguments
+    together = cpu_paged_attention(*inputs.arguments)
+    for sequence in range(len(sequences)):
+        rows = slice(int(starts[sequence]), int(starts[sequence + 1]))
+        alone = cpu_paged_attention(
+            *(query[rows], keys, values, tables[sequence : sequence + 1]),
+            torch.tensor([0, rows.stop - rows.start]).int(),
+            lengths[sequence : sequence + 1],
+            *rest,
+        )
+        assert torch.equal(alone, together[rows])
+
+
+def test_cpu_path_splits_a_large_batch_without_a_trace(generator):
+    sequences = [(1, 40 + index % 9) for index in range(64)]  # 1 KiB a key: more than 2 MiB
+    inputs = build(Case(sequences, (4, 4, 64)), torch.float32, generator)
+    whole = cpu_paged_attention(*inputs.arguments)
+    assert_near(whole, reference_paged_attention(*inputs.arguments), torch.float32)
+    query, keys, values, tables, _, lengths, *rest = inputs.arguments
+    start = torch.tensor([0, 1]).int()
+    for index in range(0, 64, 7):
+        one = slice(index, index + 1)
+        alone = cpu_paged_attention(
+            query[one], keys, values, tables[one], start, lengths[one], *rest
+        )
+        assert torch.equal(alone, whole[one])
+
+
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 100, 129, 511, 512, 513, 4000, 4097], ids=str)
+def test_cpu_path_pads_by_a_quarter_at_most(length):
+    assert length <= _padded(length) <= max(16 * -(-length // 16), length * 1.25)
+
+
+@pytest.mark.parametrize(
+    ("position", "wrong", "complaint"),
+    [
+        (0, torch.ones(2, 3, 8), "query heads modulo KV heads: got 1, expected 0"),
+        (0, torch.ones(2, 4, 9), "head dimension of query: got 9, expected 8"),
+        (1, torch.ones(5, 4, 2, 8).half(), "dtype of key_cache: got torch.float16, expected"),
+        (3, torch.ones(3, 2).int(), "rows of block_tables: got 3, expected 1"),
+        (4, torch.tensor([0]).int(), r"shape of query_starts: got \(1,\), expected \(2,\)"),
+        (5, torch.tensor([2]), "dtype of context_lengths: got torch.int64, expected torch.int32"),
+    ],
+    ids=["groups", "head-dim", "dtype", "tables", "starts", "lengths"],
+)
+def test_launcher_names_what_it_got_and_expected(position, wrong, complaint, launcher):
+    cache = torch.ones(5, 4, 2, 8)
+    arguments: list[Any] = [torch.ones(2, 4, 8), cache, cache, torch.ones(1, 2).int()]
+    arguments += [torch.tensor([0, 2]).int(), torch.tensor([2]).int(), 1.0]
+    arguments[position] = wrong
+    with pytest.raises(ValueError, match=complaint):
+        launcher("paged_attention")(*arguments)
