@@ -4,7 +4,7 @@ Structs travel as MessagePack with a schema version. The arq argument is the job
 prompt reaches a log.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, Literal
 
@@ -126,6 +126,16 @@ class Fence(msgspec.Struct, frozen=True, array_like=True, tag="x"):
 
 Event = Started | Tokens | Done | Failed | Fence
 
+# The codes of Failed that a worker writes itself; the others are those of engine/errors.py.
+WORKER_FAILURES = (
+    "cancelled",  # the client gave the job up
+    "job_expired",  # it waited longer than its record lives
+    "too_many_attempts",  # engines died under it again and again
+    "unreadable_job",  # its record or log is of another schema version, or damaged
+    "timeout",  # it ran longer than a job may
+    "internal_error",  # our bug; the worker's log has the traceback
+)
+
 
 def num_events(event: Event) -> int:
     """How many event numbers (the SSE ids) the entry takes."""
@@ -208,6 +218,11 @@ def encode_batch(appends: Iterable[Append]) -> bytes:
     """A step's entries for the step script, which also publishes them as they are."""
     items = [(a.job, a.index, _raw_string(a.payload), a.ttl_s) for a in appends]
     return _encoder.encode((SCHEMA_VERSION, items))
+
+
+def encode_previous(entries: Mapping[str, bytes]) -> bytes:
+    """Per job the entry before its first one in a batch, for the step script to compare."""
+    return _encoder.encode({job: _raw_string(entry) for job, entry in entries.items()})
 
 
 def decode_batch(data: bytes) -> list[tuple[str, int, bytes]]:

@@ -1,16 +1,22 @@
 -- Renew the leases of all running jobs of one worker.
 -- KEYS: none   ARGV: lease ms, record ttl ms, then id, owner, attempt of each job
 -- Returns per job 0 lost, 1 renewed, 2 renewed and cancelled. A lease that ran out (a pause, a Redis restart) is taken
--- back as long as no later attempt has begun.
+-- back as long as no later attempt has begun and we did not release it ourselves a moment ago. A job whose record Redis
+-- lost altogether stays ours: nobody else can have it, and its log is written again from our memory.
 local states = {}
 for i = 3, #ARGV, 3 do
   local id, owner, attempt = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local lease = 'arq:in-progress:' .. id
+  local lease, job = 'arq:in-progress:' .. id, 'job:' .. id
   local holder = redis.call('GET', lease)
+  local is_ours = holder == owner
+  if not holder then
+    local record = redis.call('HMGET', job, 'attempts', 'released')
+    is_ours = (not record[1] or record[1] == attempt) and record[2] ~= owner
+  end
   local state = 0
-  if holder == owner or (not holder and redis.call('HGET', 'job:' .. id, 'attempts') == attempt) then
+  if is_ours then
     redis.call('SET', lease, owner, 'PX', ARGV[1])
-    redis.call('PEXPIRE', 'job:' .. id, ARGV[2])
+    redis.call('PEXPIRE', job, ARGV[2])
     redis.call('PEXPIRE', 'arq:job:' .. id, ARGV[2])
     state = 1 + redis.call('EXISTS', 'cancel:' .. id)
   end

@@ -1,0 +1,228 @@
+"""Fixtures of the worker's tests: the wire, a worker inside the test's loop, worker processes."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+
+from engine.config import EngineConfig
+from engine.messages import EngineStats, SequenceRequest
+from engine.text.text_model import TextModel, load_text_model
+from engine.weights.files import ModelFiles, ModelRef, resolve
+from tests.scripted_engine import ScriptedEngine
+from tests.workers.wire import QUEUE, Wire
+from workers.config import WorkerConfig
+from workers.contract import WORKERS_KEY, ModelCard, control_channel, wake_channel
+from workers.engine_process import EngineProcess
+from workers.heartbeat import Pulse
+from workers.job_run import Runs
+from workers.lease import Leases
+from workers.redis_link import Scripts, close, connect
+from workers.service import Service
+from workers.subscription import Subscription
+from workers.token_log import TokenLog
+from workers.worker import EngineWorker
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def model_files() -> ModelFiles:
+    return resolve(ModelRef(model="builtin"))
+
+
+@pytest.fixture(scope="session")
+def text(model_files: ModelFiles) -> TextModel:
+    return load_text_model(model_files)
+
+
+@pytest.fixture
+async def wire(redis_url: str) -> AsyncIterator[Wire]:
+    wire = Wire(redis_url)
+    yield wire
+    await wire.client.aclose()
+
+
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[Scripts]:
+    """The worker's scripts over a client of their own."""
+    client = connect(redis_url, QUEUE)
+    yield Scripts(client)
+    await close(client)
+
+
+class LocalEngine:
+    """A scripted engine in the worker's own loop, in the place of EngineProcess."""
+
+    def __init__(self, engine: ScriptedEngine, runs: Runs, step_s: float) -> None:
+        self.engine = engine
+        self.info = engine.info
+        self.is_ready = True
+        self.step_s = step_s
+        self._runs = runs
+        self._work = asyncio.Event()
+
+    @property
+    def stats(self) -> EngineStats:
+        return self.engine.stats()
+
+    def add(self, request: SequenceRequest) -> None:
+        self.engine.add(request)
+        self._work.set()
+
+    def cancel(self, sequence_id: str) -> None:
+        self.engine.cancel(sequence_id)
+
+    def die(self) -> None:
+        """What EngineProcess does when its child has gone."""
+        for sequence_id in list(self.engine._running) + list(self.engine._waiting):
+            self.engine.cancel(sequence_id)
+        self._runs.on_engine_death()
+
+    async def run(self) -> None:
+        while True:
+            if not self.engine.has_work():
+                self._work.clear()
+                await self._work.wait()
+            await asyncio.sleep(self.step_s)
+            self._runs.on_outputs(self.engine.step())
+
+
+class LocalWorker:
+    """A whole worker but for its engine process."""
+
+    def __init__(
+        self, url: str, name: str, text: TextModel, files: ModelFiles, **settings: Any
+    ) -> None:
+        step_s = settings.pop("step_s", 0.0)
+        config = WorkerConfig(redis_url=url, **{"lease_s": 1.0, **settings})
+        self.client = connect(url, QUEUE)
+        scripts = Scripts(self.client)
+        ttls = {"job_ttl_s": config.job_ttl_s, "result_ttl_s": config.result_ttl_s}
+        token_log = TokenLog(scripts, **ttls)
+        runs = Runs(token_log)
+        engine_config = EngineConfig(max_seqs=config.max_seqs, max_model_len=config.max_model_len)
+        self.engine = LocalEngine(ScriptedEngine(files, engine_config), runs, step_s)
+        leases = Leases(scripts, worker=name, queue=QUEUE, lease_s=config.lease_s, **ttls)
+        card = ModelCard(name="m", queue=QUEUE, context_length=1, vocab_size=1, created_s=0)
+        pulse = Pulse(scripts, name, card, lambda: self.engine.stats, period_s=config.heartbeat_s)
+        self.service = Service(
+            config,
+            name,
+            QUEUE,
+            text,
+            self.engine.info,
+            cast(EngineProcess, self.engine),
+            scripts,
+            token_log,
+            leases,
+            runs,
+            pulse,
+        )
+        self.worker = EngineWorker(self.service, self.client)
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> "LocalWorker":
+        service = self.service
+        subscription = Subscription(
+            service.config.redis_url,
+            {
+                wake_channel(QUEUE): lambda _: self.worker.wake(),
+                control_channel(QUEUE): service.leases.cancel,
+            },
+            on_ready=self.worker.wake,
+        )
+        self.task = asyncio.create_task(
+            self.worker.main(
+                self.engine.run(),
+                service.token_log.run(),
+                service.leases.run(),
+                service.pulse.run(),
+                subscription.run(),
+            )
+        )
+        return self
+
+    async def end(self) -> None:
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.wait([self.task])
+        await close(self.client)
+
+
+@pytest.fixture
+async def local_worker(
+    redis_url: str, text: TextModel, model_files: ModelFiles
+) -> AsyncIterator[Callable[..., LocalWorker]]:
+    """Makes workers inside the test's loop; call `.start()` to let one take jobs."""
+    workers: list[LocalWorker] = []
+
+    def make(name: str = "w1", url: str = redis_url, **settings: Any) -> LocalWorker:
+        workers.append(LocalWorker(url, name, text, model_files, **settings))
+        return workers[-1]
+
+    yield make
+    for worker in workers:
+        await worker.end()
+
+
+class Processes:
+    """Worker processes with the scripted engine, and what they said."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, url: str, **environ: str) -> subprocess.Popen[bytes]:
+        variables = {
+            **os.environ,
+            "REDIS_URL": url,
+            "TRAMONTANE_ENGINE": "tests.scripted_engine:load_engine",
+            "TRAMONTANE_MODEL_NAME": "m",
+            "TRAMONTANE_LEASE_S": "1",
+            "SCRIPTED_STEP_MS": "10",
+            **environ,
+        }
+        with (self.directory / f"{len(self.started)}.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "workers"], cwd=ROOT, env=variables, stderr=log
+            )
+        self.started.append(process)
+        return process
+
+    def start_ready(
+        self, url: str, count: int = 1, **environ: str
+    ) -> list[subprocess.Popen[bytes]]:
+        """Start `count` workers and wait until Redis knows that many more."""
+        with redis.Redis.from_url(url) as client:
+            known = client.zcard(WORKERS_KEY)
+            processes = [self.start(url, **environ) for _ in range(count)]
+            deadline = time.monotonic() + 30
+            while client.zcard(WORKERS_KEY) < known + count:
+                assert time.monotonic() < deadline, self.logs()
+                time.sleep(0.02)
+        return processes
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text() for path in sorted(self.directory.glob("*.log")))
+
+    def end(self) -> None:
+        for process in self.started:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with tempfile.TemporaryDirectory(prefix="tr-") as directory:
+        processes = Processes(Path(directory))
+        yield processes
+        processes.end()

@@ -1,0 +1,69 @@
+"""A worker's settings, and what the engine and the model finder get of them."""
+
+import pytest
+
+from engine.config import EngineConfig
+from workers.config import WorkerConfig, engine_config, model_ref
+from workers.environment import SettingError, load, settings_of
+
+
+def test_the_defaults_serve_the_built_in_model():
+    config = load(WorkerConfig, {})
+    assert model_ref(config).model == "builtin"
+    assert engine_config(config) == EngineConfig()
+
+
+def test_each_setting_reaches_the_engine():
+    config = load(
+        WorkerConfig,
+        {
+            "TRAMONTANE_DEVICE": "cpu",
+            "TRAMONTANE_DTYPE": "bfloat16",
+            "TRAMONTANE_MAX_SEQS": "7",
+            "TRAMONTANE_MAX_MODEL_LEN": "512",
+            "TRAMONTANE_MAX_NUM_BATCHED_TOKENS": "99",
+            "TRAMONTANE_BLOCK_SIZE": "32",
+            "TRAMONTANE_KV_CACHE_MB": "3",
+            "TRAMONTANE_PREFIX_CACHE_N": "0",
+            "TRAMONTANE_PAGED_ATTN": "false",
+            "TRAMONTANE_NUM_THREADS": "2",
+        },
+    )
+    assert engine_config(config) == EngineConfig(
+        device="cpu",
+        dtype="bfloat16",
+        max_seqs=7,
+        max_model_len=512,
+        max_num_batched_tokens=99,
+        block_size=32,
+        kv_cache_bytes=3_000_000,
+        enable_prefix_cache=False,
+        paged_attn=False,
+        num_threads=2,
+    )
+
+
+def test_the_guide_s_flags_have_their_names():
+    flags = {item.field: item.flag for item in settings_of(WorkerConfig)}
+    assert flags["model_file"] == "--file"
+    assert flags["paged_attn"] == "--no-paged-attn"
+    assert flags["block_size"] == "--pa-blk-size"
+    assert flags["kv_cache_mb"] == "--pa-gpu-mem"
+    variables = {item.field: item.variable for item in settings_of(WorkerConfig)}
+    assert (variables["redis_url"], variables["log"]) == ("REDIS_URL", "TRAMONTANE_LOG")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TRAMONTANE_MAX_SEQS", "0"),
+        ("TRAMONTANE_MAX_SEQS", "many"),
+        ("TRAMONTANE_LEASE_S", "0"),
+        ("TRAMONTANE_LOG", "loud"),
+        ("TRAMONTANE_KIND", "ggml"),
+        ("TRAMONTANE_ENGINE", "no colon"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(variable, value):
+    with pytest.raises(SettingError, match=variable):
+        load(WorkerConfig, {variable: value})

@@ -1,0 +1,121 @@
+"""From a job to sequences: whose sampling value wins, which limits hold, what is refused."""
+
+import pytest
+
+from engine.errors import EngineError, InvalidInput, PromptTooLong
+from engine.messages import EngineInfo
+from engine.text.generation_config import GenerationDefaults
+from tests.workers.wire import PROMPT, make_job
+from workers.prepare import prepare
+
+INFO = EngineInfo(
+    context_length=64, vocab_size=2048, kv_tokens=4096, max_seqs=4, device="x", dtype="x"
+)
+
+
+def chat(**changes):
+    messages = [{"role": "user", "content": "hello"}]
+    return make_job(**{"kind": "chat", "prompts": None, "messages": messages, **changes})
+
+
+def test_every_prompt_makes_n_choices_in_order(text):
+    plans = prepare(make_job(prompts=[[5], [6, 7]], n=2), text, INFO)
+    assert [(plan.prompt, plan.prompt_ids, plan.params.choice) for plan in plans] == [
+        (0, [5], 0),
+        (0, [5], 1),
+        (1, [6, 7], 2),
+        (1, [6, 7], 3),
+    ]
+
+
+def test_a_chat_prompt_is_the_template_s_text_as_tokens(text):
+    (plan,) = prepare(chat(max_tokens=4), text, INFO)
+    rendered = text.chat_template.render([{"role": "user", "content": "hello"}])
+    assert plan.prompt_ids == text.tokenizer.encode(rendered, add_special_tokens=False)
+
+
+def test_a_text_prompt_gets_the_special_tokens_of_the_model(text):
+    (plan,) = prepare(make_job(prompts=["hello"]), text, INFO)
+    assert plan.prompt_ids == text.tokenizer.encode("hello")
+
+
+@pytest.mark.parametrize(
+    ("asked", "default", "used"),
+    [(0.2, 0.7, 0.2), (None, 0.7, 0.7), (None, None, 1.0), (0.0, 0.7, 0.0)],
+    ids=["request", "makers", "neutral", "zero counts"],
+)
+def test_the_request_goes_before_the_makers_and_these_before_neutral(text, asked, default, used):
+    model = text._replace(defaults=GenerationDefaults(temperature=default, top_p=default))
+    (plan,) = prepare(make_job(temperature=asked, top_p=asked), model, INFO)
+    assert (plan.params.temperature, plan.params.top_p) == (used, used)
+
+
+def test_a_negative_top_k_is_off(text):
+    (plan,) = prepare(make_job(top_k=-1), text, INFO)
+    assert plan.params.top_k == 0
+
+
+def test_the_ends_that_the_text_side_knows_stop_the_engine_unless_told_otherwise(text):
+    (plan,) = prepare(make_job(stop_token_ids=(9,)), text, INFO)
+    assert set(plan.params.stop_token_ids) == {9, *text.tokenizer.eos_ids}
+    (plan,) = prepare(make_job(stop_token_ids=(9,), ignore_eos=True), text, INFO)
+    assert plan.params.stop_token_ids == (9,)
+
+
+def test_without_max_tokens_a_chat_fills_the_context_and_a_completion_stops_at_16(text):
+    (plan,) = prepare(chat(max_tokens=None), text, INFO)
+    assert len(plan.prompt_ids) + plan.params.max_tokens == INFO.context_length
+    (plan,) = prepare(make_job(max_tokens=None), text, INFO)
+    assert plan.params.max_tokens == 16
+    (plan,) = prepare(make_job(max_tokens=None, prompts=[[5] * 60]), text, INFO)
+    assert plan.params.max_tokens == 4
+
+
+@pytest.mark.parametrize(
+    ("num_prompt", "max_tokens", "fits"),
+    [(60, 4, True), (60, 5, False), (63, None, True), (64, None, False), (64, 0, False)],
+)
+def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fits):
+    job = make_job(prompts=[[5] * num_prompt], max_tokens=max_tokens)
+    if fits:
+        prepare(job, text, INFO)
+        return
+    with pytest.raises(PromptTooLong) as refusal:
+        prepare(job, text, INFO)
+    assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "prompt")
+
+
+def test_a_small_kv_cache_is_a_limit_as_well(text):
+    small = EngineInfo(
+        context_length=64, vocab_size=2048, kv_tokens=32, max_seqs=4, device="x", dtype="x"
+    )
+    with pytest.raises(PromptTooLong, match="32 tokens"):
+        prepare(make_job(prompts=[[5] * 32]), text, small)
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [
+        ({"prompts": [[2048]]}, "prompt"),
+        ({"prompts": [[-1]]}, "prompt"),
+        ({"prompts": [[]]}, "prompt"),
+        ({"logit_bias": {2048: 1.0}}, "logit_bias"),
+        ({"stop_token_ids": (5000,)}, "stop_token_ids"),
+    ],
+    ids=["past the end", "negative", "empty", "bias", "stop id"],
+)
+def test_what_only_the_model_can_judge_is_refused_with_its_field(text, changes, param):
+    with pytest.raises(InvalidInput) as refusal:
+        prepare(make_job(**changes), text, INFO)
+    assert (refusal.value.code, refusal.value.param) == ("invalid_value", param)
+
+
+def test_a_model_without_a_template_cannot_chat(text):
+    with pytest.raises(EngineError, match="chat template"):
+        prepare(chat(), text._replace(chat_template=None), INFO)
+
+
+def test_a_retry_renders_the_prompt_of_the_first_time(text):
+    job = chat(max_tokens=4, template_kwargs={"now_s": 5, "custom": "x"})
+    assert prepare(job, text, INFO) == prepare(job, text, INFO)
+    assert prepare(make_job(), text, INFO)[0].prompt_ids == PROMPT

@@ -1,0 +1,313 @@
+"""Each Lua script by itself, against a real server."""
+
+import pytest
+
+from tests.workers.wire import QUEUE, Wire, make_job
+from workers import contract
+from workers.contract import Append, Done, Failed, Fence, Started, Usage, encode
+
+LEASE_MS = 60_000
+
+
+async def claim(wire: Wire, worker: str = "w1", free: int = 10, scan: int = 1000) -> list[str]:
+    """Ids taken, each with its attempt: `id:attempt`."""
+    reply = await wire.script("claim", [QUEUE], [worker, free, LEASE_MS, scan])
+    return [f"{reply[i].decode()}:{reply[i + 2].decode()}" for i in range(0, len(reply), 3)]
+
+
+async def release(wire: Wire, how: str, owner: str = "w1:1", job: str = "j") -> int:
+    keys = [contract.lease_key(job), QUEUE, contract.arq_job_key(job), f"arq:retry:{job}"]
+    args = [owner, job, how, contract.wake_channel(QUEUE), 5000]
+    result: int = await wire.script("release", [*keys, contract.job_key(job)], args)
+    return result
+
+
+async def renew(wire: Wire, owner: str = "w1:1", job: str = "j") -> int:
+    attempt = owner.rpartition(":")[2]
+    (state,) = await wire.script("renew", [], [LEASE_MS, LEASE_MS, job, owner, attempt])
+    result: int = state
+    return result
+
+
+async def open_job(wire: Wire, owner: str = "w1:1", job: str = "j"):
+    keys = [
+        contract.lease_key(job),
+        contract.job_key(job),
+        contract.log_key(job),
+        contract.cancel_key(job),
+    ]
+    worker, _, attempt = owner.rpartition(":")
+    return await wire.script(
+        "open", keys, [owner, encode(Fence(int(attempt), worker)), attempt, 77]
+    )
+
+
+async def step(wire: Wire, *appends: Append, channel: str = "api:A"):
+    return await wire.script("step", [], [channel, contract.encode_batch(appends)])
+
+
+STARTED = encode(Started(0, 3))
+DONE = encode(Done(1, Usage(3, 0)))
+
+
+class TestClaim:
+    async def test_takes_the_oldest_first_and_only_as_many_as_asked(self, wire):
+        for number in range(5):
+            await wire.enqueue(make_job(f"j{number}"))
+        assert await claim(wire, free=2) == ["j0:1", "j1:1"]
+        assert await claim(wire, free=2) == ["j2:1", "j3:1"]
+        assert await claim(wire, free=2) == ["j4:1"]
+
+    async def test_a_job_has_one_holder(self, wire):
+        await wire.enqueue(make_job())
+        assert await claim(wire, "w1") == ["j:1"]
+        assert await claim(wire, "w2") == []
+        assert await wire.client.get(contract.lease_key("j")) == b"w1:1"
+
+    async def test_an_ended_lease_gives_the_next_attempt(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire, "w1")
+        await wire.client.delete(contract.lease_key("j"))
+        assert await claim(wire, "w2") == ["j:2"]
+
+    async def test_looks_past_any_number_of_running_jobs(self, wire):
+        for number in range(400):
+            await wire.enqueue(make_job(f"j{number:03}"))
+        assert len(await claim(wire, "w1", free=399)) == 399
+        assert await claim(wire, "w2", free=5) == ["j399:1"]
+
+    async def test_looks_no_further_than_its_limit(self, wire):
+        for number in range(200):
+            await wire.enqueue(make_job(f"j{number:03}"))
+        await claim(wire, free=199)
+        assert await claim(wire, free=5, scan=128) == []
+
+    async def test_a_job_whose_record_expired_is_attempt_zero(self, wire):
+        await wire.enqueue(make_job())
+        await wire.client.delete(contract.job_key("j"))
+        assert await claim(wire) == ["j:0"]
+
+    async def test_leaves_jobs_of_the_future_alone(self, wire):
+        await wire.enqueue(make_job())
+        await wire.client.zadd(QUEUE, {"j": 10**14})
+        assert await claim(wire) == []
+
+
+class TestOpen:
+    async def test_refuses_who_does_not_hold_the_lease(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire, "w2")
+        assert await open_job(wire, "w1:1") == [0]
+        assert await wire.client.llen(contract.log_key("j")) == 0
+
+    async def test_a_first_attempt_finds_the_job_and_writes_nothing(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        assert await open_job(wire) == [1, encode(job), 0]
+        assert await wire.client.llen(contract.log_key("j")) == 0
+
+    async def test_a_later_attempt_fences_even_an_empty_log(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await wire.client.delete(contract.lease_key("j"))
+        await claim(wire, "w2")
+        fence = encode(Fence(2, "w2"))
+        assert (await open_job(wire, "w2:2"))[3:] == [fence]
+        assert 0 < await wire.client.ttl(contract.log_key("j")) <= 77
+        _, troubles = await step(wire, Append("j", 0, STARTED))
+        assert troubles == [b"j", b"fenced", 1]
+
+    async def test_a_log_that_ended_is_not_fenced(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await step(wire, Append("j", 0, STARTED), Append("j", 1, DONE))
+        assert (await open_job(wire))[3:] == [STARTED, DONE]
+
+    async def test_tells_of_a_cancel(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.cancel(job)
+        assert (await open_job(wire))[2] == 1
+
+
+class TestStep:
+    async def test_appends_and_publishes_in_order(self, wire):
+        async with wire.client.pubsub() as pubsub:
+            await pubsub.subscribe("api:A")
+            await pubsub.get_message(timeout=1)
+            reply = await step(wire, Append("j", 0, STARTED, 50), Append("j", 1, DONE, 7))
+            assert reply == [1, []]
+            message = await pubsub.get_message(timeout=1)
+        assert contract.decode_batch(message["data"]) == [("j", 0, STARTED), ("j", 1, DONE)]
+        assert await wire.client.lrange("log:j", 0, -1) == [STARTED, DONE]
+        assert await wire.client.ttl("log:j") == 7
+
+    async def test_a_repeated_entry_is_a_dup_and_not_published(self, wire):
+        await step(wire, Append("j", 0, STARTED))
+        async with wire.client.pubsub() as pubsub:
+            await pubsub.subscribe("api:A")
+            await pubsub.get_message(timeout=1)
+            reply = await step(wire, Append("j", 0, STARTED), Append("other", 0, STARTED))
+            message = await pubsub.get_message(timeout=1)
+        assert reply == [1, [b"j", b"dup", 1]]
+        assert contract.decode_batch(message["data"]) == [("other", 0, STARTED)]
+        assert await wire.client.llen("log:j") == 1
+
+    async def test_another_entry_at_the_index_is_fenced(self, wire):
+        await step(wire, Append("j", 0, STARTED))
+        assert await step(wire, Append("j", 0, DONE)) == [-1, [b"j", b"fenced", 1]]
+        assert await wire.client.lrange("log:j", 0, -1) == [STARTED]
+
+    async def test_an_entry_past_the_end_is_a_gap(self, wire):
+        assert await step(wire, Append("j", 3, STARTED)) == [-1, [b"j", b"gap", 0]]
+        assert await wire.client.exists("log:j") == 0
+
+    @pytest.mark.parametrize("size", [0, 31, 32, 65_535, 65_536], ids=str)
+    async def test_entries_of_every_size_cross_unchanged(self, wire, size):
+        payload = encode(Failed(0, "x", "m" * size))
+        await step(wire, Append("j", 0, payload))
+        assert await wire.client.lindex("log:j", 0) == payload
+
+
+class TestRenew:
+    async def test_renews_what_we_hold(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await wire.client.pexpire(contract.lease_key("j"), 50)
+        assert await renew(wire) == 1
+        assert await wire.client.pttl(contract.lease_key("j")) > 50_000
+
+    async def test_tells_what_another_holds(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire, "w2")
+        assert await renew(wire, "w1:1") == 0
+
+    async def test_takes_back_a_lease_that_ran_out(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await wire.client.delete(contract.lease_key("j"))
+        assert await renew(wire) == 1
+        assert await wire.client.get(contract.lease_key("j")) == b"w1:1"
+
+    async def test_does_not_take_back_what_a_later_attempt_has_had(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire, "w1")
+        await wire.client.delete(contract.lease_key("j"))
+        await claim(wire, "w2")
+        await wire.client.delete(contract.lease_key("j"))
+        assert await renew(wire, "w1:1") == 0
+
+    async def test_does_not_take_back_what_we_released(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await release(wire, "hand_back")
+        assert await renew(wire) == 0
+        assert await claim(wire, "w2") == ["j:2"]
+
+    async def test_keeps_a_job_whose_record_redis_lost(self, wire):
+        assert await renew(wire) == 1
+
+    async def test_tells_of_a_cancel(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.cancel(job)
+        assert await renew(wire) == 2
+
+
+class TestRelease:
+    async def test_done_leaves_the_log_and_the_record_to_their_expiry(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await step(wire, Append("j", 0, STARTED, 50))
+        assert await release(wire, "done") == 1
+        keys = {key.decode() for key in await wire.client.keys("*")}
+        assert keys == {"job:j", "log:j"}
+        assert 0 < await wire.client.pttl("job:j") <= 5000
+
+    async def test_hand_back_leaves_the_job_to_others_and_wakes_them(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await wire.client.set("arq:retry:j", 3)
+        async with wire.client.pubsub() as pubsub:
+            await pubsub.subscribe(contract.wake_channel(QUEUE))
+            await pubsub.get_message(timeout=1)
+            assert await release(wire, "hand_back") == 1
+            assert (await pubsub.get_message(timeout=1))["type"] == "message"
+        assert await claim(wire, "w2") == ["j:2"]
+        assert await wire.client.get("arq:retry:j") == b"2"
+
+    async def test_a_crash_counts_against_the_job(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await wire.client.set("arq:retry:j", 3)
+        await release(wire, "crashed")
+        assert await wire.client.get("arq:retry:j") == b"3"
+
+    @pytest.mark.parametrize("how", ["done", "hand_back", "crashed"])
+    async def test_a_stale_owner_changes_nothing(self, wire, how):
+        await wire.enqueue(make_job())
+        await claim(wire, "w2")
+        assert await release(wire, how, "w1:1") == 0
+        assert await wire.client.get(contract.lease_key("j")) == b"w2:1"
+        assert await wire.client.zscore(QUEUE, "j") is not None
+        assert await wire.client.exists(contract.arq_job_key("j")) == 1
+
+
+class TestCancel:
+    async def test_ends_a_waiting_job_at_once(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        assert await wire.cancel(job) == 1
+        (event,) = await wire.events()
+        assert isinstance(event, Failed)
+        assert await claim(wire) == []
+
+    async def test_tells_the_worker_of_a_running_one(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        assert await wire.cancel(job) == 0
+        assert await wire.client.zscore(QUEUE, "j") is not None
+
+    async def test_knows_an_ended_and_an_unknown_job(self, wire):
+        job = make_job()
+        assert await wire.cancel(job) == -1
+        await wire.enqueue(job)
+        await step(wire, Append("j", 0, DONE))
+        assert await wire.cancel(job) == 2
+
+
+class TestEnqueue:
+    async def test_refuses_an_id_twice_and_a_full_queue(self, wire):
+        assert await wire.enqueue(make_job()) == 1
+        assert await wire.enqueue(make_job()) == 0
+        assert await wire.enqueue(make_job("k"), limit=1) == -1
+
+    async def test_every_key_but_the_queue_expires(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        for key in await wire.client.keys("*"):
+            assert (await wire.client.ttl(key) > 0) is (key.decode() != QUEUE), key
+
+
+class TestHeartbeat:
+    async def beat(self, wire: Wire, worker: str = "w1") -> None:
+        keys = [f"worker:{worker}", "workers", "models", "models:seen"]
+        await wire.script("heartbeat", keys, [worker, b"beat", 60_000, "m", b"card"])
+
+    async def directory(self, wire: Wire):
+        return await wire.script("directory", ["workers", "models", "models:seen"], [10])
+
+    async def test_the_directory_shows_live_workers_and_their_model(self, wire):
+        await self.beat(wire)
+        await self.beat(wire, "w2")
+        assert await self.directory(wire) == [[b"card"], [b"beat", b"beat"]]
+
+    async def test_the_directory_forgets_the_dead(self, wire):
+        await self.beat(wire)
+        await wire.client.zadd("workers", {"w1": 1})
+        await wire.client.zadd("models:seen", {"m": 1})
+        assert await self.directory(wire) == [[], []]

@@ -1,0 +1,166 @@
+"""Puts a worker together and runs it: model, engine process, Redis, arq. Knows no exit code."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+
+from arq.connections import ArqRedis
+
+from engine.messages import EngineInfo
+from engine.text.text_model import TextModel, load_text_model
+from engine.weights.files import ModelFiles, resolve
+from workers.config import WorkerConfig, engine_config, model_ref
+from workers.contract import (
+    WORKERS_KEY,
+    ModelCard,
+    control_channel,
+    queue_key,
+    wake_channel,
+    worker_key,
+)
+from workers.engine_process import EngineProcess
+from workers.environment import variables
+from workers.heartbeat import Pulse
+from workers.job_run import Runs
+from workers.lease import Leases
+from workers.progress import Bar
+from workers.redis_link import TRANSIENT, Scripts, close, connect
+from workers.service import Service
+from workers.subscription import Subscription
+from workers.token_log import TokenLog
+from workers.worker import EngineWorker
+
+logger = logging.getLogger(__name__)
+
+GOODBYE_S = 1.0
+
+
+async def run_worker(config: WorkerConfig) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SettingError, LoadError, EngineDied."""
+    files = await _find(config)
+    text = await asyncio.to_thread(load_text_model, files)
+    name = config.model_name or files.name
+    client = connect(config.redis_url, queue_key(name))
+    scripts = Scripts(client)
+    token_log = TokenLog(scripts, job_ttl_s=config.job_ttl_s, result_ttl_s=config.result_ttl_s)
+    runs = Runs(token_log)
+    try:
+        async with _started(config, files, runs, token_log) as engine:
+            service = _service(config, name, text, engine, scripts, token_log, runs)
+            await _serve(service, client)
+    finally:
+        await close(client)
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    config: WorkerConfig, files: ModelFiles, runs: Runs, token_log: TokenLog
+) -> AsyncIterator[EngineProcess]:
+    bar = Bar(f"Loading {files.name}")
+    engine = EngineProcess(
+        config.engine,
+        files,
+        engine_config(config),
+        on_outputs=runs.on_outputs,
+        on_death=runs.on_engine_death,
+        on_progress=bar,
+        gate=token_log.room,
+        log_level=config.log,
+    )
+    try:
+        await engine.start()
+        bar.close()
+        yield engine
+    finally:
+        bar.close()
+        await engine.close()
+
+
+def _service(
+    config: WorkerConfig,
+    name: str,
+    text: TextModel,
+    engine: EngineProcess,
+    scripts: Scripts,
+    token_log: TokenLog,
+    runs: Runs,
+) -> Service:
+    assert engine.info is not None
+    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    queue = queue_key(name)
+    leases = Leases(
+        scripts,
+        worker=worker,
+        queue=queue,
+        lease_s=config.lease_s,
+        job_ttl_s=config.job_ttl_s,
+        result_ttl_s=config.result_ttl_s,
+    )
+    card = _card(name, engine.info)
+    pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
+    return Service(
+        config, worker, queue, text, engine.info, engine, scripts, token_log, leases, runs, pulse
+    )
+
+
+async def _serve(service: Service, client: ArqRedis) -> None:
+    worker = EngineWorker(service, client)
+    subscription = Subscription(
+        service.config.redis_url,
+        {
+            wake_channel(service.queue): lambda _: worker.wake(),
+            control_channel(service.queue): service.leases.cancel,
+        },
+        on_ready=worker.wake,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    logger.info("worker %s serves %s", service.worker, service.queue)
+    try:
+        await worker.main(
+            service.engine.run(),
+            service.token_log.run(),
+            service.leases.run(),
+            service.pulse.run(),
+            subscription.run(),
+        )
+    finally:
+        await _say_goodbye(service, client)
+
+
+async def _say_goodbye(service: Service, client: ArqRedis) -> None:
+    """Leave the fleet's directory at once; its entries would go by themselves."""
+    with contextlib.suppress(TimeoutError, *TRANSIENT):
+        async with asyncio.timeout(GOODBYE_S):
+            await client.delete(worker_key(service.worker))
+            await client.zrem(WORKERS_KEY, service.worker)
+
+
+async def _find(config: WorkerConfig) -> ModelFiles:
+    bar = Bar(f"Downloading {config.model}")
+    try:
+        return await asyncio.to_thread(resolve, model_ref(config), bar, variables())
+    finally:
+        bar.close()
+
+
+def _card(name: str, info: EngineInfo) -> ModelCard:
+    return ModelCard(
+        name=name,
+        queue=queue_key(name),
+        context_length=info.context_length,
+        vocab_size=info.vocab_size,
+        created_s=int(time.time()),
+        fingerprint=info.fingerprint,
+        device=info.device,
+        dtype=info.dtype,
+        kv_tokens=info.kv_tokens,
+        max_seqs=info.max_seqs,
+    )

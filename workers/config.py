@@ -1,0 +1,109 @@
+"""The settings of a worker, and what engine and model finder make of them. Reads nothing itself."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from engine.config import EngineConfig
+from engine.weights.files import ModelRef
+from workers.environment import setting
+
+LogLevel = Literal["off", "error", "warn", "info", "debug", "trace"]
+
+
+class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What one worker serves and how. Each field is a variable and a flag."""
+
+    redis_url: Annotated[
+        str,
+        setting(
+            "Redis that carries the jobs: redis://, rediss:// or unix://.",
+            variable="REDIS_URL",
+            min_length=1,
+        ),
+    ] = "redis://127.0.0.1:6379/0"
+    model: Annotated[
+        str, setting("Model directory, Hub repository `org/name[@revision]`, or `builtin`.")
+    ] = "builtin"
+    kind: Annotated[Literal["auto", "plain", "gguf"], setting("Format of the model's files.")] = (
+        "auto"
+    )
+    model_file: Annotated[
+        str, setting("GGUF file inside the model's directory or repository.", flag="--file")
+    ] = ""
+    model_name: Annotated[
+        str, setting("Name the model is served under. Unset: taken from its files.")
+    ] = ""
+    token_source: Annotated[
+        str,
+        setting("Hub token: `literal:TOKEN`, `env:NAME`, `path:FILE`, `cache` or `none`."),
+    ] = "cache"
+    device: Annotated[str, setting("`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], setting("Type of the weights.")
+    ] = "auto"
+    max_seqs: Annotated[int, setting("Most sequences that run at once.", ge=1)] = 32
+    max_model_len: Annotated[
+        int, setting("Longest prompt and answer together, in tokens. 0: the model's own.", ge=0)
+    ] = 0
+    max_num_batched_tokens: Annotated[int, setting("Most tokens of one step.", ge=1)] = 2048
+    block_size: Annotated[
+        int, setting("Tokens per block of the KV cache.", flag="--pa-blk-size", ge=1)
+    ] = 16
+    kv_cache_mb: Annotated[
+        int,
+        setting("Size of the KV cache in MB. 0: the device's choice.", flag="--pa-gpu-mem", ge=0),
+    ] = 0
+    prefix_cache_n: Annotated[
+        int, setting("0 turns the prefix cache off; any other number leaves it on.", ge=0)
+    ] = 16
+    paged_attn: Annotated[
+        bool, setting("Page the KV cache; off, a sequence holds one block.", flag="--no-paged-attn")
+    ] = True
+    num_threads: Annotated[int, setting("CPU threads of the engine. 0: all.", ge=0)] = 0
+    lease_s: Annotated[
+        float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
+    ] = 6.0
+    drain_s: Annotated[
+        float, setting("How long a stopping worker finishes what runs, in seconds.", ge=0)
+    ] = 25.0
+    job_ttl_s: Annotated[
+        int, setting("A job that has not ended after this long is given up, in seconds.", ge=1)
+    ] = 86400
+    result_ttl_s: Annotated[
+        int, setting("How long a finished answer can be read again, in seconds.", ge=1)
+    ] = 3600
+    heartbeat_s: Annotated[
+        float, setting("Time between a worker's signs of life, in seconds.", ge=0.05)
+    ] = 1.0
+    log: Annotated[LogLevel, setting("How much is logged.")] = "info"
+    engine: Annotated[
+        str,
+        setting("Factory of the engine, `module:function`.", pattern=r"^[\w.]+:\w+$"),
+    ] = "engine.engine:load_engine"
+
+
+def engine_config(config: WorkerConfig) -> EngineConfig:
+    """What the engine process is started with."""
+    return EngineConfig(
+        device=config.device,
+        dtype=config.dtype,
+        max_seqs=config.max_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        max_model_len=config.max_model_len,
+        block_size=config.block_size,
+        kv_cache_bytes=config.kv_cache_mb * 1_000_000,
+        enable_prefix_cache=config.prefix_cache_n > 0,
+        paged_attn=config.paged_attn,
+        num_threads=config.num_threads,
+    )
+
+
+def model_ref(config: WorkerConfig) -> ModelRef:
+    """Which files to serve, as the user named them."""
+    return ModelRef(
+        model=config.model,
+        kind=config.kind,
+        file=config.model_file or None,
+        token_source=config.token_source,
+    )

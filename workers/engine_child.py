@@ -1,0 +1,152 @@
+"""The engine process: loads an engine, drains commands, steps, sends outputs. Knows no Redis.
+
+It blocks on its socket when there is nothing to run, and ends when the worker does.
+An error out of a step ends it too, with its traceback: a device that failed is not to be trusted.
+"""
+
+import importlib
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+from engine.errors import EngineError, LoadError
+from engine.messages import EngineLike, SequenceOutput, SequenceRequest
+from workers.engine_frames import (
+    Add,
+    Command,
+    FrameBuffer,
+    Load,
+    Loaded,
+    LoadFailed,
+    Loading,
+    Report,
+    Stepped,
+    decode_commands,
+    decode_load,
+    frame,
+)
+from workers.logs import configure
+
+READ_BYTES = 1 << 20
+PROGRESS_S = 0.1
+
+
+class WorkerGone(Exception):
+    """The worker closed its end."""
+
+
+class Channel:
+    """The socket to the worker."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = FrameBuffer()
+
+    def send(self, report: Report) -> None:
+        """Blocks while the worker reads no more: it has enough unsent tokens. Raises WorkerGone."""
+        try:
+            self._connection.sendall(frame(report))
+        except OSError as error:
+            raise WorkerGone from error
+
+    def receive(self, *, is_blocking: bool) -> list[bytes]:
+        """The frames that have come; waits for at least one if `is_blocking`. Raises WorkerGone."""
+        bodies: list[bytes] = []
+        while True:
+            flags = 0 if is_blocking and not bodies else socket.MSG_DONTWAIT
+            try:
+                data = self._connection.recv(READ_BYTES, flags)
+            except BlockingIOError:
+                return bodies
+            except OSError as error:
+                raise WorkerGone from error
+            if not data:
+                raise WorkerGone
+            bodies += self._buffer.feed(data)
+
+
+def load(order: Load, channel: Channel) -> EngineLike:
+    """Call the factory that `order` names. Raises LoadError."""
+    module, _, function = order.factory.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise LoadError(
+            f"The engine {order.factory} cannot be imported: {error}. Check TRAMONTANE_ENGINE."
+        ) from error
+    engine: EngineLike = factory(order.files, order.config, _progress(channel))
+    return engine
+
+
+def _progress(channel: Channel) -> Callable[[int, int], None]:
+    last_s = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if done >= total or now_s - last_s >= PROGRESS_S:
+            last_s = now_s
+            channel.send(Loading(done, total))
+
+    return report
+
+
+def serve(engine: EngineLike, channel: Channel) -> None:
+    """Step while there is work, else wait for a command. Raises WorkerGone."""
+    while True:
+        refused: list[SequenceOutput] = []
+        for body in channel.receive(is_blocking=not engine.has_work()):
+            for command in decode_commands(body):
+                refused += _obey(engine, command)
+        outputs = engine.step() if engine.has_work() else []
+        channel.send(Stepped(refused + outputs, engine.stats()))
+
+
+def _obey(engine: EngineLike, command: Command) -> list[SequenceOutput]:
+    if isinstance(command, Add):
+        return _add(engine, command.request)
+    engine.cancel(command.id)
+    return []
+
+
+def _add(engine: EngineLike, request: SequenceRequest) -> list[SequenceOutput]:
+    try:
+        engine.add(request)
+    except EngineError as error:
+        return [SequenceOutput(id=request.id, error=(error.code, str(error)))]
+    return []
+
+
+def run(channel: Channel) -> None:
+    """Load what the first frame names and serve it until the worker is gone."""
+    bodies = channel.receive(is_blocking=True)
+    while not bodies:
+        bodies = channel.receive(is_blocking=True)
+    try:
+        engine = load(decode_load(bodies[0]), channel)
+    except LoadError as error:
+        channel.send(LoadFailed(str(error)))
+        return
+    channel.send(Loaded(engine.info))
+    logging.getLogger(__name__).debug("engine ready: %s", engine.info)
+    serve(engine, channel)
+
+
+def main(arguments: list[str]) -> int:
+    """Arguments: the socket's descriptor, the log level."""
+    # A terminal and a container signal every process; the worker decides when we end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    configure(arguments[1])
+    try:
+        run(Channel(socket.socket(fileno=int(arguments[0]))))
+    except WorkerGone:
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,214 @@
+"""The engine in a process of its own, as the worker's event loop sees it. Knows no torch, no Redis.
+
+Its death is seen at once; it is started again, and what ran in it is the caller's to give back.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+from engine.config import EngineConfig
+from engine.errors import LoadError
+from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.weights.files import ModelFiles
+from workers.engine_frames import (
+    HEADER_BYTES,
+    Add,
+    Cancel,
+    Command,
+    Load,
+    Loaded,
+    LoadFailed,
+    Loading,
+    Report,
+    decode_report,
+    frame,
+)
+
+logger = logging.getLogger(__name__)
+
+BUFFER_BYTES = 1 << 18  # read ahead while the gate is shut
+CLOSE_S = 1.0
+MAX_FAILED_LOADS = 3
+FIRST_PAUSE_S, MAX_PAUSE_S = 0.2, 30.0
+STABLE_S = 60.0  # an engine that ran this long is restarted without a pause
+MODULE = "workers.engine_child"
+
+
+class EngineDied(Exception):
+    """The engine process ended. The message says how, its own words are on stderr."""
+
+
+class EngineProcess:
+    """Starts an engine, passes commands in and outputs out, and starts it again when it dies.
+
+    `on_outputs` gets every step's outputs; `on_death` is told that nothing that runs will go on;
+    `gate` is awaited before a step is read, so an engine waits for a reader that cannot keep up.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        files: ModelFiles,
+        config: EngineConfig,
+        *,
+        on_outputs: Callable[[list[SequenceOutput]], None],
+        on_death: Callable[[], None] = lambda: None,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+        gate: Callable[[], Awaitable[None]] | None = None,
+        log_level: str = "info",
+    ) -> None:
+        self.info: EngineInfo | None = None
+        self.stats = EngineStats()
+        self.is_ready = False
+        self._order = Load(factory, files, config)
+        self._on_outputs = on_outputs
+        self._on_death = on_death
+        self._on_progress = on_progress
+        self._gate = gate
+        self._log_level = log_level
+        self._commands: list[Command] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self._loaded_at_s = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, None before the first start."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> EngineInfo:
+        """Start the process and load the model. Raises LoadError, or EngineDied if it crashed."""
+        await self._spawn()
+        try:
+            while True:
+                report = await self._read()
+                if isinstance(report, Loaded):
+                    return self._note_loaded(report)
+                if isinstance(report, LoadFailed):
+                    raise LoadError(report.message)
+                if isinstance(report, Loading):
+                    self._on_progress(report.done, report.total)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _note_loaded(self, report: Loaded) -> EngineInfo:
+        self.info = report.info
+        self.stats = EngineStats()
+        self.is_ready = True
+        self._loaded_at_s = time.monotonic()
+        return report.info
+
+    def add(self, request: SequenceRequest) -> None:
+        """Run a sequence; `on_outputs` gets its tokens. Raises EngineDied between two engines."""
+        if not self.is_ready:
+            raise EngineDied("the engine is starting")
+        self._send(Add(request))
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence before the next step."""
+        if self.is_ready:
+            self._send(Cancel(sequence_id))
+
+    def _send(self, command: Command) -> None:
+        if not self._commands:  # all that this turn of the loop brings leaves in one frame
+            asyncio.get_running_loop().call_soon(self._send_commands)
+        self._commands.append(command)
+
+    def _send_commands(self) -> None:
+        commands, self._commands = self._commands, []
+        if self.is_ready:
+            self._writer.write(frame(commands))
+
+    async def run(self) -> None:
+        """Read steps until cancelled; restart the engine when it dies.
+
+        Raises LoadError when the model can no longer be loaded, EngineDied when loading crashes.
+        """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                await self._read_steps()
+            except EngineDied as error:
+                logger.error("%s; starting it again", error)
+            self.is_ready = False
+            self._on_death()
+            await self.close()
+            if time.monotonic() - self._loaded_at_s > STABLE_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, MAX_PAUSE_S)
+            await self._restart()
+
+    async def _restart(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        for remaining in reversed(range(MAX_FAILED_LOADS)):
+            try:
+                await self.start()
+                return
+            except EngineDied as error:
+                if remaining == 0:
+                    raise EngineDied(f"The engine cannot be loaded again: {error}.") from error
+                logger.error("%s while loading; trying again", error)
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    async def _read_steps(self) -> None:
+        while True:
+            if self._gate is not None:
+                await self._gate()
+            report = await self._read()
+            assert not isinstance(report, Loading | Loaded | LoadFailed)
+            self.stats = report.stats
+            if report.outputs:
+                self._on_outputs(report.outputs)
+                await asyncio.sleep(0)  # steps that wait in the buffer must not hold up the loop
+
+    async def _spawn(self) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                MODULE,
+                str(theirs.fileno()),
+                self._log_level,
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+            )
+        self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
+        self._writer.write(frame(self._order))
+
+    async def _read(self) -> Report:
+        try:
+            header = await self._reader.readexactly(HEADER_BYTES)
+            return decode_report(await self._reader.readexactly(int.from_bytes(header, "big")))
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise EngineDied(await self._cause()) from error
+
+    async def _cause(self) -> str:
+        assert self._process is not None
+        code = await self._process.wait()
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return f"The engine process ended {how}"
+
+    async def close(self) -> None:
+        """End the process: it leaves when it sees the closed socket, else it is killed."""
+        self.is_ready = False
+        process = self._process
+        if process is None:
+            return
+        self._writer.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await process.wait()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()

@@ -1,0 +1,80 @@
+"""A worker's sign of life: its gauges and the card of its model, written to Redis. Knows no job."""
+
+import asyncio
+import contextlib
+import math
+from collections.abc import Callable
+
+from engine.messages import EngineStats
+from workers.contract import (
+    MODELS_KEY,
+    MODELS_SEEN_KEY,
+    WORKERS_KEY,
+    Heartbeat,
+    ModelCard,
+    encode,
+    worker_key,
+)
+from workers.redis_link import TRANSIENT, Scripts
+
+MIN_PAUSE_S = 0.05  # between two beats, however many jobs start and end
+MISSED_BEATS = 5  # after so many a worker counts as gone
+
+
+class Pulse:
+    """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        worker: str,
+        card: ModelCard,
+        stats: Callable[[], EngineStats],
+        *,
+        period_s: float,
+    ) -> None:
+        self.is_draining = False
+        self._scripts = scripts
+        self._worker = worker
+        self._model = card.name
+        self._card = encode(card)
+        self._stats = stats
+        self._period_s = period_s
+        self._nudge = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Something changed: beat soon."""
+        self._nudge.set()
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        while True:
+            with contextlib.suppress(*TRANSIENT):  # the next beat tells the same
+                await self.beat()
+            await asyncio.sleep(MIN_PAUSE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period_s):
+                    await self._nudge.wait()
+            self._nudge.clear()
+
+    async def beat(self) -> None:
+        """Write once. Raises TRANSIENT."""
+        ttl_ms = math.ceil(MISSED_BEATS * (self._period_s + MIN_PAUSE_S) * 1000)
+        await self._scripts.run(
+            "heartbeat",
+            keys=[worker_key(self._worker), WORKERS_KEY, MODELS_KEY, MODELS_SEEN_KEY],
+            args=[self._worker, encode(self._gauges()), ttl_ms, self._model, self._card],
+        )
+
+    def _gauges(self) -> Heartbeat:
+        stats = self._stats()
+        return Heartbeat(
+            worker=self._worker,
+            model=self._model,
+            running=stats.running,
+            waiting=stats.waiting,
+            kv_blocks_used=stats.kv_blocks_used,
+            kv_blocks_total=stats.kv_blocks_total,
+            num_preemptions=stats.num_preemptions,
+            is_draining=self.is_draining,
+        )

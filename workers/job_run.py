@@ -1,0 +1,252 @@
+"""A job while its sequences run: engine outputs in, log entries out. Knows no Redis and no socket.
+
+Everything here is synchronous: an engine step passes through without waking a task per job.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Literal, Protocol
+
+from engine.messages import SequenceOutput, SequenceRequest
+from engine.text.tokenizer import Tokenizer
+from workers.choice import Choice
+from workers.contract import Delta, Done, Event, Failed, Job, Started, Tokens, Usage
+from workers.logs import without_message
+from workers.prepare import Plan
+from workers.token_log import JobLog, TokenLog
+
+logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "The server failed while it handled the request."
+
+# over: the log has its terminal entry. lost: another attempt has the job. left: we hand it back.
+End = Literal["over", "lost", "left", "engine_died"]
+
+
+class EngineDoor(Protocol):
+    """Where sequences go in."""
+
+    def add(self, request: SequenceRequest) -> None:
+        """Run a sequence. Raises EngineDied."""
+
+    def cancel(self, sequence_id: str) -> None:
+        """Forget a sequence."""
+
+
+class JobRun:
+    """One attempt at one job. `ended` is set once, whatever the end.
+
+    Sequence ids carry the attempt, so late outputs of an earlier one in this worker find nobody.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        plans: Sequence[Plan],
+        tokenizer: Tokenizer,
+        *,
+        attempt: int,
+        log: JobLog,
+        token_log: TokenLog,
+        engine: EngineDoor,
+    ) -> None:
+        self.job = job
+        self.attempt = attempt
+        self.log = log
+        self.began_s = time.monotonic()
+        self.first_token_s: float | None = None
+        self.failure: Failed | None = None
+        self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.choices = [
+            Choice(n, tokenizer, job.sampling.stop, is_continuation=job.kind == "completion")
+            for n in range(len(plans))
+        ]
+        self._plans = plans
+        self._token_log = token_log
+        self._engine = engine
+        self._deltas: list[Delta] = []
+        self._num_open = len(self.choices)
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far; each prompt counts once."""
+        firsts = range(0, len(self._plans), self.job.n)
+        return Usage(
+            sum(len(self._plans[n].prompt_ids) for n in firsts),
+            sum(len(choice.token_ids) for choice in self.choices),
+            sum(self.choices[n].cached_tokens for n in firsts),
+        )
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, for the log."""
+        if self.failure is not None:
+            return self.failure.code
+        end = self.ended.result()
+        return "done" if end == "over" else end
+
+    def sequence_ids(self) -> dict[str, Choice]:
+        """The sequences that are not finished, by their id in the engine."""
+        return {self.sequence_id(c): c for c in self.choices if c.finish is None}
+
+    def sequence_id(self, choice: Choice) -> str:
+        """The choice's name in the engine."""
+        return f"{self.job.id}/{choice.number}/{self.attempt}"
+
+    def replay(self, events: Iterable[Event]) -> None:
+        """Bring detokenizers and stop strings to where an earlier attempt left them."""
+        for event in events:
+            if isinstance(event, Tokens):
+                for delta in event.deltas:
+                    self._push(self.choices[delta.choice], delta.token_ids, delta.finish)
+
+    def _push(self, choice: Choice, token_ids: Sequence[int], finish: str | None) -> Delta:
+        delta = choice.push(token_ids, finish)
+        if choice.finish is not None:
+            self._num_open -= 1
+        return delta
+
+    def start(self) -> None:
+        """Hand the sequences to the engine. Raises EngineDied."""
+        if self.log.offset == 0:
+            self._append(Started(0, self.usage.prompt_tokens))
+        for choice, plan in zip(self.choices, self._plans, strict=True):
+            if choice.finish is None and len(choice.token_ids) >= plan.params.max_tokens:
+                self._deltas.append(self._push(choice, (), "length"))
+            elif choice.finish is None:
+                self._engine.add(self._request(choice, plan))
+        self.end_step()
+
+    def _request(self, choice: Choice, plan: Plan) -> SequenceRequest:
+        return SequenceRequest(
+            id=self.sequence_id(choice),
+            prompt_ids=plan.prompt_ids,
+            params=plan.params,
+            output_ids=list(choice.token_ids),
+            salt=self.job.tenant,
+        )
+
+    def take(self, choice: Choice, output: SequenceOutput) -> None:
+        """One sequence's part of a step; `end_step` follows when all parts are in."""
+        if self.ended.done():
+            return
+        if output.error is not None:
+            self.fail(*output.error)
+            return
+        if output.cached_tokens:
+            choice.cached_tokens = output.cached_tokens
+        if not output.token_ids and output.finish is None:
+            return
+        self._deltas.append(self._push(choice, output.token_ids, output.finish))
+        if choice.finish is not None and output.finish is None:  # a stop string: the engine goes on
+            self._engine.cancel(output.id)
+
+    def end_step(self) -> None:
+        """Write what the step made as one entry, and the end of the job if this was it."""
+        if self.ended.done():
+            return
+        if self._deltas:
+            if self.first_token_s is None:
+                self.first_token_s = time.monotonic()
+            deltas, self._deltas = tuple(self._deltas), []
+            self._append(Tokens(self.log.offset, deltas))
+        if self._num_open == 0:
+            self._append(Done(self.log.offset, self.usage))
+            self.ended.set_result("over")
+
+    def _append(self, event: Event) -> None:
+        self._token_log.append(self.log, event)
+
+    def fail(self, code: str, message: str, param: str | None = None) -> None:
+        """End with a Failed entry and stop the sequences."""
+        if self.ended.done():
+            return
+        self.failure = Failed(self.log.offset, code, message, param)
+        self._append(self.failure)
+        self.stop()
+        self.ended.set_result("over")
+
+    def cancel(self) -> None:
+        """The client gave up."""
+        self.fail("cancelled", "The request was cancelled.")
+
+    def abandon(self) -> None:
+        """Another attempt has the job: stop without a word."""
+        self._leave("lost")
+
+    def hand_back(self) -> None:
+        """Someone else goes on: stop without a word."""
+        self._leave("left")
+
+    def _leave(self, end: End) -> None:
+        if not self.ended.done():
+            self.stop()
+            self.ended.set_result(end)
+
+    def lose_engine(self) -> None:
+        """The engine died under the job."""
+        if not self.ended.done():
+            self.ended.set_result("engine_died")
+
+    def stop(self) -> None:
+        """Take the sequences out of the engine."""
+        for sequence_id in self.sequence_ids():
+            self._engine.cancel(sequence_id)
+
+
+class Runs:
+    """The jobs that run: sends each output of an engine step to its job."""
+
+    def __init__(self, token_log: TokenLog) -> None:
+        self._token_log = token_log
+        self._routes: dict[str, tuple[JobRun, Choice]] = {}
+        self._runs: dict[JobRun, None] = {}
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences in the engine, waiting ones included."""
+        return len(self._routes)
+
+    def start(self, run: JobRun) -> None:
+        """Run a job. Raises EngineDied."""
+        self._runs[run] = None
+        for sequence_id, choice in run.sequence_ids().items():
+            self._routes[sequence_id] = (run, choice)
+        run.start()
+        self._token_log.flush()
+
+    def remove(self, run: JobRun) -> None:
+        """Send it nothing more."""
+        self._runs.pop(run, None)
+        for choice in run.choices:
+            self._routes.pop(run.sequence_id(choice), None)
+
+    def on_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
+        """One engine step."""
+        touched: dict[JobRun, None] = {}
+        for output in outputs:
+            route = self._routes.get(output.id)
+            if route is None:  # cancelled while the step ran
+                continue
+            run, choice = route
+            self._take(run, choice, output)
+            touched[run] = None
+            if choice.finish is not None:
+                del self._routes[output.id]
+        for run in touched:
+            run.end_step()
+        self._token_log.flush()
+
+    def _take(self, run: JobRun, choice: Choice, output: SequenceOutput) -> None:
+        try:
+            run.take(choice, output)
+        except Exception as error:  # one job's bad luck must not end the others
+            logger.error("job %s: %s", run.job.id, without_message(error))
+            run.fail("internal_error", INTERNAL_ERROR)
+
+    def on_engine_death(self) -> None:
+        """Nothing that runs will go on."""
+        for run in list(self._runs):
+            run.lose_engine()

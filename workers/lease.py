@@ -1,0 +1,145 @@
+"""The jobs this worker holds: claims, their leases in Redis, and how they end. Knows no token."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from workers.contract import arq_job_key, job_key, lease_key, wake_channel
+from workers.redis_link import TRANSIENT, Scripts
+
+logger = logging.getLogger(__name__)
+
+# done: the log has its terminal entry. hand_back: someone else goes on, no fault of the job.
+# crashed: someone else goes on, and the job may be why the engine died.
+Ending = Literal["done", "hand_back", "crashed"]
+RENEWALS_PER_LEASE = 3
+RETRY_S = 0.1
+LOST, RENEWED, CANCELLED = range(3)
+
+
+class Claim:
+    """One attempt at one job. Whoever runs it sets the two callbacks."""
+
+    def __init__(self, job_id: str, worker: str, attempt: int) -> None:
+        self.job_id = job_id
+        self.attempt = attempt
+        self.owner = f"{worker}:{attempt}"
+        self.ending: Ending = "hand_back"
+        self.is_over = False  # the log has its terminal entry, in Redis
+        self.is_lost = False
+        self.is_cancelled = False
+        self.on_lost: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], None] | None = None
+
+    def lose(self) -> None:
+        """Another attempt holds the job, or Redis says so: stop without a word."""
+        if not self.is_lost:
+            self.is_lost = True
+            if self.on_lost is not None:
+                self.on_lost()
+
+    def cancel(self) -> None:
+        """The client gave the job up."""
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            if self.on_cancel is not None:
+                self.on_cancel()
+
+
+class Leases:
+    """Claims by job id, renewed together every third of a lease."""
+
+    def __init__(
+        self,
+        scripts: Scripts,
+        *,
+        worker: str,
+        queue: str,
+        lease_s: float,
+        job_ttl_s: int,
+        result_ttl_s: int,
+    ) -> None:
+        self.claims: dict[str, Claim] = {}
+        self._scripts = scripts
+        self._worker = worker
+        self._queue = queue
+        self._lease_s = lease_s
+        self._job_ttl_s = job_ttl_s
+        self._result_ttl_s = result_ttl_s
+        self._renewed_at_s = time.monotonic()
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease as Redis wants it."""
+        return int(self._lease_s * 1000)
+
+    @property
+    def is_stale(self) -> bool:
+        """True when leases may have run out unseen: renew before claiming, or we claim our own."""
+        return bool(self.claims) and time.monotonic() - self._renewed_at_s > self._lease_s / 2
+
+    def take(self, job_id: str, attempt: int) -> Claim:
+        """Note a job that the claim script gave us."""
+        claim = self.claims[job_id] = Claim(job_id, self._worker, attempt)
+        return claim
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel the job if we have it."""
+        if (claim := self.claims.get(job_id)) is not None:
+            claim.cancel()
+
+    async def run(self) -> None:
+        """Renew until cancelled."""
+        period_s = self._lease_s / RENEWALS_PER_LEASE
+        while True:
+            try:
+                await self.renew()
+                await asyncio.sleep(period_s)
+            except TRANSIENT:
+                await asyncio.sleep(RETRY_S)
+
+    async def renew(self) -> None:
+        """Renew all leases once; stop lost jobs, cancel cancelled ones. Raises TRANSIENT."""
+        claims = [claim for claim in self.claims.values() if not claim.is_lost]
+        if claims:
+            args: list[str | int] = [self.lease_ms, self._job_ttl_s * 1000]
+            for claim in claims:
+                args += (claim.job_id, claim.owner, claim.attempt)
+            for claim, state in zip(
+                claims, await self._scripts.run("renew", args=args), strict=True
+            ):
+                self._take_note(claim, state)
+        self._renewed_at_s = time.monotonic()
+
+    def _take_note(self, claim: Claim, state: int) -> None:
+        if self.claims.get(claim.job_id) is not claim:  # it ended while we asked
+            return
+        if state == LOST:
+            logger.warning("job %s: lease lost", claim.job_id)
+            claim.lose()
+        elif state == CANCELLED:
+            claim.cancel()
+
+    async def release(self, claim: Claim, ending: Ending) -> None:
+        """Give the job up for good or for others. Without effect if the lease is not ours."""
+        if self.claims.get(claim.job_id) is claim:
+            del self.claims[claim.job_id]
+        await self._scripts.insist(
+            "release",
+            keys=[
+                lease_key(claim.job_id),
+                self._queue,
+                arq_job_key(claim.job_id),
+                f"arq:retry:{claim.job_id}",
+                job_key(claim.job_id),
+            ],
+            args=[
+                claim.owner,
+                claim.job_id,
+                ending,
+                wake_channel(self._queue),
+                self._result_ttl_s * 1000,
+            ],
+        )

@@ -1,0 +1,119 @@
+"""Turns a job into sequences: template, tokens, limits, sampling values. Knows no Redis."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple, TypeVar
+
+from engine.config import SamplingParams
+from engine.errors import InvalidInput, PromptTooLong
+from engine.messages import EngineInfo
+from engine.text.text_model import TextModel
+from workers.contract import Job
+
+T = TypeVar("T")
+
+COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
+
+
+class Plan(NamedTuple):
+    """One choice to generate. Choices of one prompt share `prompt_ids`."""
+
+    prompt: int
+    prompt_ids: list[int]
+    params: SamplingParams
+
+
+def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
+    """The plans of all choices, in order. Raises EngineError for what only the model can judge."""
+    _check_ids(job.sampling.logit_bias, info, "logit_bias")
+    _check_ids(job.sampling.stop_token_ids, info, "stop_token_ids")
+    plans: list[Plan] = []
+    for number, prompt_ids in enumerate(_prompts(job, text, info)):
+        max_tokens = _max_tokens(job, len(prompt_ids), info)
+        for choice in range(number * job.n, (number + 1) * job.n):
+            plans.append(Plan(number, prompt_ids, _params(job, text, choice, max_tokens)))
+    return plans
+
+
+def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
+    if job.kind == "chat":
+        return [_chat_ids(job, text)]
+    return [_prompt_ids(prompt, text, info) for prompt in job.prompts or []]
+
+
+def _chat_ids(job: Job, text: TextModel) -> list[int]:
+    if text.chat_template is None:
+        raise InvalidInput(
+            f"The model {job.model} has no chat template; use /v1/completions.", "messages"
+        )
+    prompt = text.chat_template.render(
+        job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
+    )
+    return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), "messages")
+
+
+def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a request may set in the template; the time is the job's, so retries render the same."""
+    return {name: value for name, value in kwargs.items() if name != "now_s"}
+
+
+def _prompt_ids(prompt: str | list[int], text: TextModel, info: EngineInfo) -> list[int]:
+    if isinstance(prompt, list):
+        _check_ids(prompt, info, "prompt")
+        return _not_empty(prompt, "prompt")
+    ids = text.tokenizer.encode(prompt)
+    bos_id = text.tokenizer.bos_id
+    return _not_empty(ids if ids or bos_id is None else [bos_id], "prompt")
+
+
+def _not_empty(ids: list[int], param: str) -> list[int]:
+    if not ids:
+        raise InvalidInput("The prompt is empty.", param)
+    return ids
+
+
+def _check_ids(ids: Iterable[int], info: EngineInfo, param: str) -> None:
+    for token_id in ids:
+        if not 0 <= token_id < info.vocab_size:
+            raise InvalidInput(
+                f"Token id {token_id} is outside the vocabulary of {info.vocab_size} tokens.", param
+            )
+
+
+def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
+    limit = min(info.context_length, info.kv_tokens)
+    asked = job.sampling.max_tokens
+    room = limit - num_prompt
+    if room < max(asked or 0, 1):
+        param = "messages" if job.kind == "chat" else "prompt"
+        raise PromptTooLong(num_prompt + max(asked or 0, 1), limit, param)
+    if asked is not None:
+        return asked
+    return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
+
+
+def _params(job: Job, text: TextModel, choice: int, max_tokens: int) -> SamplingParams:
+    """What the request says, else the model's makers, else what changes nothing."""
+    asked, defaults = job.sampling, text.defaults
+    eos_ids = () if asked.ignore_eos else sorted(text.tokenizer.eos_ids)
+    return SamplingParams(
+        max_tokens=max_tokens,
+        seed=asked.seed,
+        choice=choice,
+        min_tokens=asked.min_tokens,
+        temperature=_first(asked.temperature, defaults.temperature, 1.0),
+        top_k=max(_first(asked.top_k, defaults.top_k, 0), 0),
+        top_p=_first(asked.top_p, defaults.top_p, 1.0),
+        min_p=_first(asked.min_p, defaults.min_p, 0.0),
+        repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+        logit_bias=asked.logit_bias,
+        stop_token_ids=(*asked.stop_token_ids, *eos_ids),
+        ignore_eos=asked.ignore_eos,
+    )
+
+
+def _first(asked: T | None, default: T | None, neutral: T) -> T:
+    if asked is not None:
+        return asked
+    return neutral if default is None else default

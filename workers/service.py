@@ -1,0 +1,29 @@
+"""What one worker is made of, passed to whoever needs it. Builds and runs nothing itself."""
+
+from typing import NamedTuple
+
+from engine.messages import EngineInfo
+from engine.text.text_model import TextModel
+from workers.config import WorkerConfig
+from workers.engine_process import EngineProcess
+from workers.heartbeat import Pulse
+from workers.job_run import Runs
+from workers.lease import Leases
+from workers.redis_link import Scripts
+from workers.token_log import TokenLog
+
+
+class Service(NamedTuple):
+    """The parts of a worker. `worker` is its id, `queue` the key it takes jobs from."""
+
+    config: WorkerConfig
+    worker: str
+    queue: str
+    text: TextModel
+    info: EngineInfo
+    engine: EngineProcess
+    scripts: Scripts
+    token_log: TokenLog
+    leases: Leases
+    runs: Runs
+    pulse: Pulse
