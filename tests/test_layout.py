@@ -27,3 +27,21 @@ def test_a_file_opens_with_what_it_is(path):
 
 def test_tests_are_no_packages():
     assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def imported_by(path):
+    """The modules that a file imports, dotted; `from a import b` counts as a and as a.b."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_api_sees_of_the_workers_only_the_wire_and_the_settings_reader():
+    modules = {p.stem for p in (ROOT / "workers").glob("*.py")} - {"contract", "environment"}
+    hidden = {f"workers.{name}" for name in modules}
+    seen = {name for p in (ROOT / "api").rglob("*.py") for name in imported_by(p)}
+    assert "workers.contract" in seen
+    assert not seen & hidden
