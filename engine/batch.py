@@ -1,6 +1,4 @@
-"""The tensors of one step, built from its sequences. Knows block tables and positions, no model and
-no sampling.
-"""
+"""The tensors of one step, built from its sequences. Knows positions and slots, no model."""
 
 from typing import NamedTuple
 
@@ -17,9 +15,9 @@ Int64 = NDArray[np.int64]
 
 
 class Batch(NamedTuple):
-    """One step's input: S sequences, T tokens, M block table columns, S' rows whose logits are
-    wanted.
+    """One step's input.
 
+    It has S sequences, T tokens, M block table columns, and S' rows whose logits are wanted.
     Sequence s owns the tokens `query_starts[s]:query_starts[s + 1]`; they are the last of its
     `context_lengths[s]` tokens. A slot is `block * block_size + offset`; -1 means that the token's
     KV is not kept.
@@ -35,12 +33,10 @@ class Batch(NamedTuple):
 
 
 class SampledRows(NamedTuple):
-    """For each row of logits: the sequence's row in per-sequence tables, and the new token's
-    position.
-    """
+    """Whose the rows of logits are."""
 
-    rows: Int64  # [S']
-    positions: Int64  # [S']
+    rows: Int64  # [S'], the sequence's row in per-sequence tables
+    positions: Int64  # [S'], of the new token
 
 
 class BlockTables:

@@ -1,5 +1,6 @@
-"""Who owns which KV block, and which freed blocks can still be hit. Knows block numbers and hashes,
-no tensors.
+"""Who owns which KV block, and which freed blocks can still be hit.
+
+Knows block numbers and hashes, no tensors.
 
 Full blocks are named by a chain of 128-bit digests (parent digest + token ids; the root is the
 salt), so equal digests mean equal prefixes and no token ids need to be kept to compare. A freed
@@ -26,12 +27,10 @@ class BlockManager:
         self._references = [0] * num_blocks
         self._names: list[bytes | None] = [None] * num_blocks
         self._named: dict[bytes, int] = {}
-        self._free: OrderedDict[int, None] = (
-            OrderedDict()
-        )  # a linked list: O(1) at both ends and inside
-        self._num_touched = (
-            0  # blocks from here on were never used; a list of them would cost memory for nothing
-        )
+        # Ordered as by a linked list: O(1) at both ends and inside.
+        self._free: OrderedDict[int, None] = OrderedDict()
+        # Blocks from here on were never used; a list of them would cost memory for nothing.
+        self._num_touched = 0
 
     @property
     def num_free(self) -> int:
@@ -44,7 +43,8 @@ class BlockManager:
         return self._num_touched - len(self._free)
 
     def admit(self, sequence: Sequence, num_spare: int) -> bool:
-        """Give a sequence without blocks room for all its tokens, cached blocks first;
+        """Give a sequence without blocks room for all its tokens, cached blocks first.
+
         `num_computed` says how much of it is there already. False, and nothing changed, if fewer
         than `num_spare` blocks would remain.
         """
@@ -72,8 +72,9 @@ class BlockManager:
         return True
 
     def commit(self, sequence: Sequence) -> None:
-        """Make the full blocks whose KV is written hittable. Of two equal blocks, the first keeps
-        the name.
+        """Make the full blocks whose KV is written hittable.
+
+        Of two equal blocks, the first keeps the name.
         """
         num_full = sequence.num_computed // self.block_size
         if self.enable_prefix_cache:
@@ -83,8 +84,9 @@ class BlockManager:
         sequence.num_hittable = num_full
 
     def free(self, sequence: Sequence) -> None:
-        """Take a sequence's blocks back. Its tail is reused before its head, nameless blocks before
-        all others.
+        """Take a sequence's blocks back.
+
+        Its tail is reused before its head, nameless blocks before all others.
         """
         for block in reversed(sequence.blocks):
             self._references[block] -= 1
@@ -126,8 +128,9 @@ class BlockManager:
         self._references[block] += 1
 
     def _take(self) -> int:
-        """A block nobody owns: one without a name, else one never used, else the least recently
-        used name.
+        """A block nobody owns.
+
+        One without a name, else one never used, else the one with the least recently used name.
         """
         if self._free and (self._num_touched == self.num_blocks or self._is_front_nameless()):
             block, _ = self._free.popitem(last=False)

@@ -1,6 +1,4 @@
-"""How many KV blocks an engine gets, and of which size. Knows memory in bytes and the
-configuration, no tensors.
-"""
+"""How many KV blocks an engine gets, and of which size. Knows bytes and settings, no tensors."""
 
 import os
 from pathlib import Path
@@ -50,10 +48,10 @@ def size_cache(
     *,
     can_exceed: bool,
 ) -> Capacity:
-    """As many blocks as `budget_bytes` holds; no more than `max_seqs` full contexts unless
-    `can_exceed`.
+    """As many blocks as `budget_bytes` holds, but no more than `max_seqs` full contexts take.
 
-    Raises LoadError if there is not even room for one block.
+    With `can_exceed`, paged blocks may be more: the prefix cache has a use for them. Raises
+    LoadError if there is not even room for one block.
     """
     length, block_size = model_length(config, model), block_size_of(config, model)
     num_blocks = budget_bytes // block_bytes
@@ -73,10 +71,9 @@ def cpu_budget_bytes() -> int:
 
 
 def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
-    """Memory that can be used without swapping: the system's, or the container's where that is
-    less.
+    """Memory that can be used without swapping: the system's or, where less, the container's.
 
-    `sysconf` would count the page cache as taken, and a model just read is in the page cache.
+    The page cache counts as free, unlike in `sysconf`: a model just read is in it.
     """
     if not meminfo.exists():  # not Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -85,5 +82,12 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     limit = cgroup / "memory.max"
     if not limit.exists() or limit.read_text().strip() == "max":
         return available
-    used = int((cgroup / "memory.current").read_text())
+    used = int((cgroup / "memory.current").read_text()) - _page_cache_bytes(cgroup)
     return max(0, min(available, int(limit.read_text()) - used))
+
+
+def _page_cache_bytes(cgroup: Path) -> int:
+    """Pages of files that the container's processes have read; the system takes them back."""
+    lines = (cgroup / "memory.stat").read_text().splitlines()
+    fields = dict(line.split() for line in lines)
+    return int(fields["inactive_file"]) + int(fields["active_file"])

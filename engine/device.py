@@ -9,8 +9,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one. Raises LoadError for one that is
-    not there.
+    """The device called `name`; `auto` is CUDA where there is one.
+
+    Raises LoadError for one that is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

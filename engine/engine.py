@@ -6,7 +6,7 @@ and the model. The engine makes no reference cycles itself: what a sequence held
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -59,9 +59,8 @@ class Engine:
             config.max_seqs,
             config.max_num_batched_tokens,
         )
-        self._ended: dict[
-            str, SequenceOutput
-        ] = {}  # ended by what they came with; told by the next step
+        # Those that what they came with has ended; the next step tells.
+        self._ended: dict[str, SequenceOutput] = {}
         self.info = EngineInfo(
             context_length=capacity.context_length,
             vocab_size=model_config.vocab_size,
@@ -128,7 +127,7 @@ class Engine:
         if request.id in self._ended or request.id in self._scheduler:
             raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
 
-    def _check_ids(self, ids: "list[int] | tuple[int, ...] | dict[int, float]", param: str) -> None:
+    def _check_ids(self, ids: Collection[int], param: str) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
             bad = min(ids) if min(ids) < 0 else max(ids)
             raise InvalidInput(
@@ -173,9 +172,7 @@ def _size(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Capacity:
-    """The cache's dimensions: what is configured, else a share of the machine's memory or the
-    device's rest.
-    """
+    """The cache's dimensions, as configured, or by the machine's memory or the device's rest."""
     length, block_size = model_length(config, model_config), block_size_of(config, model_config)
     block_bytes = bytes_per_block(model_config, block_size, dtype)
     budget = config.kv_cache_bytes

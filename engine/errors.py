@@ -16,8 +16,7 @@ class PromptTooLong(EngineError):
     def __init__(self, num_tokens: int, limit: int, param: str = "messages") -> None:
         super().__init__(
             f"This model's maximum context length is {limit} tokens, but the request needs "
-            f"{num_tokens}. "
-            "Shorten the prompt or lower max_tokens."
+            f"{num_tokens}. Shorten the prompt or lower max_tokens."
         )
         self.param = param
 

@@ -1,5 +1,6 @@
-"""A cheap name for a set of weights: engines with the same one can continue each other's streams.
-Knows files only.
+"""A cheap name for a set of weights. Knows files only.
+
+Engines with the same one can continue each other's streams.
 """
 
 from hashlib import blake2b
@@ -16,8 +17,9 @@ _HEAD_BYTES = 1 << 16  # safetensors and GGUF name their tensors, with shapes, a
 
 
 def fingerprint(files: ModelFiles, config: ModelConfig) -> str:
-    """32 hex digits of the model's shape and of its weight files: sizes, heads, and samples spread
-    over each.
+    """32 hex digits of the model's shape and of its weight files.
+
+    Of a file they cover the size, the head, and samples spread over it.
     """
     digest = blake2b(msgspec.json.encode(config), digest_size=16)
     for path in files.weights:

@@ -9,9 +9,7 @@ KVCache = list[tuple[Tensor, Tensor]]
 
 
 def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) -> int:
-    """What one block takes over all layers, keys and values together. At least 1, for a model
-    without layers.
-    """
+    """What one block takes over all layers, keys and values; 1 for a model without layers."""
     elements = 2 * config.num_layers * block_size * config.num_kv_heads * config.head_dim
     return max(1, elements * dtype.itemsize)
 
@@ -19,12 +17,11 @@ def bytes_per_block(config: ModelConfig, block_size: int, dtype: torch.dtype) ->
 def allocate(
     config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
 ) -> KVCache:
-    """One (key_cache, value_cache) pair a layer, each [num_blocks, block_size, Hkv, D], all of one
-    tensor.
+    """One (key_cache, value_cache) pair a layer, each [num_blocks, block_size, Hkv, D].
 
-    Zeros, because attention may read a slot that was never written before it masks it, and 0 * NaN
-    is NaN. On CPU the system hands out zero pages as they are touched, so unused blocks cost no
-    memory.
+    All are of one tensor. Zeros, because attention may read a slot that was never written before
+    it masks it, and 0 * NaN is NaN. On CPU the system hands out zero pages as they are touched, so
+    unused blocks cost no memory.
     """
     shape = (config.num_layers, 2, num_blocks, block_size, config.num_kv_heads, config.head_dim)
     storage = torch.zeros(shape, dtype=dtype, device=device)

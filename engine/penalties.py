@@ -1,6 +1,4 @@
-"""How often each running sequence has used each token. Kept on the device, from step to step, for
-those that ask.
-"""
+"""How often each running sequence has used each token, on the device, for those that ask."""
 
 from array import array
 
@@ -10,11 +8,10 @@ from torch import Tensor
 
 
 class TokenCounts:
-    """Tables of one row per running sequence: `counts` [R, V] of generated tokens, `seen` [R, V]
-    prompt or output.
+    """Tables of one row per running sequence.
 
-    They cost five bytes per row and token of the vocabulary, and are made when the first sequence
-    needs them.
+    `counts` [R, V] is of generated tokens, `seen` [R, V] of prompt and output. They cost five bytes
+    per row and token of the vocabulary, and are made when the first sequence needs them.
     """
 
     def __init__(self, max_seqs: int, vocab_size: int, device: torch.device) -> None:

@@ -4,15 +4,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import sampling
+from engine import gumbel, sampling
 from engine.batch import Batch
 from engine.config import EngineConfig, ModelConfig
 from engine.kv_cache import allocate
 from engine.runner import Model
 
-_USED_SHARE = (
-    0.92  # of the device's memory; allocations fragment, and other processes draw from it too
-)
+# Of the device's memory; allocations fragment, and other processes draw from it too.
+_USED_SHARE = 0.92
 
 
 def largest_batch(num_tokens: int, num_seqs: int, block_size: int, device: torch.device) -> Batch:
@@ -55,7 +54,7 @@ def run_largest(
     seeds = torch.zeros(len(logits), dtype=torch.int64, device=device)
     logits = sampling.keep_top_k(logits, seeds + logits.shape[-1])
     logits = sampling.keep_min_p(sampling.keep_top_p(logits, ones), ones)
-    sampling.draw(logits, seeds, seeds, seeds)
+    gumbel.draw(logits, seeds, seeds, seeds)
 
 
 def cuda_budget_bytes(
@@ -67,8 +66,9 @@ def cuda_budget_bytes(
     dtype: torch.dtype,
     device: torch.device,
 ) -> int:
-    """What is left for KV on a CUDA device that holds the weights already. Runs one step to see its
-    peak.
+    """What is left for KV on a CUDA device that holds the weights already.
+
+    Runs one step to see its peak.
     """
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

@@ -1,6 +1,4 @@
-"""Runs steps: builds the batch, calls the model, samples. Knows tensors and the model's interface,
-no queue of work.
-"""
+"""Runs steps: builds the batch, calls the model, samples. Knows no queue of work."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -44,8 +42,9 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, step: Step) -> list[int]:
-        """Compute a step that has at least one sequence. A new token for each of `step.sampled`, in
-        that order.
+        """Compute a step that has at least one sequence.
+
+        Returns a new token for each of `step.sampled`, in that order.
         """
         for sequence in step.admitted:
             self._sampler.set(sequence)

@@ -1,5 +1,4 @@
-"""The sampling state of running sequences, a row each, and the choice of what a step's rows need.
-Knows no formulas.
+"""The sampling state of running sequences, a row each; what a step's rows need. Knows no formulas.
 
 Parameters lie in one numpy record per row, so picking a step's rows is one operation, whatever
 their number.
@@ -10,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine import sampling
+from engine import gumbel, sampling
 from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
@@ -29,9 +28,7 @@ Records = NDArray[np.void]
 
 
 class Sampler:
-    """Samples a step's rows. A sequence's row must be set when it joins; it may be set again for
-    another.
-    """
+    """Samples a step's rows. A sequence's row must be set each time it is admitted."""
 
     def __init__(self, max_seqs: int, vocab_size: int, device: torch.device) -> None:
         self.vocab_size = vocab_size
@@ -59,8 +56,9 @@ class Sampler:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
 
     def sample(self, logits: Tensor, sampled: SampledRows) -> Tensor:
-        """The next id of each row of `logits` [S', V] float32, which may be overwritten. Returns
-        [S'] int64.
+        """The next id of each row of `logits` [S', V] float32; returns [S'] int64.
+
+        The logits may be overwritten.
         """
         if not self._is_special[sampled.rows].any():
             return sampling.best(logits)
@@ -110,7 +108,7 @@ class Sampler:
         logits = self._filter(logits, records, "top_p", records["top_p"] < 1)
         logits = self._filter(logits, records, "min_p", records["min_p"] > 0)
         seeds, choices = self._tensor(records["seed"]), self._tensor(records["choice"])
-        return sampling.draw(logits, seeds, choices, self._tensor(positions))
+        return gumbel.draw(logits, seeds, choices, self._tensor(positions))
 
     def _filter(
         self, logits: Tensor, records: Records, name: str, wanted: NDArray[np.bool_]

@@ -1,7 +1,6 @@
-"""The arithmetic of sampling, batched over rows of logits. Knows tensors only; `sampler.py` says
-which rows need what.
+"""The arithmetic of sampling, batched over rows of logits. Knows tensors only.
 
-The order, for each row:
+The order, for each row; `sampler.py` says which rows need what:
  1. frequency and presence penalties, of the tokens generated so far
  2. repetition penalty, of the tokens in prompt and output
  3. logit_bias
@@ -9,7 +8,8 @@ The order, for each row:
  5. temperature 0 (below 1e-7): the largest logit, the lowest id among equals; nothing below applies
  6. division by the temperature
  7. top_k, then top_p on the mass that top_k left, then min_p
- 8. a draw by the Gumbel-max trick, its uniforms a function of (seed, choice, position) alone
+ 8. a draw by the Gumbel-max trick (`gumbel.py`), its uniforms a function of (seed, choice,
+    position) alone
 
 A filter is a threshold: tokens that tie at it stay, all of them, so the outcome depends on no
 sorting order. Every formula works within a row, so a row's outcome does not depend on the rows
@@ -19,8 +19,6 @@ beside it.
 import numpy as np
 import torch
 from torch import Tensor
-
-from kernels.ops import uniform
 
 GREEDY_BELOW = 1e-7
 
@@ -40,8 +38,9 @@ def penalize(
     presence: Tensor,
     repetition: Tensor,
 ) -> Tensor:
-    """Steps 1 and 2. `counts` [R, V] of generated tokens, `seen` [R, V] bool in prompt or output,
-    the rest [R].
+    """Steps 1 and 2 on `logits` [R, V].
+
+    `counts` [R, V] is of generated tokens, `seen` [R, V] bool of prompt and output; the rest [R].
     """
     logits = logits - counts * frequency[:, None] - (counts > 0) * presence[:, None]
     factor = repetition[:, None]
@@ -75,14 +74,9 @@ def _descending(values: Tensor) -> Tensor:
 
 
 def keep_min_p(logits: Tensor, min_p: Tensor) -> Tensor:
-    """Mask each token of `logits` [R, V] less probable than `min_p` [R] times the row's best; 0 <
-    min_p <= 1.
+    """Mask each token of `logits` [R, V] less probable than `min_p` [R] times the row's best.
+
+    `min_p` is above 0 and at most 1.
     """
     threshold = logits.amax(-1, keepdim=True) + min_p.log()[:, None]
     return logits.masked_fill(logits < threshold, -torch.inf)
-
-
-def draw(logits: Tensor, seeds: Tensor, choices: Tensor, positions: Tensor) -> Tensor:
-    """One id per row of `logits` [R, V] from its softmax. The rest [R] int64; returns [R] int64."""
-    uniforms = uniform(seeds, choices, positions, logits.shape[-1])
-    return best(logits - (-uniforms.log()).log())

@@ -1,5 +1,6 @@
-"""What runs in the next step: tokens per sequence under one budget. Knows lengths and blocks, no
-tensors, no clock.
+"""What runs in the next step: tokens per sequence under one budget.
+
+Knows lengths and blocks, no tensors, no clock.
 
 There are no prefill and decode phases. A step gives every running sequence the tokens it still has
 to compute, one for a decoding sequence and a chunk for one whose prompt is not through, then admits
@@ -51,8 +52,10 @@ class Step:
 
 
 class Scheduler:
-    """Waiting and running sequences. `max_num_batched_tokens` must be at least `max_seqs`, so that
-    a long prompt never keeps a decoding sequence from its token.
+    """Waiting and running sequences.
+
+    `max_num_batched_tokens` must be at least `max_seqs` (ValueError): a long prompt never keeps a
+    decoding sequence from its token.
     """
 
     def __init__(self, blocks: BlockManager, max_seqs: int, max_num_batched_tokens: int) -> None:
@@ -102,8 +105,9 @@ class Scheduler:
         return step
 
     def commit(self, step: Step, token_ids: Iterable[int]) -> list[SequenceOutput]:
-        """Take in what a step made: `token_ids` in the order of `step.sampled`. What has ended is
-        released.
+        """Take in what a step made, and release what has ended.
+
+        `token_ids` are in the order of `step.sampled`.
         """
         self._advance(step)
         num_sequences = len(self._sequences)
@@ -127,8 +131,9 @@ class Scheduler:
         )
 
     def _schedule_running(self, step: Step) -> int:
-        """Fill `step` with the running sequences; the budget that is left. Victims of a preemption
-        are always later in the list than what is scheduled already.
+        """Fill `step` with the running sequences; the budget that is left.
+
+        Victims of a preemption are always later in the list than what is scheduled already.
         """
         budget = self.max_num_batched_tokens
         index = 0
@@ -138,17 +143,14 @@ class Scheduler:
             length = len(sequence.token_ids)
             if length > sequence.capacity and not self._extend(sequence, step):
                 break
-            num_tokens = length - sequence.num_computed
-            if num_tokens > budget:  # the last one's: nothing is admitted behind an open prompt
-                num_tokens = budget
+            # Only the last one can want more: nothing is admitted behind an open prompt.
+            num_tokens = min(length - sequence.num_computed, budget)
             budget -= num_tokens
             step.append(sequence, num_tokens)
         return budget
 
     def _extend(self, sequence: Sequence, step: Step) -> bool:
-        """One more block, if need be from later arrivals. False if the sequence had to give way
-        itself.
-        """
+        """One more block, if need be from later arrivals; False if the sequence itself gave way."""
         while not self.blocks.extend(sequence):
             victim = self.running.pop()
             self._preempt(victim)
@@ -175,8 +177,9 @@ class Scheduler:
             step.admitted.append(sequence)
 
     def _admit(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence blocks and a row, if each running one could still grow by a block
-        afterwards.
+        """Give a waiting sequence blocks and a row.
+
+        False, and nothing given, unless each running one could still grow by a block afterwards.
         """
         if sequence.refused_at == self.blocks.num_frees:
             # Nothing came back since; a long prompt need not be matched again in every step.

@@ -1,4 +1,5 @@
-"""One sequence on its way through the engine: its tokens, and where their keys and values lie.
+"""One sequence on its way through the engine: its tokens, and where their KV lies.
+
 Knows no scheduler.
 """
 
@@ -42,8 +43,8 @@ class Sequence:
         self.id = request.id
         self.params: SamplingParams = request.params
         self.salt = request.salt
-        # Machine integers: a slice is a memcpy, and goes to numpy and to the hash without a Python
-        # object a token.
+        # Machine integers: a slice is one copy, and no token becomes a Python object on its way to
+        # numpy or to a hash.
         self.token_ids = array("i", request.prompt_ids)
         self.token_ids.extend(request.output_ids)
         self.num_prompt_tokens = len(request.prompt_ids)

@@ -1,6 +1,4 @@
-"""When a sequence ends: stop ids, minimum and maximum length. Knows token ids only, no text and no
-tensors.
-"""
+"""When a sequence ends: stop ids, minimum and maximum length. Knows token ids, no text."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -36,8 +34,9 @@ class StopRule:
         )
 
     def check(self, token_id: int, length: int) -> Finish | None:
-        """The finish reason of a sequence of `length` tokens that `token_id` is the last of. A stop
-        id wins.
+        """The finish reason of a sequence of `length` tokens whose last is `token_id`.
+
+        A stop id at the maximum length is a stop.
         """
         if token_id in self.stop_ids and length > self.min_length:
             return "stop"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from kernels.cpu import paged_attention as cpu_paged_attention
 from kernels.cpu import rotary as cpu_rotary
+from kernels.cpu import uniform_quads as cpu_uniform_quads
 from kernels.cpu import write_kv as cpu_write_kv
 from kernels.reference import add_rms_norm as reference_add_rms_norm
 from kernels.reference import philox as reference_philox
@@ -90,3 +91,14 @@ def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tens
 
         return launch(seeds, choices, positions, num)
     return reference_philox.uniform(seeds, choices, positions, num)
+
+
+def uniform_quads(
+    seeds: Tensor, choices: Tensor, positions: Tensor, rows: Tensor, quads: Tensor
+) -> Tensor:
+    """Elements 4q to 4q + 3 of a row of `uniform`, for each of `rows`, `quads` [N]; [N, 4]."""
+    if seeds.is_cuda:
+        from kernels.uniform_quads import uniform_quads as launch
+
+        return launch(seeds, choices, positions, rows, quads)
+    return cpu_uniform_quads.uniform_quads(seeds, choices, positions, rows, quads)

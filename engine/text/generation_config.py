@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from engine.errors import LoadError
 from engine.json_file import read_json_if_there
 
 _GGUF_KEYS = {
@@ -17,22 +18,20 @@ _GGUF_KEYS = {
 }
 
 
+_Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class GenerationDefaults(msgspec.Struct, frozen=True, kw_only=True):
     """What a request that is silent on a value gets; None: the makers are silent too."""
 
-    temperature: float | None = None
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+    top_p: _Fraction | None = None
+    min_p: _Fraction | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
-class _GenerationJson(msgspec.Struct):
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float | None = None
+class _GenerationJson(GenerationDefaults, frozen=True):
     do_sample: bool | None = None
     eos_token_id: int | list[int] | None = None
 
@@ -53,15 +52,24 @@ def read_generation_config(directory: Path, metadata: Mapping[str, Any]) -> Gene
     if document is not None:
         return GenerationConfig(defaults=_defaults(document), eos_ids=_eos_ids(document))
     model = read_json_if_there(directory / "config.json", _EosJson)
-    values = {name: metadata.get(f"general.sampling.{key}") for name, key in _GGUF_KEYS.items()}
-    defaults = GenerationDefaults(**values)
     return GenerationConfig(
-        defaults=defaults, eos_ids=frozenset() if model is None else _eos_ids(model)
+        defaults=_gguf_defaults(metadata),
+        eos_ids=frozenset() if model is None else _eos_ids(model),
     )
 
 
 class _EosJson(msgspec.Struct):
     eos_token_id: int | list[int] | None = None
+
+
+def _gguf_defaults(metadata: Mapping[str, Any]) -> GenerationDefaults:
+    values = {name: metadata.get(f"general.sampling.{key}") for name, key in _GGUF_KEYS.items()}
+    try:
+        return msgspec.convert(values, GenerationDefaults)
+    except msgspec.ValidationError as error:
+        raise LoadError(
+            f"the GGUF file's general.sampling keys cannot be used: {error}; convert it again."
+        ) from error
 
 
 def _defaults(document: _GenerationJson) -> GenerationDefaults:

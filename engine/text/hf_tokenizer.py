@@ -7,19 +7,11 @@ import msgspec
 import tokenizers
 
 from engine.errors import LoadError
-from engine.json_file import read_json_if_there
+from engine.json_file import read_json, read_json_if_there
 from engine.text.decoding import parse_decoder
 from engine.text.tokenizer import Tokenizer
 
-_NAMES = (
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "pad_token",
-    "sep_token",
-    "cls_token",
-    "mask_token",
-)
+_NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 
 
 class _TokenizerJson(msgspec.Struct):
@@ -35,8 +27,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     """
     path = directory / "tokenizer.json"
     backend = _load_backend(path)
-    document = read_json_if_there(path, _TokenizerJson)
-    assert document is not None
+    document = read_json(path, _TokenizerJson)
     settings = _read_settings(directory)
     special_tokens = _named_tokens(settings)
     _mark_special(backend, {*special_tokens.values(), *_other_special_tokens(settings)})

@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import BuiltinMethodType
 from typing import Any, NoReturn
 
 import jinja2
@@ -99,8 +100,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         return meter.install(tree)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Refuse the likes of `'x'.ljust(10**9)`."""
-        for value in (*args, *kwargs.values()):
+        """Refuse the likes of `'x'.ljust(10**9)`; a macro may take any number."""
+        is_method = isinstance(obj, BuiltinMethodType)
+        for value in (*args, *kwargs.values()) if is_method else ():
             if isinstance(value, int) and abs(value) > self.limits.max_integer:
                 raise SecurityError(f"{value} is too large an argument")
         return super().call(context, obj, *args, **kwargs)
@@ -167,10 +169,8 @@ class _Meter(Extension):
 class _PlainNamespace(Namespace):
     """`namespace()` without names that begin with an underscore, as Python's internals do."""
 
-    def __init__(
-        *args: Any, **kwargs: Any
-    ) -> None:  # as in Jinja: `self` may be a name that is set
-        self, *rest = args
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        self, *rest = args  # as in Jinja: `self` may be a name that is set
         attributes = dict(*rest, **kwargs)
         for name in attributes:
             _check_name(name)

@@ -58,7 +58,7 @@ def resolve(
         return _in_directory(msgspec.structs.replace(ref, kind="plain"), builtin, BUILTIN_NAME)
     path = Path(ref.model).expanduser()
     if path.is_dir():
-        return _in_directory(ref, path, path.resolve().name)
+        return _in_directory(ref, path)
     if path.is_file():
         return _single_file(ref, path)
     return _in_repo(ref, progress, environ or {})
@@ -70,7 +70,7 @@ def _single_file(ref: ModelRef, path: Path) -> ModelFiles:
             f"{path} is a file; give the model's directory, or a .gguf file and nothing else."
         )
     gguf = msgspec.structs.replace(ref, kind="gguf", file=path.name)
-    return _in_directory(gguf, path.parent, path.stem)
+    return _in_directory(gguf, path.parent)
 
 
 def _in_repo(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) -> ModelFiles:
@@ -86,10 +86,18 @@ def _in_repo(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str
     return _in_directory(ref, directory, repo.id)
 
 
-def _in_directory(ref: ModelRef, directory: Path, name: str) -> ModelFiles:
+def _in_directory(ref: ModelRef, directory: Path, name: str = "") -> ModelFiles:
+    """The model there. Without a name it has that of its GGUF file, or else of the directory."""
     kind = ref.kind if ref.kind != "auto" else _guess_kind(ref, directory)
     weights = _plain_weights(directory) if kind == "plain" else _gguf_weights(ref.file, directory)
-    return ModelFiles(kind=kind, name=name, directory=directory, weights=weights)
+    own_name = _gguf_stem(weights[0].name) if kind == "gguf" else directory.resolve().name
+    return ModelFiles(kind=kind, name=name or own_name, directory=directory, weights=weights)
+
+
+def _gguf_stem(file: str) -> str:
+    """A file's name without its ending and its place among the splits."""
+    split = _SPLIT.fullmatch(file)
+    return split["stem"] if split else file.removesuffix(".gguf")
 
 
 def _guess_kind(ref: ModelRef, directory: Path) -> Literal["plain", "gguf"]:
@@ -144,6 +152,8 @@ def _only_gguf(directory: Path) -> tuple[str, ...]:
 def _gguf_names(file: str) -> tuple[str, ...]:
     """The files that `-f` means: those it lists, or all splits of the one it names."""
     names = tuple(name.strip() for name in file.split(";") if name.strip())
+    if not names:
+        raise LoadError(f"{file!r} names no GGUF file; say which one with -f FILE.gguf.")
     if len(names) == 1 and (split := _SPLIT.fullmatch(names[0])):
         count = int(split["count"])
         return tuple(f"{split['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1))

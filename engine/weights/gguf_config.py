@@ -130,10 +130,16 @@ def _head_dim(keys: _Keys) -> int:
 
 
 def _rope_scaling(keys: _Keys, head_dim: int) -> dict[str, Any] | None:
-    kind = keys.optional("rope.scaling.type", str, "none")
     factor = keys.optional("rope.scaling.factor", float, 0.0)
-    factor = factor or keys.optional("rope.scale_linear", float, 1.0)
+    factor = factor or keys.optional("rope.scale_linear", float, 0.0)
+    # Without a type a factor is linear, as llama.cpp has it.
+    kind = keys.optional("rope.scaling.type", str, "linear" if factor else "none")
+    factor = factor or 1.0
     if "rope_freqs.weight" in keys.header.tensors:
+        if kind not in ("none", "linear"):
+            raise LoadError(
+                f"{keys.path}: rope_freqs.weight beside rope scaling {kind!r} is not supported."
+            )
         return _rope_factors(keys, head_dim, factor if kind == "linear" else 1.0)
     values: dict[str, Any] = {
         "rope_type": "default" if kind == "none" else kind,

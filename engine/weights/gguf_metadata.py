@@ -3,6 +3,7 @@
 import mmap
 import struct
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,8 +124,10 @@ def _parse(cursor: _Cursor, path: Path) -> GgufHeader:
         key = cursor.string()
         metadata[key] = cursor.value(GGUFValueType(cursor.number("<I")))
     infos = [_tensor_info(cursor) for _ in range(num_tensors)]
-    start = _data_start(cursor.position, metadata)
+    alignment = _alignment(metadata)
+    start = -(-cursor.position // alignment) * alignment
     tensors = [_place(info, start, path) for info in infos]
+    _check_places(tensors, alignment)
     _check_length(tensors, len(cursor.data))
     return GgufHeader(metadata, {tensor.name: tensor for tensor in tensors})
 
@@ -144,11 +147,11 @@ def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
     return name, tuple(reversed(dimensions)), cursor.number("<I"), cursor.number("<Q")
 
 
-def _data_start(position: int, metadata: dict[str, Any]) -> int:
+def _alignment(metadata: dict[str, Any]) -> int:
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
         raise ValueError(f"general.alignment is {alignment}, not a positive multiple of 8")
-    return -(-position // alignment) * alignment
+    return alignment
 
 
 def _place(info: tuple[str, tuple[int, ...], int, int], start: int, path: Path) -> GgufTensor:
@@ -157,10 +160,16 @@ def _place(info: tuple[str, tuple[int, ...], int, int], start: int, path: Path) 
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if not shape or shape[-1] % block:
         raise ValueError(f"rows of {name} are no whole number of {kind.name} blocks")
-    num_elements = 1
-    for dimension in shape:
-        num_elements *= dimension
-    return GgufTensor(name, kind, shape, path, start + offset, num_elements // block * block_bytes)
+    num_bytes = prod(shape) // block * block_bytes
+    return GgufTensor(name, kind, shape, path, start + offset, num_bytes)
+
+
+def _check_places(tensors: Sequence[GgufTensor], alignment: int) -> None:
+    for tensor in tensors:
+        if not tensor.num_bytes:
+            raise ValueError(f"{tensor.name} has no elements")
+        if tensor.offset % alignment:
+            raise ValueError(f"{tensor.name} is not aligned to {alignment} bytes")
 
 
 def _check_length(tensors: Sequence[GgufTensor], file_bytes: int) -> None:

@@ -50,18 +50,17 @@ def _tokenizer_eos(directory: Path) -> set[int]:
     if not path.is_file():
         return set()
     config = read_json(path, _TokenizerConfig)
-    eos = (
-        config.eos_token.content if isinstance(config.eos_token, _AddedToken) else config.eos_token
-    )
+    eos = config.eos_token
+    if isinstance(eos, _AddedToken):
+        eos = eos.content
     if eos is None:
         return set()
-    ids = {id for id, token in config.added_tokens_decoder.items() if token.content == eos}
+    ids = {id_ for id_, token in config.added_tokens_decoder.items() if token.content == eos}
     return ids or _added_token_ids(directory / "tokenizer.json", eos)
 
 
 def _added_token_ids(path: Path, content: str) -> set[int]:
     if not path.is_file():
         return set()
-    return {
-        token.id for token in read_json(path, _Tokenizer).added_tokens if token.content == content
-    }
+    tokens = read_json(path, _Tokenizer).added_tokens
+    return {token.id for token in tokens if token.content == content}

@@ -1,6 +1,6 @@
-"""The ways to stretch rotary positions, as checked plain data; layers/rotary.py has the arithmetic.
+"""The ways to stretch rotary positions, as checked plain data. Torch-free.
 
-Torch-free.
+layers/rotary.py has the arithmetic.
 """
 
 from typing import Annotated, Any

@@ -111,7 +111,7 @@ def _decode_row(sequence: int, row: int, length: int, window: int) -> _Decode:
 
 
 def _padded(length: int) -> int:
-    """The next of four steps an octave, at least 16 apart: a quarter is padding at most."""
+    """The next of four steps an octave, at least 16 apart: past 64, a fifth is padding at most."""
     step = max(16, 1 << max(0, length.bit_length() - 3))
     return -(-length // step) * step
 

@@ -6,7 +6,7 @@ A counter-based generator has no state to lose: a restarted job draws what it wo
 import torch
 from torch import Tensor
 
-_MASK = 0xFFFFFFFF
+WORD = 0xFFFFFFFF  # the bits of one
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
@@ -22,10 +22,14 @@ def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tens
     """
     block = torch.arange(-(-num // 4), device=seeds.device)[None]  # [1, ceil(num / 4)]
     position, choice, seed = positions[:, None], choices[:, None], seeds[:, None]
-    counter = (block, position & _MASK, choice & _MASK, torch.zeros_like(seed))
-    words = torch.stack(philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK)), dim=-1)
-    bits = words.flatten(1)[:, :num] >> 9
-    return (bits.float() + 0.5) * 2.0**-23
+    counter = (block, position & WORD, choice & WORD, torch.zeros_like(seed))
+    words = torch.stack(philox4x32(counter, (seed & WORD, (seed >> 32) & WORD)), dim=-1)
+    return centred(words.flatten(1)[:, :num])
+
+
+def centred(words: Tensor) -> Tensor:
+    """The uniform of each 32-bit word, float32: the middle of the interval of its 23 high bits."""
+    return ((words >> 9).float() + 0.5) * 2.0**-23
 
 
 def philox4x32(
@@ -40,7 +44,7 @@ def philox4x32(
     for _ in range(_ROUNDS):
         # The product's upper half may set the sign of int64; masking after the shift drops it.
         even, odd = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c2 = ((odd >> 32) & _MASK) ^ c1 ^ k0, ((even >> 32) & _MASK) ^ c3 ^ k1
-        c1, c3 = odd & _MASK, even & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        c0, c2 = ((odd >> 32) & WORD) ^ c1 ^ k0, ((even >> 32) & WORD) ^ c3 ^ k1
+        c1, c3 = odd & WORD, even & WORD
+        k0, k1 = (k0 + _WEYL[0]) & WORD, (k1 + _WEYL[1]) & WORD
     return c0, c1, c2, c3

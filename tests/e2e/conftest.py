@@ -96,6 +96,11 @@ def wait() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
+def unused_port() -> int:
+    return free_port()
+
+
+@pytest.fixture(scope="session")
 def stack(_shared_redis) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="tr-e2e-") as directory:
         stack = Stack(_shared_redis.url, Path(directory))

@@ -61,7 +61,19 @@ def test_a_containers_limit_counts(tmp_path, limit, expected):
     (tmp_path / "meminfo").write_text("MemAvailable: 500 kB\n")
     (tmp_path / "memory.max").write_text(limit)
     (tmp_path / "memory.current").write_text("100000\n")
+    (tmp_path / "memory.stat").write_text("inactive_file 0\nactive_file 0\n")
     assert available_bytes(tmp_path / "meminfo", tmp_path) == expected
+
+
+def test_a_containers_page_cache_can_be_used(tmp_path):
+    """A model just read fills it, and counts as the container's."""
+    (tmp_path / "meminfo").write_text("MemAvailable: 900 kB\n")
+    (tmp_path / "memory.max").write_text("500000\n")
+    (tmp_path / "memory.current").write_text("490000\n")
+    (tmp_path / "memory.stat").write_text(
+        "anon 90000\nfile 400000\ninactive_file 250000\nactive_file 100000\n"
+    )
+    assert available_bytes(tmp_path / "meminfo", tmp_path) == 10_000 + 350_000
 
 
 def test_where_there_is_no_meminfo_the_physical_memory_counts(tmp_path):

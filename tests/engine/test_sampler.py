@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine import sampling
+from engine import gumbel, sampling
 from engine.batch import SampledRows
 from engine.sampler import Sampler
 from engine.sequence import Sequence
@@ -89,7 +89,7 @@ def plainly(row, sequence):
     x = sampling.keep_min_p(x, torch.tensor([params.min_p]))
     seed = (params.seed + 2**63) % 2**64 - 2**63
     keys = (torch.tensor([key]) for key in (seed, params.choice, len(sequence)))
-    return int(sampling.draw(x, *keys))
+    return int(gumbel.draw(x, *keys))
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])

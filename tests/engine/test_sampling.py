@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from engine import sampling
+from engine import gumbel, sampling
 
 VOCAB_SIZE = 300
 NUM_ROWS = 7
@@ -118,44 +118,6 @@ def test_min_p_keeps_what_is_probable_enough_beside_the_best():
         assert ids
 
 
-def draws(row, num_draws, seed=3):
-    positions = torch.arange(num_draws)
-    seeds = torch.full((num_draws,), seed)
-    return sampling.draw(row.expand(num_draws, -1), seeds, torch.zeros_like(seeds), positions)
-
-
-def test_draws_follow_the_softmax():
-    row = make_logits(12, 1, spread=1.0)[0]
-    num_draws = 20_000
-    counts = torch.bincount(draws(row, num_draws), minlength=12).tolist()
-    expected = [num_draws * p for p in softmax(row.double().tolist())]
-    statistic = sum((c - e) ** 2 / e for c, e in zip(counts, expected, strict=True))
-    assert statistic < 31.3  # chi-square, 11 degrees of freedom, p = 0.001; the seed is fixed
-
-
-def test_a_masked_token_is_never_drawn():
-    row = make_logits(12, 1, spread=0.1)[0]
-    row[4] = -math.inf
-    assert 4 not in draws(row, 5000).tolist()
-
-
-def test_draws_of_different_keys_are_independent():
-    row = torch.zeros(16)
-    num = 8000
-    keys = torch.arange(num)
-    zeros = torch.zeros_like(keys)
-    rows = row.expand(num, -1)
-    by_seed = sampling.draw(rows, keys, zeros, zeros)
-    by_choice = sampling.draw(rows, zeros, keys, zeros)
-    by_position = sampling.draw(rows, zeros, zeros, keys)
-    for a, b in [(by_seed, by_choice), (by_choice, by_position), (by_position, by_seed)]:
-        table = torch.bincount(a * 16 + b, minlength=256).double()
-        statistic = float(((table - num / 256) ** 2 / (num / 256)).sum())
-        assert (
-            170 < statistic < 331
-        )  # 255 degrees of freedom, p = 0.999 and 0.001; not twins either
-
-
 @pytest.mark.parametrize("vocab_size", [50, 1000, 3001])
 def test_a_rows_outcome_does_not_depend_on_the_rows_beside_it(vocab_size):
     """Bit for bit, for every formula and any batch a row may be in."""
@@ -178,7 +140,7 @@ def test_a_rows_outcome_does_not_depend_on_the_rows_beside_it(vocab_size):
             sampling.keep_top_p(x, top_p[index]),
             sampling.keep_min_p(x, min_p[index]),
         )
-        ids = [sampling.draw(y, seeds[index], seeds[index], seeds[index]) for y in filters]
+        ids = [gumbel.draw(y, seeds[index], seeds[index], seeds[index]) for y in filters]
         return torch.cat([x, *filters, torch.stack(ids, 1)], dim=1)
 
     together = outcome(torch.arange(9))

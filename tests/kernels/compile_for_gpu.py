@@ -24,6 +24,7 @@ from kernels.philox import uniform
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
+from kernels.uniform_quads import uniform_quads
 from kernels.write_kv import write_kv
 
 MAX_SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
@@ -100,6 +101,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
 
     index = tensor(64, of=torch.int64)
     yield "", lambda: uniform(index, index, index, 128256)
+    yield "", lambda: uniform_quads(index, index, index, index, index)
     for dim in (576, 4096):
         x, weight = tensor(64, dim), tensor(dim)
         yield f"{dim}", lambda x=x, weight=weight: rms_norm(x, weight, 1e-6)

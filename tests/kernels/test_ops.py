@@ -36,6 +36,7 @@ def arguments(device):
         "write_kv": (heads, heads, cache, cache.clone(), index),
         "paged_attention": (heads, cache, cache, tables, starts, length, 0.5, 2, 30.0),
         "uniform": (index, index, index, 5),
+        "uniform_quads": (index, index, index, index, index),
     }
 
 

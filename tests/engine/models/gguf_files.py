@@ -4,7 +4,7 @@ Types that gguf-py cannot pack get random valid blocks, whose weights the model 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,23 @@ _NAMES = (
 _SCALE_OFFSETS = {Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,), Type.Q2_K: (80, 82)}
 
 
-def write_gguf(model: PreTrainedModel, path: Path, kind: Type, num_files: int = 1) -> Path:
+def write_gguf(
+    model: PreTrainedModel,
+    path: Path,
+    kind: Type,
+    num_files: int = 1,
+    describe: Callable[[GGUFWriter], None] = lambda _: None,
+) -> Path:
     """Pack `model`'s matrices as `kind` into `path`. Its weights become what the file holds.
 
-    With more files than one, `path` must be the first of the splits by name.
+    With more files than one, `path` must be the first of the splits by name. `describe` may add
+    metadata, such as a tokenizer.
     """
     writers = [
         GGUFWriter(split, _ARCH[model.config.model_type]) for split in _splits(path, num_files)
     ]
     _add_metadata(writers[0], model)
+    describe(writers[0])
     for index, (name, weight) in enumerate(_weights(model)):
         packed = _pack(weight, Type.F32 if weight.dim() == 1 else kind, seed=index)
         _add_tensor(writers[index % num_files], model.config, name, *packed)

@@ -228,8 +228,15 @@ def test_a_failure_of_the_template_is_the_requests_error(source, messages):
     assert caught.value.param == "messages"
 
 
+def test_a_macro_takes_a_large_number_of_the_messages():
+    """A tool call's arguments hold timestamps and ids; templates hand them to macros."""
+    source = "{% macro show(value) %}<{{ value }}>{% endmacro %}{{ show(messages[0].at) }}"
+    prompt = ChatTemplate(source, TOKENS).render([{"role": "user", "at": 1_700_000_000}])
+    assert prompt == "<1700000000>"
+
+
 HOSTILE = {
-    "large range": ("{% for i in range(10**9) %}{% endfor %}", "too large an argument"),
+    "large range": ("{% for i in range(10**9) %}{% endfor %}", "Range too big"),
     "medium range": ("{% for i in range(10**6) %}{% endfor %}", "Range too big"),
     "nested loops": (
         "{% for i in range(9**5) %}{% for j in range(9**5) %}{% endfor %}{% endfor %}",
@@ -261,6 +268,7 @@ HOSTILE = {
     "repetition from the left": ("{{ 10**6 * ('x' * 10**6) }}", "made a value"),
     "power": ("{{ 10 ** 10 ** 10 }}", "power is too large"),
     "padding": ("{{ 'x'.ljust(10 ** 9) }}", "too large an argument"),
+    "bytes of a number": ("{{ (1).to_bytes(10 ** 9) }}", "too large an argument"),
     "internals": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "__class__"),
     "internals by format": ("{{ '{0.__class__.__mro__}'.format(messages) }}", "__class__"),
     "changing the messages": ("{{ messages.append(1) }}", "is unsafe"),

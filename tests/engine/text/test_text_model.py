@@ -132,6 +132,13 @@ def test_a_gguf_files_own_sampling_values_are_defaults(packed, sentencepiece):
     assert (defaults.temperature, defaults.top_k, defaults.top_p) == (0.5, 7, None)
 
 
+@pytest.mark.parametrize("keys", [{"top_p": "much"}, {"min_p": 7.0}], ids=["type", "range"])
+def test_a_gguf_files_bad_sampling_value_is_refused(packed, sentencepiece, keys):
+    values = {f"general.sampling.{key}": value for key, value in keys.items()}
+    with pytest.raises(LoadError, match=rf"general\.sampling.*{next(iter(keys))}"):
+        load_text_model(packed(sentencepiece.metadata() | values))
+
+
 def test_end_ids_are_the_union_of_what_the_files_say(plain, gpt2):
     end, start = gpt2.token_to_id("<|im_end|>"), gpt2.token_to_id("<|im_start|>")
     config = {"eos_token": "</s>", "chat_template": "<|im_end|>"}
@@ -150,7 +157,10 @@ def test_config_json_gives_end_ids_only_without_a_generation_config(plain):
     assert load_text_model(files).tokenizer.eos_ids == {8}
 
 
-@pytest.mark.parametrize("config", [{"top_k": "many"}, {"eos_token_id": "x"}, []])
+NONSENSE = [{"min_p": 1.5}, {"top_p": -0.1}, {"temperature": -1}, {"repetition_penalty": 0}]
+
+
+@pytest.mark.parametrize("config", [{"top_k": "many"}, {"eos_token_id": "x"}, [], *NONSENSE])
 def test_a_damaged_generation_config_is_refused(plain, config):
     with pytest.raises(LoadError, match=r"generation_config\.json cannot be used"):
         load_text_model(plain(generation_config=config))

@@ -56,6 +56,7 @@ def test_gguf_files_of_a_directory(directory, present, file, found):
     files = resolve(ModelRef(model=str(directory(*present)), file=file))
     assert files.kind == "gguf"
     assert names(files) == found
+    assert files.name == found[0].removesuffix(".gguf").removesuffix("-00001-of-00002")
 
 
 def test_a_gguf_file_can_be_given_by_itself(directory):
@@ -81,6 +82,7 @@ def test_the_built_in_model_has_a_name_of_its_own():
         (["a.gguf"], {"file": "b.gguf"}, "b.gguf does not exist; .* has a.gguf"),
         (["config.json"], {"kind": "gguf"}, "has no such files; say which GGUF file"),
         (["a.gguf"], {"kind": "plain"}, "has no config.json"),
+        (["a.gguf"], {"file": " ; "}, "' ; ' names no GGUF file"),
         (["m-00001-of-00002.gguf"], {}, "m-00002-of-00002.gguf does not exist"),
     ],
     ids=[
@@ -92,6 +94,7 @@ def test_the_built_in_model_has_a_name_of_its_own():
         "wrong-name",
         "no-gguf",
         "not-plain",
+        "no-name",
         "missing-split",
     ],
 )

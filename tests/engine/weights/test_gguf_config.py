@@ -156,6 +156,20 @@ def test_a_key_that_makes_no_sense_is_named(read, changes, says):
         read(changed)
 
 
+def test_a_factor_without_a_type_is_linear_as_in_llama_cpp(read):
+    """Files of 2023 say `rope.scale_linear` and nothing else."""
+    config = read({**LLAMA, "llama.rope.scale_linear": 4.0})
+    assert config.rope_scaling == {"rope_type": "linear", "factor": 4.0}
+    off = {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0}
+    assert read({**LLAMA, **off}).rope_scaling is None
+
+
+def test_rope_freqs_beside_another_scaling_are_refused(read):
+    yarn = {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 2.0}
+    with pytest.raises(LoadError, match=r"rope_freqs.weight beside rope scaling 'yarn'"):
+        read({**LLAMA, **yarn}, **{"rope_freqs.weight": [1.0, 2.0, 4.0, 8.0]})
+
+
 def test_rope_freqs_of_another_length_are_refused(read):
     with pytest.raises(LoadError, match=r"rope_freqs.weight is not a float32 row of 4"):
         read(LLAMA, **{"rope_freqs.weight": [1.0, 2.0]})

@@ -83,6 +83,32 @@ def test_what_is_no_readable_gguf_file_is_refused(tmp_path, data, says):
         read_gguf([tmp_path / "x.gguf"])
 
 
+def info_of(data, name):
+    """Where a tensor's first dimension and its offset stand in a file."""
+    start = data.index(len(name).to_bytes(8, "little") + name) + 8 + len(name)
+    num_dimensions = int.from_bytes(data[start : start + 4], "little")
+    return start + 4, start + 4 + 8 * num_dimensions + 4
+
+
+@pytest.mark.parametrize("name", [b"plain", b"packed", b"row"])
+def test_an_empty_tensor_is_refused(path, name):
+    data = bytearray(path.read_bytes())
+    dimension, _ = info_of(data, name)
+    data[dimension : dimension + 8] = bytes(8)
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match=f"damaged.*{name.decode()} has no elements"):
+        read_gguf([path])
+
+
+def test_a_tensor_off_the_alignment_is_refused(path):
+    data = bytearray(path.read_bytes())
+    _, offset = info_of(data, b"packed")
+    data[offset] += 2
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match=r"damaged.*packed is not aligned to 32 bytes"):
+        read_gguf([path])
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(LoadError, match="No such file"):
         read_gguf([tmp_path / "x.gguf"])
