@@ -32,7 +32,7 @@ nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
 
 bench: $(STAMP)
-	$(BIN)/python tests/bench/relay.py
+	$(BIN)/python tests/bench/relay.py --out tests/bench/results/relay.jsonl
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

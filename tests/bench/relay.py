@@ -174,11 +174,12 @@ def report(result: dict[str, float], options: argparse.Namespace) -> None:
     machine = (
         f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
     )
-    print(f"\ncommit {commit}; {machine}; {vars(options)}")
+    given = {name: value for name, value in vars(options).items() if name != "out"}
+    print(f"\ncommit {commit}; {machine}; {given}")
     if options.out:
         with Path(options.out).open("a") as file:
             line = {"bench": "relay", "commit": commit, "machine": machine, **result}
-            file.write(json.dumps(line | {"options": vars(options)}) + "\n")
+            file.write(json.dumps(line | {"options": given}) + "\n")
 
 
 def main() -> None:
