@@ -39,10 +39,14 @@ class Deployment:
         self.processes: dict[str, psutil.Process] = {}
 
     def __enter__(self) -> "Deployment":
-        self.redis.start()
-        self._start("worker", "worker")
-        self._start("api", "api", "--port", str(self.port))
-        self._wait_ready()
+        try:
+            self.redis.start()
+            self._start("worker", "worker")
+            self._start("api", "api", "--port", str(self.port))
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
         return self
 
     def _start(self, name: str, *command: str) -> None:
@@ -74,6 +78,9 @@ class Deployment:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         for process in self.processes.values():
             process.terminate()
         _, alive = psutil.wait_procs(list(self.processes.values()), 15)
