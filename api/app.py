@@ -65,7 +65,10 @@ class Application:
         asyncio.get_running_loop().call_later(grace_s, self._broker.relay.drain)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one ASGI connection."""
+        """Serve one ASGI connection; a WebSocket is refused."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self._falcon(scope, receive, send)
             return

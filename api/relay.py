@@ -55,6 +55,7 @@ class Relay:
         self._ticks_per_reread = math.ceil(REREAD_S / self._tick_s)
         self._readers: dict[str, list[Reader]] = {}
         self._asked: set[Reader] = set()
+        self._is_blind = False  # the last read failed
         self._kick = asyncio.Event()
         self._occupied = asyncio.Event()
 
@@ -139,13 +140,24 @@ class Relay:
             try:
                 slices = await self._read_logs(places)
             except ApiError as error:
-                logger.warning("logs cannot be read, trying again: %s", error)
+                self._note_failure(error)
                 await asyncio.sleep(_RETRY_S)
                 for reader in todo:
                     self.ask(reader)
                 continue
+            self._note_success()
             for reader, (_, start), found in zip(todo, places, slices, strict=True):
                 self._repair(reader, start, found)
+
+    def _note_failure(self, error: ApiError) -> None:
+        if not self._is_blind:  # one line an outage
+            logger.warning("logs cannot be read, trying again: %s", error)
+        self._is_blind = True
+
+    def _note_success(self) -> None:
+        if self._is_blind:
+            logger.warning("logs can be read again")
+        self._is_blind = False
 
     def _next_asked(self) -> list[Reader]:
         """Some of those that asked; few enough that reading for them takes no time."""

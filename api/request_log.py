@@ -39,8 +39,9 @@ class RequestLog:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab")
+        self._file = path.open("ab", buffering=0)
         self._lines: queue.Queue[Line | None] = queue.Queue(MAX_WAITING)
+        self._start = b""  # a line end, if the last line was cut
         self.num_dropped = 0
         self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
         self._thread.start()
@@ -63,14 +64,30 @@ class RequestLog:
         self._thread.join(5)
 
     def _write(self) -> None:
-        encoder = msgspec.json.Encoder()
-        with self._file:
-            while (line := self._lines.get()) is not None:
-                try:
-                    self._file.write(encoder.encode(_readable(line)) + b"\n")
-                    self._file.flush()
-                except (OSError, RecursionError) as error:
+        num_lost = 0
+        while (line := self._lines.get()) is not None:
+            try:
+                self._append(_encode(line))
+            except (OSError, RecursionError) as error:
+                num_lost += 1
+                if num_lost == 1:  # a full disk must not fill the process's own log as well
                     logger.error("the request log cannot be written: %s", error)
+            else:
+                if num_lost:
+                    logger.warning("the request log can be written again; %d lines lost", num_lost)
+                num_lost = 0
+        self._file.close()
+
+    def _append(self, data: bytes) -> None:
+        """One write, so that lines of several processes do not mix, unless the disk cuts it."""
+        data = self._start + data
+        while data:
+            data = data[self._file.write(data) :]
+            self._start = b"\n" if data else b""
+
+
+def _encode(line: Line) -> bytes:
+    return msgspec.json.encode(_readable(line)) + b"\n"
 
 
 def _readable(line: Line) -> Line:

@@ -23,7 +23,7 @@ class _Wire(asyncio.Protocol):
     """The subscribed connection: bytes in, messages out."""
 
     def __init__(self, on_message: Callable[[bytes], None], on_ready: Callable[[], None]) -> None:
-        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.has_answered = True
         self._parser = hiredis.Reader()
         self._on_message = on_message
@@ -37,16 +37,18 @@ class _Wire(asyncio.Protocol):
 
     def _handle(self, reply: Any) -> None:
         if isinstance(reply, hiredis.ReplyError):
-            logger.warning("the subscription was refused: %s", reply)
-            self.connection_lost(None)
+            self._lose(f"the subscription was refused: {reply}")
         elif reply[0] == b"message":
             self._on_message(reply[2])
         elif reply[0] == b"subscribe":
             self._on_ready()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._lose("the subscription was lost")
+
+    def _lose(self, reason: str) -> None:
         if not self.lost.done():
-            self.lost.set_result(None)
+            self.lost.set_result(reason)
 
 
 class Subscription:
@@ -63,6 +65,7 @@ class Subscription:
         self._on_ready = on_ready
         self._followers: dict[str, int] = {}
         self._transport: asyncio.WriteTransport | None = None
+        self._num_failures = 0  # since it last worked
 
     @property
     def is_connected(self) -> bool:
@@ -84,27 +87,34 @@ class Subscription:
 
     async def run(self) -> None:
         """Stay connected until cancelled."""
-        num_failures = 0
         while True:
             connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
             try:
                 await connection.connect()  # type: ignore[no-untyped-call]
-                num_failures = 0
-                await self._listen(connection)
-                logger.warning("the subscription was lost; subscribing again")
+                self._note_failure(await self._listen(connection))
             except (RedisError, OSError) as error:
-                logger.warning("cannot subscribe: %s", error)
+                self._note_failure(f"cannot subscribe: {error}")
             finally:
                 self._transport = None
                 await connection.disconnect(nowait=True)
-            await asyncio.sleep(_RECONNECT_S[min(num_failures, len(_RECONNECT_S) - 1)])
-            num_failures += 1
+            await asyncio.sleep(_RECONNECT_S[min(self._num_failures, len(_RECONNECT_S)) - 1])
 
-    async def _listen(self, connection: AbstractConnection) -> None:
-        wire = _Wire(self._on_message, self._on_ready)
+    def _note_failure(self, what: str) -> None:
+        if self._num_failures == 0:  # one line an outage
+            logger.warning("%s; trying again", what)
+        self._num_failures += 1
+
+    def _note_ready(self) -> None:
+        if self._num_failures:
+            logger.warning("subscribed again")
+        self._num_failures = 0
+        self._on_ready()
+
+    async def _listen(self, connection: AbstractConnection) -> str:
+        """Return why it ended."""
+        wire = _Wire(self._on_message, self._note_ready)
         # redis-py did the handshake (TLS, AUTH) that the URL asks for; from here hiredis reads the
-        # socket itself,
-        # which costs a third of redis-py's reader.
+        # socket itself, which costs a third of redis-py's reader.
         writer = connection._writer
         assert writer is not None
         transport = writer.transport
@@ -115,12 +125,13 @@ class Subscription:
         while not wire.lost.done():
             await asyncio.wait([wire.lost], timeout=PING_S)
             if not wire.has_answered:
-                logger.warning("the subscription does not answer")
-                return
+                return "the subscription does not answer"
             wire.has_answered = False
             self._send("PING")
+        return wire.lost.result()
 
     def _send(self, *command: str) -> None:
-        if self._transport is not None:
+        # A lost connection stays here until `run` sees it; the next one subscribes to everything.
+        if self._transport is not None and not self._transport.is_closing():
             # The stub says a tuple of one; any length is meant.
             self._transport.write(hiredis.pack_command(cast("tuple[str]", command)))

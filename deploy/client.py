@@ -4,7 +4,7 @@ import http.client
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from deploy.errors import StartError
 
@@ -19,12 +19,10 @@ class Client:
     """Talks to one server. `url` is its base, with or without `/v1`."""
 
     def __init__(self, url: str, *, api_key: str = "", options: Mapping[str, Any]) -> None:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise StartError(f"--url {url!r} is not an address: write it as http://HOST:PORT")
+        parts = _parse(url)
         self.url = url
         self._is_tls = parts.scheme == "https"
-        self._address = (parts.hostname, parts.port)
+        self._address = (parts.hostname or "", parts.port)
         self._path = parts.path.rstrip("/").removesuffix("/v1")
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -60,6 +58,21 @@ class Client:
                 "or name another with --url"
             ) from error
         return connection
+
+
+def _parse(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "//" in url else f"http://{url}")
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:  # brackets without an end, a port that is none
+        raise StartError(_no_address(url)) from error
+    if not is_good:
+        raise StartError(_no_address(url))
+    return parts
+
+
+def _no_address(url: str) -> str:
+    return f"{url!r} is not an address: write it as http://HOST:PORT"
 
 
 def _deltas(response: http.client.HTTPResponse) -> Iterator[str]:

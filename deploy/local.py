@@ -48,12 +48,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _serve(environ: dict[str, str]) -> int:
     api = load(ApiConfig, environ)
     environ["PORT"] = str(preflight.claim_port(api.host, api.port))
+    processes = _roles(environ)
     files, _ = preflight.find_model(model_ref(load(WorkerConfig, environ)), environ)
     redis = _redis(environ)
     with Signals() as signals:
         supervisor = Supervisor(signals, redis)
         try:
-            supervisor.start(_roles(environ), roles.child_environment(environ))
+            supervisor.start(processes, roles.child_environment(environ))
             return _watch(supervisor, signals, _Announcement(environ, files))
         finally:
             if signals.num_stops:

@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from api import server
 from api.config import ApiConfig
 from deploy import packages
+from deploy.errors import StartError
 from workers.environment import load
 
 
@@ -15,9 +17,22 @@ def worker_command() -> list[str]:
 
 
 def api_command(environ: Mapping[str, str]) -> list[str]:
-    """An HTTP server, with our packages before what the current directory may hold."""
-    *command, app = server.command(load(ApiConfig, environ))
+    """An HTTP server, with our packages before what the current directory may hold.
+
+    Raises StartError if it could not write its request log.
+    """
+    config = load(ApiConfig, environ)
+    _check_log(config.request_logging_file)
+    *command, app = server.command(config)
     return [*command, f"--pythonpath={packages.ROOT}", app]
+
+
+def _check_log(path: str) -> None:
+    try:
+        if path:
+            Path(path).open("ab").close()
+    except OSError as error:
+        raise StartError(f"the request log {path} cannot be written: {error.strerror}") from error
 
 
 def child_environment(environ: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,10 @@ import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import count
 
+import msgspec
+
+from api.schema.decode import invalid
+from api.schema.sampling import SamplingFields
 from deploy.chat import Chat, prompted_lines
 from deploy.client import Message
 from deploy.errors import StartError
@@ -53,9 +57,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Load the model and answer. Raises StartError."""
+    sampling = _sampling(values)
+    return _answer(_load(load(WorkerConfig, environ), environ, sampling), values)
+
+
+def _sampling(values: argparse.Namespace) -> Sampling:
+    """The flags within the limits that a request has. Raises StartError."""
     given = {name: vars(values)[name] for name in _NUMBERS if vars(values)[name] is not None}
-    sampling = {"seed": secrets.randbits(63), "stop": tuple(values.stop), **given}
-    return _answer(_load(load(WorkerConfig, environ), environ, Sampling(**sampling)), values)
+    try:
+        msgspec.convert({"stop": values.stop, **given}, SamplingFields)
+    except msgspec.ValidationError as error:
+        raise StartError(str(invalid(str(error)))) from error
+    return Sampling(**{"seed": secrets.randbits(63), "stop": tuple(values.stop), **given})
 
 
 def _answer(model: "LocalModel", values: argparse.Namespace) -> int:

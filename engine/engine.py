@@ -5,8 +5,9 @@ that a later collection looks at live requests only, not at the hundred thousand
 and the model. The engine makes no reference cycles itself: what a sequence held goes when it ends.
 """
 
+import contextlib
 import gc
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 
@@ -46,7 +47,8 @@ class Engine:
         _check(config)
         capacity = _size(model, model_config, config, device, dtype)
         cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
-        self._eos_ids = model_config.eos_token_ids
+        # Some configurations name an id that the model cannot make.
+        self._eos_ids = [i for i in model_config.eos_token_ids if i < model_config.vocab_size]
         self._runner = Runner(
             model, cache, capacity, config.max_seqs, model_config.vocab_size, device
         )
@@ -145,14 +147,29 @@ def load_engine(
     model_class: Callable[..., Decoder] = load_class(checkpoint.config.architecture)
     device = choose_device(config.device)
     dtype = choose_dtype(config, checkpoint.config, device)
-    model = model_class(checkpoint.config, dtype, device)
-    model.load(checkpoint, progress)
     name = fingerprint(files, checkpoint.config)
-    engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
+    with _memory_of(device):
+        model = model_class(checkpoint.config, dtype, device)
+        model.load(checkpoint, progress)
+        engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
     del checkpoint
     gc.collect()
     gc.freeze()
     return engine
+
+
+@contextlib.contextmanager
+def _memory_of(device: torch.device) -> Iterator[None]:
+    """Raise LoadError when there is not enough of it."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator's is bare
+        if "allocate" not in str(error):
+            raise
+        raise LoadError(
+            f"The model and its KV cache do not fit the memory of {device}; "
+            "lower kv_cache_bytes or max_model_len, or serve a smaller model."
+        ) from error
 
 
 def _check(config: EngineConfig) -> None:

@@ -50,28 +50,25 @@ class StopStrings:
 
 
 class _Matcher:
-    """One stop string. `length` is how much of it the end of the text spells."""
+    """One stop string. `length` is how much of it the end of the text spells.
+
+    `_borders` has, for each prefix that the text has spelled so far, the length of the longest
+    shorter one that is also its suffix: a stop string of megabytes costs nothing before it is met.
+    """
 
     def __init__(self, stop: str) -> None:
         self.stop = stop
         self.length = 0
-        self._borders = _borders(stop)
+        self._borders = [0]
 
     def advance(self, char: str) -> bool:
         """Take one character; true if the stop string is complete."""
-        self.length = _longest(self.stop, self._borders, self.length, char)
+        self.length = self._longest(self.length, char)
+        if self.length > len(self._borders):
+            self._borders.append(self._longest(self._borders[-1], char))
         return self.length == len(self.stop)
 
-
-def _longest(stop: str, borders: Sequence[int], length: int, char: str) -> int:
-    while length and stop[length] != char:
-        length = borders[length - 1]
-    return length + (stop[length] == char)
-
-
-def _borders(stop: str) -> list[int]:
-    """For each prefix of `stop`, the length of the longest shorter one that is also its suffix."""
-    borders = [0]
-    for char in stop[1:]:
-        borders.append(_longest(stop, borders, borders[-1], char))
-    return borders
+    def _longest(self, length: int, char: str) -> int:
+        while length and self.stop[length] != char:
+            length = self._borders[length - 1]
+        return length + (self.stop[length] == char)

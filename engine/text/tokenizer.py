@@ -53,8 +53,11 @@ class Tokenizer:
         `add_special_tokens` adds BOS and EOS where the model wants them. Raises InvalidInput for
         text that is not Unicode.
         """
-        try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:  # a batch: unlike `encode`, it lets other threads run, for minutes if the text is long
+            (encoding,) = self._backend.encode_batch_fast(
+                [text], add_special_tokens=add_special_tokens
+            )
+            return encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidInput(
                 "The text has half of a surrogate pair; it is not Unicode."

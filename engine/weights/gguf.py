@@ -102,5 +102,7 @@ def _unpack(packed: NDArray[np.uint8], place: GgufTensor) -> Tensor:
 
 def _halves(rows: Tensor, num_heads: int) -> Tensor:
     """Rows of each head from adjacent pairs to two halves, as `kernels.ops.rotary` has them."""
+    if len(rows) % (2 * num_heads):  # of a shape that the loader will refuse
+        return rows
     pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)

@@ -359,3 +359,14 @@ def test_a_body_that_stops_coming_is_a_408(api_redis, directory, start_api):
         assert b"request_timeout" in reply
     finally:
         server.stop()
+
+
+def test_a_websocket_is_refused(api):
+    reply = api.get(
+        CHAT,
+        Connection="Upgrade",
+        Upgrade="websocket",
+        Sec_WebSocket_Version="13",
+        Sec_WebSocket_Key="dGhlIHNhbXBsZSBub25jZQ==",
+    )
+    assert reply.status == 403

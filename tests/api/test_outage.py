@@ -17,6 +17,7 @@ def server(redis_server, directory, start_api, make_worker, wait):
     yield server
     worker.stop()
     server.stop()
+    assert "Traceback" not in server.log.read_text()
 
 
 @contextlib.contextmanager
@@ -85,3 +86,20 @@ def test_a_job_that_redis_forgot_ends_with_an_error(server, redis_server, frames
         (_, error), (_, end) = frames(response.read())
     assert error["error"]["code"] == "job_lost"
     assert end == "[DONE]"
+
+
+def test_an_outage_is_told_once_however_long_it_is(server, redis_server, frames):
+    with counting(server, 200) as response:
+        received = response.read1(4096)
+        redis_server.stop()
+        time.sleep(5)
+        redis_server.start()
+        received += response.read()
+    assert words(frames(received)) == [f"{i} " for i in range(200)]
+    lines = [line for line in server.log.read_text().splitlines() if " WARNING api." in line]
+    assert sorted(line.split(": ", 2)[1] for line in lines) == [
+        "logs can be read again",
+        "logs cannot be read, trying again",
+        "subscribed again",
+        "the subscription was lost; trying again",
+    ]

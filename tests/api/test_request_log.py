@@ -1,5 +1,6 @@
 """Requests and responses as JSON lines."""
 
+import errno
 import json
 
 import pytest
@@ -48,3 +49,33 @@ def test_a_line_never_waits_for_the_disk(tmp_path, monkeypatch):
         log.put("request", "r", "/v1/x", body=b"{}")
     assert log.num_dropped == 7
     log._file.close()
+
+
+def test_a_full_disk_is_told_once_and_later_lines_are_whole(tmp_path, caplog, monkeypatch):
+    log = RequestLog(tmp_path / "log.jsonl")
+    log.close()
+    file = (tmp_path / "log.jsonl").open("wb", buffering=0)
+    monkeypatch.setattr(log, "_file", _FullDisk(file))
+    for number in range(6):
+        log.put("request", str(number), "/v1/x", body=b"{}")
+    log._lines.put(None)
+    log._write()
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    cut, *whole = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert len(cut) == 10
+    assert [json.loads(line)["request_id"] for line in whole] == ["4", "5"]
+
+
+class _FullDisk:
+    """Takes 10 bytes, then nothing for the rest of four lines, then everything."""
+
+    def __init__(self, file):
+        self._file, self._num_writes, self.close = file, 0, file.close
+
+    def write(self, data):
+        self._num_writes += 1
+        if self._num_writes == 1:
+            return self._file.write(data[:10])
+        if self._num_writes <= 5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(data)

@@ -136,7 +136,9 @@ def test_nobody_listening_is_one_sentence() -> None:
         list(Client("http://127.0.0.1:9", options={}).stream([]))
 
 
-@pytest.mark.parametrize("url", ["ftp://x", "http://", "://"])
+@pytest.mark.parametrize(
+    "url", ["ftp://x", "http://", "://", "http://x:99999", "x:port", "http://[::1"]
+)
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(StartError, match="is not an address"):
         Client(url, options={})

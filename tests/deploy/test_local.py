@@ -208,6 +208,8 @@ def _own_signals() -> Iterator[None]:
         ("gguf -m . -f missing.gguf", "missing.gguf does not exist"),
         ("plain -m ./model", "architecture FooForCausalLM is not supported"),
         ("--host 192.0.2.1 serve", "cannot listen on 192.0.2.1"),
+        ("--request-logging-file ./none/log serve", "request log ./none/log cannot be written: No"),
+        ("--request-logging-file ./model serve", "request log ./model cannot be written: Is a dir"),
         ("--redis-server-bin ./model serve", "is not a Redis server that runs here"),
         ("--redis-url redis://127.0.0.1:1/0 serve", "Redis at redis://127.0.0.1:1/0 cannot be"),
     ],

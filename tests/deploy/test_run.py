@@ -46,12 +46,26 @@ def test_without_a_template_the_prompt_is_continued(capsys) -> None:
     ("arguments", "sentence"),
     [
         (["-i", "x " * 9000, *ENGINE], "maximum context length"),
+        (["-i", "x", "--max-tokens", "0"], "Invalid value for 'max_tokens': expected `int` >= 1"),
+        (["-i", "x", "--temperature", "nan"], "Invalid value for 'temperature'"),
+        (["-i", "x", "--seed", str(2**70)], "Invalid value for 'seed'"),
+        (["-i", "x", "--stop", ""], "Invalid value for 'stop"),
         (["-i", "x", "-m", "./nothing/here"], "neither a directory nor a repository"),
         (["-i", "x", "--engine", "nowhere:load"], "the engine nowhere:load cannot be imported"),
         (["-i", "x", "--engine", "tests.deploy.scripted_engine:refuse"], "made of cheese"),
         (["-i", "x", "--max-tokens", "many"], "--max-tokens: invalid int value: 'many'"),
     ],
-    ids=["prompt too long", "no model", "no engine", "no load", "no number"],
+    ids=[
+        "prompt too long",
+        "no tokens",
+        "no temperature",
+        "seed too large",
+        "empty stop",
+        "no model",
+        "no engine",
+        "no load",
+        "no number",
+    ],
 )
 def test_a_failure_is_one_sentence_and_status_2(arguments, sentence, capsys) -> None:
     assert cli.main(["run", *arguments]) == 2

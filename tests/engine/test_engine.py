@@ -334,6 +334,20 @@ def test_a_configuration_that_cannot_be_met_stops_the_start(changes):
         make_engine(**changes)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_end_token_that_the_model_cannot_make_is_ignored(temperature):
+    engine = make_engine(eos=(VOCAB_SIZE, 10**9))
+    answers = run_all(engine, [request(PROMPT, min_tokens=2, temperature=temperature)])
+    assert len(answers["a"]) == 4
+
+
+@pytest.mark.parametrize("kv_cache_bytes", [10**14, 10**17])
+def test_a_cache_that_does_not_fit_the_memory_stops_the_start(tmp_path, kv_cache_bytes):
+    files = tiny_llama.write(tmp_path)
+    with pytest.raises(LoadError, match="do not fit the memory of cpu"):
+        load_engine(files, EngineConfig(kv_cache_bytes=kv_cache_bytes, device="cpu"))
+
+
 def test_the_engine_makes_no_reference_cycles():
     engine = make_engine(num_blocks=24)
     requests = [request(p, id=str(i), max_tokens=9) for i, p in enumerate(prompts(12))]

@@ -3,7 +3,8 @@
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from tests.engine.models import tiny
+from engine.errors import LoadError
+from tests.engine.models import gguf_files, tiny
 from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.paged import PagedModel
 
@@ -64,3 +65,10 @@ def test_a_split_file_is_read_as_one(tmp_path, load_model):
     path = write_gguf(model, tmp_path / "tiny-00001-of-00003.gguf", Type.Q8_0, num_files=3)
     assert len(list(tmp_path.iterdir())) == 3
     assert max_error(model, path, load_model) <= TOLERANCE
+
+
+def test_a_query_of_the_wrong_shape_is_a_load_error(tmp_path, load_model, monkeypatch):
+    monkeypatch.setattr(gguf_files, "_permute", lambda rows, num_heads: rows[:-1])
+    path = write_gguf(tiny.make_model("llama"), tmp_path / "model.gguf", Type.F32)
+    with pytest.raises(LoadError, match=r"q_proj.weight has the shape"):
+        load_model(path)

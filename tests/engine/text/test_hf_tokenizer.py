@@ -1,6 +1,8 @@
 """A Hugging Face directory gives the ids that transformers gives for it."""
 
 import json
+import threading
+import time
 
 import pytest
 import transformers
@@ -141,3 +143,24 @@ def test_a_decoder_that_cannot_run_token_by_token_is_refused(tmp_path, gpt2, dec
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     with pytest.raises(LoadError, match="decoder"):
         load_tokenizer(tmp_path)
+
+
+def test_other_threads_run_while_a_long_text_is_encoded(write, gpt2):
+    tokenizer = load_tokenizer(write(gpt2))
+    longest_s, is_over = 0.0, threading.Event()
+
+    def watch():
+        nonlocal longest_s
+        while not is_over.is_set():
+            start = time.perf_counter()
+            time.sleep(0.001)
+            longest_s = max(longest_s, time.perf_counter() - start)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    start = time.perf_counter()
+    tokenizer.encode("hello world " * 100_000)
+    took_s = time.perf_counter() - start
+    is_over.set()
+    watcher.join()
+    assert longest_s < took_s / 2

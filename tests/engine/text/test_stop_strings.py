@@ -79,3 +79,10 @@ def test_the_cost_of_a_push_does_not_grow_with_the_text():
             watcher.push("aaaa")
         times.append(time.process_time() - start)
     assert times[2] < 5 * times[0]
+
+
+def test_a_long_stop_string_costs_nothing_before_it_is_met():
+    stop = "ab" * 10_000_000
+    start = time.process_time()
+    assert StopStrings([stop]).push("abaxab") == ("abax", False)
+    assert time.process_time() - start < 0.5
