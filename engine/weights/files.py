@@ -57,10 +57,13 @@ def resolve(
         builtin = Path(__file__).parent.parent / "builtin"
         return _in_directory(msgspec.structs.replace(ref, kind="plain"), builtin, BUILTIN_NAME)
     path = Path(ref.model).expanduser()
-    if path.is_dir():
-        return _in_directory(ref, path)
-    if path.is_file():
-        return _single_file(ref, path)
+    try:
+        if path.is_dir():
+            return _in_directory(ref, path)
+        if path.is_file():
+            return _single_file(ref, path)
+    except PermissionError as error:  # of a directory; that of a file is seen when it is opened
+        raise LoadError(f"{error.filename} cannot be read: {error.strerror}.") from error
     return _in_repo(ref, progress, environ or {})
 
 

@@ -1,6 +1,8 @@
 """Finding a model's files on disk."""
 
+import errno
 import json
+from pathlib import Path
 
 import pytest
 
@@ -123,3 +125,13 @@ def test_a_file_that_is_no_gguf_file_is_refused(directory):
     path = directory("model.safetensors") / "model.safetensors"
     with pytest.raises(LoadError, match="is a file; give the model's directory"):
         resolve(ModelRef(model=str(path)))
+
+
+def test_a_directory_that_may_not_be_read_is_a_load_error(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    (tmp_path / "model").mkdir()
+    monkeypatch.setattr(Path, "is_file", refuse)  # the tests may run as root, who may read all
+    with pytest.raises(LoadError, match=r"model/config\.json cannot be read: Permission denied"):
+        resolve(ModelRef(model=str(tmp_path / "model")))
