@@ -22,7 +22,9 @@ _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
-_StopString = Annotated[str, Meta(min_length=1)]
+# A stop string is matched against every token's text and travels with the job.
+MAX_STOP_LENGTH = 4096
+_StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 
 
 class StreamOptions(msgspec.Struct):
@@ -95,6 +97,9 @@ class SamplingFields(RefusedFields, kw_only=True):
     def _stop_strings(self) -> tuple[str, ...]:
         if self.stop == "":
             raise ApiError("invalid_value", "A stop string must not be empty.", "stop")
+        if isinstance(self.stop, str) and len(self.stop) > MAX_STOP_LENGTH:
+            what = f"A stop string has at most {MAX_STOP_LENGTH} characters."
+            raise ApiError("invalid_value", what, "stop")
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 

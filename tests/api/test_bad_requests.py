@@ -146,6 +146,8 @@ BAD_REQUESTS = [
     # Stops and flags.
     chat("empty stop", VALUE, "stop", stop=""),
     chat("an empty stop of two", VALUE, "stop[1]", stop=["a", ""]),
+    chat("a long stop", VALUE, "stop", stop="x" * 4097),
+    chat("a long stop of two", VALUE, "stop[1]", stop=["a", "x" * 4097]),
     chat("too many stops", VALUE, "stop", stop=["x"] * 17),
     chat("stop a number", TYPE, "stop", stop=4),
     chat("a null stop of two", TYPE, "stop[1]", stop=["a", None]),
