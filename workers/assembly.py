@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 
 from arq.connections import ArqRedis
+from redis.exceptions import RedisError
 
 from engine.messages import EngineInfo
 from engine.text.text_model import TextModel, load_text_model
@@ -30,7 +31,7 @@ from workers.heartbeat import Pulse
 from workers.job_run import Runs
 from workers.lease import Leases
 from workers.progress import Bar
-from workers.redis_link import TRANSIENT, Scripts, close, connect
+from workers.redis_link import Scripts, close, connect
 from workers.service import Service
 from workers.subscription import Subscription
 from workers.token_log import TokenLog
@@ -137,7 +138,7 @@ async def _serve(service: Service, client: ArqRedis) -> None:
 
 async def _say_goodbye(service: Service, client: ArqRedis) -> None:
     """Leave the fleet's directory at once; its entries would go by themselves."""
-    with contextlib.suppress(TimeoutError, *TRANSIENT):
+    with contextlib.suppress(TimeoutError, OSError, RedisError):
         async with asyncio.timeout(GOODBYE_S):
             await client.delete(worker_key(service.worker))
             await client.zrem(WORKERS_KEY, service.worker)

@@ -30,7 +30,8 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     for number, prompt_ids in enumerate(_prompts(job, text, info)):
         max_tokens = _max_tokens(job, len(prompt_ids), info)
         for choice in range(number * job.n, (number + 1) * job.n):
-            plans.append(Plan(number, prompt_ids, _params(job, text, choice, max_tokens)))
+            params = _params(job, text, choice, max_tokens, info.vocab_size)
+            plans.append(Plan(number, prompt_ids, params))
     return plans
 
 
@@ -91,10 +92,14 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
 
 
-def _params(job: Job, text: TextModel, choice: int, max_tokens: int) -> SamplingParams:
+def _params(
+    job: Job, text: TextModel, choice: int, max_tokens: int, vocab_size: int
+) -> SamplingParams:
     """What the request says, else the model's makers, else what changes nothing."""
     asked, defaults = job.sampling, text.defaults
-    eos_ids = () if asked.ignore_eos else sorted(text.tokenizer.eos_ids)
+    # Some configurations name an end that the model cannot make.
+    ends = () if asked.ignore_eos else text.tokenizer.eos_ids
+    eos_ids = sorted(i for i in ends if i < vocab_size)
     return SamplingParams(
         max_tokens=max_tokens,
         seed=asked.seed,

@@ -33,6 +33,8 @@ TRANSIENT = (
     redis.exceptions.MasterDownError,
     OSError,
 )
+# The disk is full, or too few replicas are there: redis-py has no class for these.
+_UNWRITABLE = ("MISCONF", "NOREPLICAS")
 SCRIPTS = ("claim", "open", "step", "renew", "release", "heartbeat")
 MAX_BACKOFF_S = 0.5
 COMMAND_TIMEOUT_S = 5.0
@@ -105,6 +107,11 @@ class Scripts:
         except TRANSIENT as error:
             self._note_down(error)
             raise
+        except redis.exceptions.ResponseError as error:
+            if not str(error).startswith(_UNWRITABLE):
+                raise
+            self._note_down(error)
+            raise redis.exceptions.ReadOnlyError(str(error)) from error
         self._note_up()
         return reply
 

@@ -174,6 +174,13 @@ async def local_worker(
         await worker.end()
 
 
+def is_known(url: str, pid: int) -> bool:
+    """True if this very process is in the fleet's directory; one that was killed may be, too."""
+    with redis.Redis.from_url(url) as client:
+        names = cast(list[bytes], client.zrange(WORKERS_KEY, 0, -1))
+    return any(f"-{pid}-".encode() in name for name in names)
+
+
 class Processes:
     """Worker processes with the scripted engine, and what they said."""
 
@@ -201,14 +208,12 @@ class Processes:
     def start_ready(
         self, url: str, count: int = 1, **environ: str
     ) -> list[subprocess.Popen[bytes]]:
-        """Start `count` workers and wait until Redis knows that many more."""
-        with redis.Redis.from_url(url) as client:
-            known = client.zcard(WORKERS_KEY)
-            processes = [self.start(url, **environ) for _ in range(count)]
-            deadline = time.monotonic() + 30
-            while client.zcard(WORKERS_KEY) < known + count:
-                assert time.monotonic() < deadline, self.logs()
-                time.sleep(0.02)
+        """Start `count` workers and wait until Redis knows them."""
+        processes = [self.start(url, **environ) for _ in range(count)]
+        deadline = time.monotonic() + 30
+        while not all(is_known(url, process.pid) for process in processes):
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.02)
         return processes
 
     def logs(self) -> str:

@@ -119,3 +119,10 @@ def test_a_retry_renders_the_prompt_of_the_first_time(text):
     job = chat(max_tokens=4, template_kwargs={"now_s": 5, "custom": "x"})
     assert prepare(job, text, INFO) == prepare(job, text, INFO)
     assert prepare(make_job(), text, INFO)[0].prompt_ids == PROMPT
+
+
+def test_an_end_that_the_model_cannot_make_is_left_out(text):
+    model = text._replace(tokenizer=text.tokenizer.with_eos_ids([1, 99_999]))
+    (plan,) = prepare(make_job(), model, INFO)
+    assert 1 in plan.params.stop_token_ids
+    assert 99_999 not in plan.params.stop_token_ids

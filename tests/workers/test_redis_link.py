@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from tests.workers.wire import QUEUE
 from workers.environment import SettingError
@@ -60,3 +61,13 @@ async def test_an_outage_is_logged_once_and_so_is_its_end(redis_server, caplog):
         f"Redis is back after {caplog.records[-1].args[0]:.1f} s",
     ]
     await close(client)
+
+
+@pytest.mark.parametrize("code", ["MISCONF", "NOREPLICAS"])
+async def test_a_redis_that_cannot_write_is_waited_for(link, monkeypatch, code):
+    async def refuse(keys, args):
+        raise ResponseError(f"{code} Errors writing to the AOF file")
+
+    monkeypatch.setitem(link._scripts, "claim", refuse)
+    with pytest.raises(TRANSIENT):
+        await link.run("claim")

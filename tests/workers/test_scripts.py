@@ -124,6 +124,15 @@ class TestOpen:
         await step(wire, Append("j", 0, STARTED), Append("j", 1, DONE))
         assert (await open_job(wire))[3:] == [STARTED, DONE]
 
+    @pytest.mark.parametrize("entry", [b"\xff\xff", b"\x01"], ids=["no MessagePack", "no array"])
+    async def test_a_damaged_log_is_handed_over_and_can_be_cancelled(self, wire, entry):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.client.rpush(contract.log_key("j"), entry)
+        assert (await open_job(wire))[3] == entry
+        assert await wire.cancel(job) == 0
+
     async def test_tells_of_a_cancel(self, wire):
         job = make_job()
         await wire.enqueue(job)

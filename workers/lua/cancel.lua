@@ -5,8 +5,8 @@
 if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
 local last = redis.call('LINDEX', KEYS[4], -1)
 if last then
-  local kind = cmsgpack.unpack(last)[1]
-  if kind == 'd' or kind == 'f' then return 2 end
+  local is_whole, entry = pcall(cmsgpack.unpack, last)
+  if is_whole and type(entry) == 'table' and (entry[1] == 'd' or entry[1] == 'f') then return 2 end
 end
 redis.call('SET', KEYS[1], '1', 'EX', ARGV[3])
 if not last and redis.call('EXISTS', KEYS[3]) == 0 and redis.call('ZREM', KEYS[5], ARGV[1]) == 1 then

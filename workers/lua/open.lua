@@ -6,8 +6,9 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 local entries = redis.call('LRANGE', KEYS[3], 0, -1)
 local is_over = false
 if #entries > 0 then
-  local kind = cmsgpack.unpack(entries[#entries])[1]
-  is_over = kind == 'd' or kind == 'f'
+  -- A damaged entry is no end; the worker will say what it is.
+  local is_whole, last = pcall(cmsgpack.unpack, entries[#entries])
+  is_over = is_whole and type(last) == 'table' and (last[1] == 'd' or last[1] == 'f')
 end
 if not is_over and (#entries > 0 or tonumber(ARGV[3]) > 1) then
   redis.call('RPUSH', KEYS[3], ARGV[2])
