@@ -112,8 +112,12 @@ def test_a_truncated_tail_is_cut_off_and_the_rest_is_kept(
     with client(server) as connection:
         connection.rpush("log:a", *range(10))
         connection.rpush("log:a", "x" * 1000)
-    kill_server(server)
     (incremental,) = (tmp_path / "data" / "appendonlydir").glob("*.incr.aof")
+    deadline = time.monotonic() + 10
+    while incremental.stat().st_size < 1000:  # the server puts a write off while it syncs
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    kill_server(server)
     os.truncate(incremental, incremental.stat().st_size - 200)
     server.restart()
     server.wait_until_ready()
