@@ -22,6 +22,7 @@ from redis.exceptions import (
     TimeoutError,
 )
 
+from api.admission import Accepted, Bounds, Terms, accepted, admission
 from api.canceller import Cancel, Canceller
 from api.config import ApiConfig
 from api.delivery import Reader
@@ -37,6 +38,8 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 16  # managed Redis plans sell few
 DIRECTORY_AGE_S = 1.0
 SLICE = 256  # entries of one log that are read at a time
+FORGET_S = 60  # how long the rest of a forgotten job stays, for its worker to settle its books
+NO_TERMS = Terms()
 _REFUSING = (OutOfMemoryError, ReadOnlyError)
 _REFUSALS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")  # cannot save, is alone
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
@@ -68,6 +71,13 @@ class Broker:
         self._enqueue_script, self._cancel_script, self._directory_script = (
             self._redis.register_script(contract.load_script(name))
             for name in ("enqueue", "cancel", "directory")
+        )
+        self._forget_script = self._redis.register_script(contract.load_script("forget"))
+        self._bounds = Bounds(
+            max_jobs=config.max_queue,
+            max_tokens=config.max_queue_tokens,
+            ttl_ms=config.job_ttl_s * 1000,
+            idempotency_ttl_ms=config.idempotency_ttl_s * 1000,
         )
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self.relay = Relay(self._read_logs, config.ping_s)
@@ -113,7 +123,7 @@ class Broker:
         if home != self.api_id:
             self._subscription.unfollow(contract.api_channel(home))
 
-    async def enqueue(self, job: contract.Job, queue: str) -> None:
+    async def enqueue(self, job: contract.Job, queue: str, terms: Terms = NO_TERMS) -> Accepted:
         """Hand a job to the workers of `queue`. Raises ApiError."""
         now_ms = time.time_ns() // 1_000_000
         keys = [
@@ -121,30 +131,49 @@ class Broker:
             contract.arq_job_key(job.id),
             contract.log_key(job.id),
             queue,
+            contract.idempotency_key(job.tenant, terms.idempotency_key),
+            contract.limit_key(job.tenant),
         ]
+        asked = admission(job, queue, terms, self._bounds)
         args = [
-            job.id,
             contract.encode(job),
             contract.encode_arq_job(job.id, now_ms),
-            self._config.job_ttl_s * 1000,
-            self._config.max_queue,
-            contract.wake_channel(queue),
+            contract.encode(asked),
         ]
-        # 0 (the id is taken) is our own first try, whose reply was lost: ids are random.
-        if await self._call(lambda: self._enqueue_script(keys=keys, args=args)) == -1:
-            raise ApiError("queue_full", "Too many requests are waiting; try again soon.")
+        reply = await self.call(lambda: self._enqueue_script(keys=keys, args=args))
+        return accepted(job.id, reply)
 
     def cancel_soon(self, job: contract.Job, queue: str) -> None:
         """Give a job up, in the background, unless somebody else here reads it."""
         if not self.relay.has_readers(job.id):
             self._canceller.put(Cancel(job.id, job.home, queue))
 
+    async def cancel(self, job: contract.Job, queue: str) -> None:
+        """Give a job up, whoever reads it; one that has ended stays as it is. Raises ApiError."""
+        await self._cancel(Cancel(job.id, job.home, queue))
+
+    async def forget(self, job_id: str) -> None:
+        """Make a job that has ended unreadable; unknown ones are ignored. Raises ApiError."""
+        names = [contract.job_key(job_id), contract.log_key(job_id), contract.DEAD_KEY]
+        args = [job_id, FORGET_S]
+        await self.call(lambda: self._forget_script(keys=names, args=args))
+
+    async def read_log(self, job_id: str) -> list[contract.Event]:
+        """What a job's log holds at this moment, without fences. Raises ApiError."""
+        events: list[contract.Event] = []
+        start, is_cut = 0, True
+        while is_cut:
+            ((entries, _, is_cut),) = await self._read_logs([(job_id, start)])
+            start += len(entries)
+            events.extend(map(contract.decode_event, entries))
+        return [event for event in events if not isinstance(event, contract.Fence)]
+
     async def view(self, job_id: str) -> JobView | None:
         """A job's record, None if there is none.
 
         Raises ApiError, also for a record that cannot be read.
         """
-        spec, last = await self._call(lambda: self._read_view(job_id))
+        spec, last = await self.call(lambda: self._read_view(job_id))
         if spec is None:
             return None
         try:
@@ -166,7 +195,7 @@ class Broker:
         try:
             keys = [contract.WORKERS_KEY, contract.MODELS_KEY, contract.MODELS_SEEN_KEY]
             args = [self._config.model_grace_s]
-            cards, beats = await self._call(lambda: self._directory_script(keys=keys, args=args))
+            cards, beats = await self.call(lambda: self._directory_script(keys=keys, args=args))
             self._directory = Directory(
                 tuple(map(contract.decode_card, cards)),
                 tuple(map(contract.decode_heartbeat, beats)),
@@ -183,7 +212,7 @@ class Broker:
             return await pipe.execute()
 
     async def _read_logs(self, places: Sequence[tuple[str, int]]) -> list[LogSlice]:
-        return await self._call(lambda: self._read_slices(places)) if places else []
+        return await self.call(lambda: self._read_slices(places)) if places else []
 
     async def _read_slices(self, places: Sequence[tuple[str, int]]) -> list[LogSlice]:
         async with self._redis.pipeline(transaction=False) as pipe:
@@ -209,10 +238,12 @@ class Broker:
             contract.arq_job_key(cancel.job_id),
         ]
         channel = contract.api_channel(cancel.home)
-        args = [cancel.job_id, contract.control_channel(cancel.queue), ttl_s, entry, channel, batch]
-        await self._call(lambda: self._cancel_script(keys=keys, args=args))
+        control = contract.control_channel(cancel.queue)
+        args = [cancel.job_id, control, ttl_s, entry, channel, batch, "cancelled", ""]
+        await self.call(lambda: self._cancel_script(keys=keys, args=args))
 
-    async def _call(self, command: Callable[[], Awaitable[T]]) -> T:
+    async def call(self, command: Callable[[], Awaitable[T]]) -> T:
+        """Run commands with one of the process's few connections. Raises ApiError."""
         try:
             async with asyncio.timeout(self._config.redis_timeout_s), self._slots:
                 return await command()

@@ -28,16 +28,55 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     log: Annotated[
         Literal["off", "error", "warn", "info", "debug", "trace"], setting("Log level.")
     ] = "info"
+    api_keys_file: Annotated[
+        str,
+        setting(
+            "TOML file of API keys with their tenants and limits, read again when it changes. "
+            "Without any key everybody is let in."
+        ),
+    ] = ""
+    api_keys: Annotated[
+        str,
+        setting(
+            "API keys of the tenant `default`, parted by commas, plain or as `sha256:…`; `admin:` "
+            "before one gives it the admin routes."
+        ),
+    ] = ""
     strict_model_names: Annotated[
         bool, setting("Answer 404 to a model name that is not served, instead of serving the one.")
     ] = False
     max_body_bytes: Annotated[int, setting("Largest request body, bytes.", ge=1024)] = 32 << 20
+    max_file_bytes: Annotated[int, setting("Largest uploaded file, bytes.", ge=1024)] = 100_000_000
+    max_stored_bytes: Annotated[
+        int, setting("Most bytes of files that a tenant may have stored.", ge=1024)
+    ] = 2_000_000_000
+    file_ttl_s: Annotated[
+        int,
+        setting("How long files and ended batches are kept at most, in seconds.", ge=60),
+    ] = 2_592_000
+    batch_window: Annotated[
+        int, setting("Most lines of a batch that are in the queue at a time.", ge=2)
+    ] = 256
     read_timeout_s: Annotated[
         float, setting("How long a request body may take to arrive, in seconds.", gt=0)
     ] = 60.0
     max_queue: Annotated[
         int, setting("Most jobs in a model's queue, running ones included.", ge=1)
     ] = 2000
+    max_queue_tokens: Annotated[
+        int, setting("Most prompt tokens, by estimate, that wait in a model's queue.", ge=1)
+    ] = 4_000_000
+    max_queue_wait_s: Annotated[
+        float,
+        setting(
+            "How long a request waits for a worker before 503, if its client waits with it. "
+            "0: for ever.",
+            ge=0,
+        ),
+    ] = 600.0
+    idempotency_ttl_s: Annotated[
+        int, setting("How long an Idempotency-Key is remembered, in seconds.", ge=1)
+    ] = 86400
     max_streams: Annotated[
         int, setting("Most requests that one API process follows at a time.", ge=1)
     ] = 2000
@@ -68,6 +107,25 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: Annotated[
         int, setting("How long a finished answer can be read again, in seconds.", ge=1)
     ] = 3600
+    store_ttl_s: Annotated[
+        int,
+        setting(
+            "How long a stored response (/v1/responses) is kept after its end, in seconds.", ge=1
+        ),
+    ] = 86400
+    webhook_url: Annotated[
+        str,
+        setting(
+            "Who is told of the end of work that nobody waits for, unless the request or its API "
+            "key names another URL; empty: nobody."
+        ),
+    ] = ""
+    webhook_secret: Annotated[
+        str, setting("Signs webhooks, `whsec_…`, unless the API key has a secret of its own.")
+    ] = ""
+    webhook_allow_private: Annotated[
+        bool, setting("Let webhooks go to private addresses, such as those of this network.")
+    ] = False
     request_logging_file: Annotated[
         str, setting("File that gets every request and response as JSON lines; empty: none.")
     ] = ""

@@ -25,11 +25,15 @@ from workers.token_log import JobLog, TokenLog
 class Opened(NamedTuple):
     """A job as an attempt finds it.
 
-    `spec` is empty when the record is gone; `damage` says why the log cannot be read past `events`.
+    `spec` is empty when the record is gone; `left_ms` is the time to its deadline, if it has one;
+    `maker` the fingerprint of the engine that made the tokens in the log; `damage` says why the log
+    cannot be read past `events`.
     """
 
     spec: bytes
     is_cancelled: bool
+    left_ms: int | None
+    maker: str
     events: list[Event]
     log: JobLog
     damage: str
@@ -40,7 +44,7 @@ class _Home(msgspec.Struct):
 
 
 async def open_attempt(
-    scripts: Scripts, claim: Claim, worker: str, job_ttl_s: int
+    scripts: Scripts, claim: Claim, worker: str, job_ttl_s: int, fingerprint: str
 ) -> Opened | None:
     """Fence off earlier attempts and read the job; None if the lease is not ours any more."""
     reply = await scripts.insist(
@@ -51,15 +55,30 @@ async def open_attempt(
             log_key(claim.job_id),
             cancel_key(claim.job_id),
         ],
-        args=[claim.owner, encode(Fence(claim.attempt, worker)), claim.attempt, job_ttl_s],
+        args=[
+            claim.owner,
+            encode(Fence(claim.attempt, worker)),
+            claim.attempt,
+            job_ttl_s,
+            fingerprint,
+        ],
     )
     if not reply[0]:
         return None
-    spec, is_cancelled, entries = reply[1], bool(reply[2]), reply[3:]
+    spec, is_cancelled, left_ms, maker = reply[1:5]
+    entries = reply[5:]
     events, damage = _decode(entries)
     log = JobLog(claim.job_id, _home(spec), entries, sum(num_events(event) for event in events))
     log.is_over = bool(events) and is_terminal(events[-1])
-    return Opened(spec, is_cancelled, events, log, damage)
+    return Opened(
+        spec,
+        bool(is_cancelled),
+        int(left_ms) if left_ms else None,
+        maker.decode(),
+        events,
+        log,
+        damage,
+    )
 
 
 def _decode(entries: list[bytes]) -> tuple[list[Event], str]:

@@ -10,12 +10,36 @@ from typing import Any, Literal
 
 import msgspec
 
+from workers.keys import (
+    ARQ_JOB_PREFIX as ARQ_JOB_PREFIX,
+    CHORES_CHANNEL as CHORES_CHANNEL,
+    CHORES_KEY as CHORES_KEY,
+    DEAD_KEY as DEAD_KEY,
+    LEASE_PREFIX as LEASE_PREFIX,
+    MODELS_KEY as MODELS_KEY,
+    MODELS_SEEN_KEY as MODELS_SEEN_KEY,
+    WORKERS_KEY as WORKERS_KEY,
+    api_channel as api_channel,
+    arq_job_key as arq_job_key,
+    arq_retry_key as arq_retry_key,
+    cancel_key as cancel_key,
+    control_channel as control_channel,
+    idempotency_key as idempotency_key,
+    job_key as job_key,
+    lease_key as lease_key,
+    leases_key as leases_key,
+    limit_key as limit_key,
+    log_key as log_key,
+    queue_key as queue_key,
+    wake_channel as wake_channel,
+    worker_key as worker_key,
+)
+
 SCHEMA_VERSION = 1
 ARQ_FUNCTION = "generate"
 
-# arq's own key names (arq.constants); the API writes them without importing arq.
-ARQ_JOB_PREFIX = "arq:job:"
-LEASE_PREFIX = "arq:in-progress:"
+
+ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -59,6 +83,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool = False
     include_usage: bool = False
     tenant: str = ""
+    service_class: ServiceClass = "default"
+    endpoint: str = ""  # the route it came in by, which decides how it is shown again
+    is_detached: bool = False  # runs on when nobody listens
+    prompt_tokens: int = 0  # the API's estimate: it does not tokenize
+    cost: int = 0  # tokens that it is charged before they are counted
+    result_ttl_s: int = 0  # how long the answer outlives the end; 0: the worker's setting
+    webhook: str = ""  # who is told of the end
+    batch: str = ""  # the batch that it is a line of
+    line: int = -1
+    echo: dict[str, Any] = {}  # what the endpoint repeats of its request
+    metadata: dict[str, str] = {}
 
     @property
     def num_choices(self) -> int:
@@ -124,7 +159,13 @@ class Fence(msgspec.Struct, frozen=True, array_like=True, tag="x"):
     worker: str
 
 
-Event = Started | Tokens | Done | Failed | Fence
+class Retried(msgspec.Struct, frozen=True, array_like=True, tag="r"):
+    """Stands where a failure stood, with its number, since an operator started the job again."""
+
+    offset: int
+
+
+Event = Started | Tokens | Done | Failed | Fence | Retried
 
 # The codes of Failed that a worker writes itself; the others are those of engine/errors.py.
 WORKER_FAILURES = (
@@ -134,6 +175,10 @@ WORKER_FAILURES = (
     "unreadable_job",  # its record or log is of another schema version, or damaged
     "timeout",  # it ran longer than a job may
     "internal_error",  # our bug; the worker's log has the traceback
+    "deadline_exceeded",  # its client's time was up
+    "engine_crashed",  # it crashed engines, and is a dead letter now
+    "model_changed",  # other weights than those that began the answer
+    "no_workers",  # nobody took it in time
 )
 
 
@@ -214,6 +259,34 @@ class Append(msgspec.Struct, frozen=True):
     ttl_s: int = 0
 
 
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """What the enqueue script needs to know of a job and of its tenant's limits.
+
+    Times count from now on, in ms, 0 for none; limits are 0 for none; `digest` names the body that
+    came with an idempotency key, if one did.
+    """
+
+    id: str
+    tenant: str
+    # `class` is what the scripts call it
+    service_class: ServiceClass = msgspec.field(name="class")
+    home: str
+    cost: int
+    prompt_tokens: int
+    wake: str
+    is_followed: bool
+    ttl_ms: int
+    max_jobs: int
+    max_tokens: int
+    deadline_ms: int = 0
+    wait_ms: int = 0
+    tenant_jobs: int = 0
+    requests_per_min: int = 0
+    tokens_per_min: int = 0
+    digest: str = ""
+    digest_ttl_ms: int = 0
+
+
 def encode_batch(appends: Iterable[Append]) -> bytes:
     """A step's entries for the step script, which also publishes them as they are."""
     items = [(a.job, a.index, _raw_string(a.payload), a.ttl_s) for a in appends]
@@ -261,64 +334,16 @@ def encode_arq_job(job_id: str, created_ms: int) -> bytes:
     )
 
 
-def job_key(job_id: str) -> str:
-    """HASH: `spec` (the Job), `attempts`."""
-    return f"job:{job_id}"
-
-
-def log_key(job_id: str) -> str:
-    """LIST: the token log."""
-    return f"log:{job_id}"
-
-
-def cancel_key(job_id: str) -> str:
-    """STRING: a client gave the job up; outlives a worker that never saw the message."""
-    return f"cancel:{job_id}"
-
-
-def lease_key(job_id: str) -> str:
-    """STRING with expiry: `{worker}:{attempt}` of the attempt that may write."""
-    return LEASE_PREFIX + job_id
-
-
-def arq_job_key(job_id: str) -> str:
-    """STRING: arq's own record of the job."""
-    return ARQ_JOB_PREFIX + job_id
-
-
-def queue_key(model: str) -> str:
-    """ZSET: arq's queue of one model, scored by enqueue time in ms."""
-    return f"q:{model}"
-
-
-def wake_channel(queue: str) -> str:
-    """Channel that wakes the workers of a queue."""
-    return f"wake:{queue}"
-
-
-def control_channel(queue: str) -> str:
-    """Channel that carries cancelled job ids to the workers of a queue."""
-    return f"ctl:{queue}"
-
-
-def api_channel(api: str) -> str:
-    """Channel that carries step batches to one API process."""
-    return f"api:{api}"
-
-
-WORKERS_KEY = "workers"  # ZSET: worker id -> Redis time of its last heartbeat
-MODELS_KEY = "models"  # HASH: model name -> ModelCard
-MODELS_SEEN_KEY = "models:seen"  # ZSET: model name -> Redis time of its last heartbeat
-
-
-def worker_key(worker: str) -> str:
-    """STRING with expiry: the worker's Heartbeat."""
-    return f"worker:{worker}"
-
-
 def load_script(name: str) -> str:
-    """The Lua source `workers/lua/{name}.lua`."""
-    return (resources.files("workers") / "lua" / f"{name}.lua").read_text("utf-8")
+    """The Lua source `workers/lua/{name}.lua`, with what its first line includes before it."""
+    source = (resources.files("workers") / "lua" / f"{name}.lua").read_text("utf-8")
+    first = source.partition("\n")[0]
+    if first.startswith(_INCLUDE):
+        return load_script(first.removeprefix(_INCLUDE)) + source
+    return source
+
+
+_INCLUDE = "-- include "
 
 
 def completion_tokens(events: Sequence[Event]) -> int:

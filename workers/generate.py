@@ -31,7 +31,13 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
     """
     service: Service = ctx["service"]
     claim = service.leases.claims[job_id]
-    opened = await open_attempt(service.scripts, claim, service.worker, service.config.job_ttl_s)
+    opened = await open_attempt(
+        service.scripts,
+        claim,
+        service.worker,
+        service.config.job_ttl_s,
+        service.info.fingerprint,
+    )
     if opened is None:
         claim.lose()
         return

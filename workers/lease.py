@@ -3,28 +3,76 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
-from workers.contract import arq_job_key, job_key, lease_key, wake_channel
+import msgspec
+
+from workers.contract import ServiceClass
+from workers.keys import (
+    arq_job_key,
+    arq_retry_key,
+    job_key,
+    lease_key,
+    log_key,
+    wake_channel,
+)
 from workers.redis_link import TRANSIENT, Scripts
 
 logger = logging.getLogger(__name__)
 
-# done: the log has its terminal entry. hand_back: someone else goes on, no fault of the job.
+# done: the log has its terminal entry. dead: the same, and an operator may start it again.
+# hand_back: someone else goes on, no fault of the job.
 # crashed: someone else goes on, and the job may be why the engine died.
-Ending = Literal["done", "hand_back", "crashed"]
+Ending = Literal["done", "dead", "hand_back", "crashed"]
 RENEWALS_PER_LEASE = 3
 RETRY_S = 0.1
 LOST, RENEWED, CANCELLED = range(3)
 
 
+class Claimed(NamedTuple):
+    """A job that the claim script gave us."""
+
+    id: str
+    queued_ms: int
+    attempt: int
+    crashes: int
+    service_class: ServiceClass
+
+
+def read_claims(reply: Sequence[bytes]) -> list[Claimed]:
+    """The claim script's reply."""
+    rows = zip(*(iter(reply),) * len(Claimed._fields), strict=True)
+    return [
+        Claimed(
+            id_.decode(),
+            int(float(queued_ms)),
+            int(attempt),
+            int(crashes),
+            msgspec.convert(service_class.decode(), ServiceClass),
+        )
+        for id_, queued_ms, attempt, crashes, service_class in rows
+    ]
+
+
 class Claim:
     """One attempt at one job. Whoever runs it sets the two callbacks."""
 
-    def __init__(self, job_id: str, worker: str, attempt: int) -> None:
+    def __init__(
+        self,
+        job_id: str,
+        worker: str,
+        attempt: int,
+        crashes: int = 0,
+        service_class: ServiceClass = "default",
+    ) -> None:
         self.job_id = job_id
         self.attempt = attempt
+        self.crashes = crashes  # engines that died under it
+        self.service_class = service_class
+        self.result_ttl_s = 0  # how long record and log outlive the end; 0: as configured
+        self.outcome = "done"  # or the code it failed with
+        self.used_tokens = -1  # what it cost, once that is known
         self.owner = f"{worker}:{attempt}"
         self.ending: Ending = "hand_back"
         self.is_over = False  # the log has its terminal entry, in Redis
@@ -80,9 +128,16 @@ class Leases:
         """True when leases may have run out unseen: renew before claiming, or we claim our own."""
         return bool(self.claims) and time.monotonic() - self._renewed_at_s > self._lease_s / 2
 
-    def take(self, job_id: str, attempt: int) -> Claim:
+    def take(
+        self,
+        job_id: str,
+        attempt: int,
+        crashes: int = 0,
+        service_class: ServiceClass = "default",
+    ) -> Claim:
         """Note a job that the claim script gave us."""
-        claim = self.claims[job_id] = Claim(job_id, self._worker, attempt)
+        claim = Claim(job_id, self._worker, attempt, crashes, service_class)
+        self.claims[job_id] = claim
         return claim
 
     def cancel(self, job_id: str) -> None:
@@ -108,7 +163,7 @@ class Leases:
             for claim in claims:
                 args += (claim.job_id, claim.owner, claim.attempt)
             for claim, state in zip(
-                claims, await self._scripts.run("renew", args=args), strict=True
+                claims, await self._scripts.run("renew", [self._queue], args), strict=True
             ):
                 self._take_note(claim, state)
         self._renewed_at_s = time.monotonic()
@@ -132,14 +187,17 @@ class Leases:
                 lease_key(claim.job_id),
                 self._queue,
                 arq_job_key(claim.job_id),
-                f"arq:retry:{claim.job_id}",
+                arq_retry_key(claim.job_id),
                 job_key(claim.job_id),
+                log_key(claim.job_id),
             ],
             args=[
                 claim.owner,
                 claim.job_id,
                 ending,
                 wake_channel(self._queue),
-                self._result_ttl_s * 1000,
+                (claim.result_ttl_s or self._result_ttl_s) * 1000,
+                claim.used_tokens,
+                claim.outcome,
             ],
         )

@@ -18,7 +18,7 @@ from workers.attempt import close_attempt, open_attempt
 from workers.contract import ARQ_FUNCTION, ARQ_JOB_PREFIX
 from workers.generate import generate
 from workers.job_run import INTERNAL_ERROR
-from workers.lease import Claim
+from workers.lease import Claim, Claimed, read_claims
 from workers.logs import without_message
 from workers.redis_link import TRANSIENT, deserialize, serialize
 from workers.service import Service
@@ -26,7 +26,6 @@ from workers.service import Service
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.5  # a safety net: a wake-up that was missed, a dead worker's lease that ran out
-SCAN_LIMIT = 100_000  # queue entries looked at for a free one; running jobs stay in the queue
 MAX_TRIES = 10  # attempts that crashed; graceful hand-backs are not counted
 LOOKAHEAD = 0.25  # jobs beyond the engine's capacity, so that a free slot has work at once
 HAND_BACK_S = 3.0
@@ -150,14 +149,14 @@ class EngineWorker(Worker):
     async def _claim(self) -> None:
         if self.leases.is_stale:
             await self.leases.renew()
-        args = [self.service.worker, self.num_free, self.leases.lease_ms, SCAN_LIMIT]
+        args = [self.service.worker, self.num_free, 0, self.leases.lease_ms]
         taken = await self.service.scripts.run("claim", keys=[self.queue_name], args=args)
-        for at in range(0, len(taken), 3):
-            job_id, score, attempt = (field.decode() for field in taken[at : at + 3])
-            self._start(job_id, int(float(score)), int(attempt))
+        for job in read_claims(taken):
+            self._start(job)
 
-    def _start(self, job_id: str, score: int, attempt: int) -> None:
-        task = asyncio.create_task(self._run(job_id, score, attempt, self.tasks.get(job_id)))
+    def _start(self, job: Claimed) -> None:
+        job_id = job.id
+        task = asyncio.create_task(self._run(job, self.tasks.get(job_id)))
         self.tasks[job_id] = task
         task.add_done_callback(partial(self._note_end, job_id))
         self.service.pulse.nudge()
@@ -170,17 +169,16 @@ class EngineWorker(Worker):
         self.service.pulse.nudge()
         self.wake()
 
-    async def _run(
-        self, job_id: str, score: int, attempt: int, earlier: asyncio.Task[None] | None
-    ) -> None:
+    async def _run(self, job: Claimed, earlier: asyncio.Task[None] | None) -> None:
         """One attempt, after an `earlier` one of our own whose lease ran out has ended."""
+        job_id = job.id
         if earlier is not None:
             if (stale := self.leases.claims.get(job_id)) is not None:
                 stale.lose()
             await asyncio.wait([earlier])
-        claim = self.leases.take(job_id, attempt)
+        claim = self.leases.take(job_id, job.attempt, job.crashes, job.service_class)
         try:
-            await self.run_job(job_id, score)
+            await self.run_job(job_id, job.queued_ms)
         except TRANSIENT as error:  # arq's own first commands
             logger.warning("job %s: %r; handing it back", job_id, error)
         finally:
@@ -213,7 +211,11 @@ class EngineWorker(Worker):
     async def _close(self, claim: Claim, code: str, message: str) -> None:
         service = self.service
         opened = await open_attempt(
-            service.scripts, claim, service.worker, service.config.job_ttl_s
+            service.scripts,
+            claim,
+            service.worker,
+            service.config.job_ttl_s,
+            service.info.fingerprint,
         )
         if opened is not None:
             await close_attempt(service.token_log, opened.log, code, message)

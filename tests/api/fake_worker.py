@@ -108,6 +108,7 @@ class FakeWorker:
         self.jobs: dict[str, FakeJob] = {}
         self.specs: dict[str, contract.Job] = {}
         self.cancelled: set[str] = set()
+        self._owners: dict[str, str] = {}
         self.is_paused = False
         self.max_running = 256
         self._is_stopped = False
@@ -124,7 +125,7 @@ class FakeWorker:
         self._redis = redis.asyncio.Redis.from_url(self.url)
         self._scripts = {
             name: self._redis.register_script(contract.load_script(name))
-            for name in ("heartbeat", "claim", "step")
+            for name in ("heartbeat", "claim", "step", "release")
         }
         self._queue = contract.queue_key(MODEL)
         control = asyncio.create_task(self._listen())
@@ -185,9 +186,10 @@ class FakeWorker:
 
     async def _claim(self) -> None:
         free = self.max_running - len(self.jobs)
-        args = ["fake", free, 600_000, 1000]
+        args = ["fake", free, 0, 600_000]
         taken = await self._scripts["claim"](keys=[self._queue], args=args)
-        for job_id in (name.decode() for name in taken[::3]):
+        for job_id, attempt in zip((n.decode() for n in taken[::5]), taken[2::5], strict=True):
+            self._owners[job_id] = f"fake:{int(attempt)}"
             spec = contract.decode_job(await self._redis.hget(contract.job_key(job_id), "spec"))
             self.specs[job_id] = spec
             self.jobs[job_id] = FakeJob(spec)
@@ -217,8 +219,15 @@ class FakeWorker:
                 await self._release(job_id)
 
     async def _release(self, job_id: str) -> None:
-        async with self._redis.pipeline() as pipe:
-            pipe.delete(contract.lease_key(job_id), contract.arq_job_key(job_id))
-            pipe.zrem(self._queue, job_id)
-            await pipe.execute()
+        keys = [
+            contract.lease_key(job_id),
+            self._queue,
+            contract.arq_job_key(job_id),
+            contract.arq_retry_key(job_id),
+            contract.job_key(job_id),
+            contract.log_key(job_id),
+        ]
+        wake = contract.wake_channel(self._queue)
+        args = [self._owners.pop(job_id), job_id, "done", wake, 600_000, 10, "done"]
+        await self._scripts["release"](keys=keys, args=args)
         self.jobs.pop(job_id)

@@ -46,12 +46,47 @@ class Wire:
     async def script(self, name: str, keys: list[str], args: list[Any]) -> Any:
         return await self.client.register_script(contract.load_script(name))(keys=keys, args=args)
 
-    async def enqueue(self, job: Job, *, limit: int = 1000, arq_record: bytes | None = None) -> Any:
+    async def enqueue(
+        self,
+        job: Job,
+        *,
+        limit: int = 1000,
+        arq_record: bytes | None = None,
+        key: str = "",
+        **terms: Any,
+    ) -> Any:
+        """The enqueue script's reply; `terms` are fields of Admission."""
         record = arq_record or contract.encode_arq_job(job.id, int(time.time() * 1000))
-        keys = [contract.job_key(job.id), contract.arq_job_key(job.id), contract.log_key(job.id)]
-        args = [job.id, contract.encode(job), record, 86_400_000, limit]
-        args.append(contract.wake_channel(self.queue))
-        return await self.script("enqueue", [*keys, self.queue], args)
+        keys = [
+            contract.job_key(job.id),
+            contract.arq_job_key(job.id),
+            contract.log_key(job.id),
+            self.queue,
+            contract.idempotency_key(job.tenant, key),
+            contract.limit_key(job.tenant),
+        ]
+        values: dict[str, Any] = {
+            "id": job.id,
+            "tenant": job.tenant,
+            "service_class": job.service_class,
+            "home": job.home,
+            "cost": job.cost,
+            "prompt_tokens": job.prompt_tokens,
+            "wake": contract.wake_channel(self.queue),
+            "is_followed": bool(job.webhook or job.batch),
+            "ttl_ms": 86_400_000,
+            "max_jobs": limit,
+            "max_tokens": 1_000_000_000,
+            "digest_ttl_ms": 60_000,
+        }
+        admission = contract.Admission(**{**values, **terms})
+        args = [contract.encode(job), record, contract.encode(admission)]
+        return await self.script("enqueue", keys, args)
+
+    async def expire_lease(self, job_id: str = "j") -> None:
+        """Let the job's lease run out now."""
+        await self.client.delete(contract.lease_key(job_id))
+        await self.client.zadd(contract.leases_key(self.queue), {job_id: 1})
 
     async def cancel(self, job: Job) -> Any:
         failed = contract.encode(contract.Failed(0, "cancelled", ""))
@@ -65,7 +100,8 @@ class Wire:
             contract.arq_job_key(job.id),
         ]
         channel = contract.control_channel(self.queue)
-        args = [job.id, channel, 3600, failed, contract.api_channel(job.home), batch]
+        home = contract.api_channel(job.home)
+        args = [job.id, channel, 3600, failed, home, batch, "cancelled", ""]
         return await self.script("cancel", keys, args)
 
     async def events(self, job_id: str = "j") -> list[Event]:

@@ -1,13 +1,79 @@
--- Write the job, then put it in its queue and wake a worker.
--- KEYS: job, arq job, log, queue   ARGV: id, spec, arq record, ttl ms, most jobs in the queue, wake channel
--- Returns 1 accepted, 0 the id is taken, -1 the queue is full.
-if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return 0 end
-if redis.call('ZCARD', KEYS[4]) >= tonumber(ARGV[5]) then return -1 end
-local time = redis.call('TIME')
-local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('HSET', KEYS[1], 'spec', ARGV[2], 'queued_ms', string.format('%.0f', now_ms))
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
-redis.call('SET', KEYS[2], ARGV[3], 'PX', ARGV[4])
-redis.call('ZADD', KEYS[4], string.format('%.0f', now_ms), ARGV[1])
-redis.call('PUBLISH', ARGV[6], '1')
-return 1
+-- include queue
+-- Admit a job and wake a worker, or say why not; nothing is written unless it is admitted.
+-- KEYS: job, arq job, log, queue, idempotency record, limit bucket
+-- ARGV: spec, arq record, admission: a map of
+--   id, tenant, class, home, cost, prompt_tokens, ttl_ms, deadline_ms and wait_ms (from now on, 0 for none), is_followed, wake,
+--   max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
+-- Returns {1, requests left, tokens left} admitted (-1: no limit), {0} the id is taken, {2, job id} the key's job is there,
+-- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens'} a rate
+-- limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
+local a = cmsgpack.unpack(ARGV[3])
+local queue, now = KEYS[4], clock_ms()
+
+if a.digest ~= '' then
+  local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
+  if known[1] and redis.call('EXISTS', 'job:' .. known[2]) == 1 then
+    if known[1] ~= a.digest then return {-5} end
+    return {2, known[2]}
+  end
+end
+if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return {0} end
+
+local function wait_ms() return expected_wait(queue, a.class, a.tenant, now) end
+
+local sums = redis.call('HMGET', queue .. ':sums', 'waiting_jobs', 'waiting_tokens')
+local num_jobs = redis.call('ZCARD', queue)
+if num_jobs >= a.max_jobs then return {-1, retry_s(wait_ms())} end
+if tonumber(sums[1] or 0) > 0 and tonumber(sums[2] or 0) + a.prompt_tokens > a.max_tokens then
+  return {-1, retry_s(wait_ms())}
+end
+if a.tenant_jobs > 0 and tonumber(redis.call('HGET', queue .. ':tenants', a.tenant) or 0) >= a.tenant_jobs then
+  return {-2, retry_s(wait_ms())}
+end
+
+-- Token buckets that hold a minute's worth and refill all the time. A bucket may be in debt: a job is charged what it asked
+-- for, and what it did not use comes back at its end. One that asks for more than a minute's worth needs a full bucket.
+local left, limits = {-1, -1}, {a.requests_per_min, a.tokens_per_min}
+if limits[1] > 0 or limits[2] > 0 then
+  local bucket = redis.call('HMGET', KEYS[6], 'requests', 'tokens', 'at_ms')
+  local names, prices = {'requests', 'tokens'}, {1, a.cost}
+  for i, limit in ipairs(limits) do
+    if limit > 0 then
+      local refill = limit * (now - (bucket[3] or now)) / 60000
+      left[i] = math.min(limit, tonumber(bucket[i] or limit) + refill)
+      local price = math.min(prices[i], limit)
+      if left[i] < price then
+        return {-3, retry_s((price - left[i]) * 60000 / limit), names[i]}
+      end
+      left[i] = left[i] - prices[i]
+    end
+  end
+end
+
+if a.deadline_ms > 0 then
+  local wait = wait_ms()
+  if wait and wait > a.deadline_ms then return {-4, math.ceil(wait)} end
+end
+
+if limits[1] > 0 or limits[2] > 0 then
+  redis.call('HSET', KEYS[6], 'requests', tostring(left[1]), 'tokens', tostring(left[2]), 'at_ms', whole(now))
+  redis.call('PEXPIRE', KEYS[6], '3600000')
+end
+if num_jobs == 0 then begin_busy(queue, now) end
+redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'queue', queue, 'queued_ms', whole(now), 'tenant', a.tenant, 'class', a.class,
+  'home', a.home, 'cost', whole(a.cost), 'prompt_tokens', whole(a.prompt_tokens), 'is_followed', a.is_followed and '1' or '0')
+redis.call('PEXPIRE', KEYS[1], whole(a.ttl_ms))
+redis.call('SET', KEYS[2], ARGV[2], 'PX', whole(a.ttl_ms))
+if a.deadline_ms > 0 then redis.call('HSET', KEYS[1], 'deadline_ms', whole(now + a.deadline_ms)) end
+local wait = a.wait_ms
+if a.deadline_ms > 0 and (wait == 0 or a.deadline_ms < wait) then wait = a.deadline_ms end
+if wait > 0 then redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id) end
+if a.digest ~= '' then
+  redis.call('HSET', KEYS[5], 'digest', a.digest, 'job', a.id)
+  redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
+end
+redis.call('ZADD', queue, whole(now), a.id)
+add(queue .. ':tenants', a.tenant, 1)
+put_in(queue, a.id)
+redis.call('PUBLISH', a.wake, '1')
+return {1, math.floor(left[1]), math.floor(left[2])}

@@ -1,6 +1,8 @@
+-- include queue
 -- Begin an attempt: fence off the one before, then read what it left.
--- KEYS: lease, job, log, cancel   ARGV: owner, fence entry, attempt, log ttl s
--- Returns {0} when the lease is not ours, else {1, spec or '', 1 if cancelled, entries of the log…} (the new fence last).
+-- KEYS: lease, job, log, cancel   ARGV: owner, fence entry, attempt, log ttl s, our engine's fingerprint
+-- Returns {0} when the lease is not ours, else {1, spec or '', 1 if cancelled, ms to the deadline or '', the fingerprint of the
+-- engine that made the tokens in the log, entries of the log…} (the new fence last).
 -- A later attempt fences an empty log too: the first one may be paused just before it writes entry 0.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return {0} end
 local entries = redis.call('LRANGE', KEYS[3], 0, -1)
@@ -15,6 +17,22 @@ if not is_over and (#entries > 0 or tonumber(ARGV[3]) > 1) then
   if #entries == 0 then redis.call('EXPIRE', KEYS[3], ARGV[4]) end
   entries[#entries + 1] = ARGV[2]
 end
-local reply = {1, redis.call('HGET', KEYS[2], 'spec') or '', redis.call('EXISTS', KEYS[4])}
-for i = 1, #entries do reply[3 + i] = entries[i] end
+local has_tokens = false
+for _, entry in ipairs(entries) do
+  if string.sub(entry, 2, 3) == '\161t' then -- the tag of Tokens
+    has_tokens = true
+    break
+  end
+end
+local maker, left_ms = ARGV[5], ''
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  local now = clock_ms()
+  redis.call('HSETNX', KEYS[2], 'started_ms', whole(now))
+  if has_tokens then maker = redis.call('HGET', KEYS[2], 'fingerprint') or maker end
+  redis.call('HSET', KEYS[2], 'fingerprint', maker)
+  local deadline = redis.call('HGET', KEYS[2], 'deadline_ms')
+  if deadline then left_ms = whole(deadline - now) end
+end
+local reply = {1, redis.call('HGET', KEYS[2], 'spec') or '', redis.call('EXISTS', KEYS[4]), left_ms, maker}
+for i = 1, #entries do reply[5 + i] = entries[i] end
 return reply

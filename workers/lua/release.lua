@@ -1,18 +1,43 @@
+-- include queue
 -- End an attempt, but only our own: a worker that lost its lease must not delete what its successor holds.
--- KEYS: lease, queue, arq job, arq retry, job
--- ARGV: owner, id, how (`done`, `hand_back`, `crashed`), wake channel, result ttl ms
--- Returns 1, or 0 when the lease was not ours. A graceful hand-back does not count against the job's tries.
+-- KEYS: lease, queue, arq job, arq retry, job, log
+-- ARGV: owner, id, how (`done`, `dead`, `hand_back`, `crashed`), wake channel, result ttl ms, tokens used (-1: unknown), outcome
+-- Returns 1, or 0 when the lease was not ours. A graceful hand-back does not count against the job's tries; `dead` is `done`
+-- with a place among the dead letters, where an operator may start it again.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+local queue, id, how, now = KEYS[2], ARGV[2], ARGV[3], clock_ms()
 redis.call('DEL', KEYS[1])
-if redis.call('EXISTS', KEYS[5]) == 1 then
-  redis.call('HSET', KEYS[5], 'released', ARGV[1])
-end
-if ARGV[3] == 'done' then
-  redis.call('ZREM', KEYS[2], ARGV[2])
-  redis.call('DEL', KEYS[3], KEYS[4])
-  redis.call('PEXPIRE', KEYS[5], ARGV[5])
-else
-  if ARGV[3] == 'hand_back' and redis.call('EXISTS', KEYS[4]) == 1 then redis.call('DECR', KEYS[4]) end
+redis.call('ZREM', queue .. ':leases', id)
+local is_known = redis.call('EXISTS', KEYS[5]) == 1
+if is_known then redis.call('HSET', KEYS[5], 'released', ARGV[1]) end
+
+if how == 'hand_back' or how == 'crashed' then
+  if how == 'hand_back' and redis.call('EXISTS', KEYS[4]) == 1 then redis.call('DECR', KEYS[4]) end
+  if how == 'crashed' and is_known then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
+  put_in(queue, id)
   redis.call('PUBLISH', ARGV[4], '1')
+  return 1
+end
+
+local used = tonumber(ARGV[6])
+if used >= 0 then
+  local class, tenant, _, cost = facts(id)
+  local unused = whole(cost - used)
+  note_drained(queue, now, used)
+  if redis.call('EXISTS', queue .. ':ring:' .. class) == 1 then
+    local balances = queue .. ':balance:' .. class
+    -- What was paid while nobody else waited is forgotten, so what comes back of it must not pile up.
+    if redis.call('HINCRBY', balances, tenant, unused) > QUANTUM then redis.call('HSET', balances, tenant, QUANTUM) end
+  end
+  if tonumber(redis.call('HGET', 'limit:' .. tenant, 'tokens') or -1) ~= -1 then
+    redis.call('HINCRBYFLOAT', 'limit:' .. tenant, 'tokens', unused)
+  end
+end
+end_job(queue, id, now, ARGV[7])
+redis.call('DEL', KEYS[3], KEYS[4])
+redis.call('PEXPIRE', KEYS[5], ARGV[5])
+if how == 'dead' then
+  redis.call('ZADD', 'dead', whole(now), id)
+  redis.call('PEXPIRE', KEYS[6], ARGV[5])
 end
 return 1
