@@ -38,6 +38,19 @@ class Bounds(NamedTuple):
     idempotency_ttl_ms: int
 
 
+class RateLimited(ApiError):
+    """A tenant's limit per minute is used up; what is left of both is None where there is none."""
+
+    def __init__(
+        self, what: str, retry_after_s: int, requests_left: int | None, tokens_left: int | None
+    ) -> None:
+        """`what` is counted: requests or tokens."""
+        message = f"You have reached your limit of {what} per minute."
+        super().__init__("rate_limit_exceeded", message, retry_after_s=retry_after_s)
+        self.requests_left = requests_left
+        self.tokens_left = tokens_left
+
+
 class Accepted(NamedTuple):
     """The job that answers a request: its own, or (`is_new` False) the one its key began before.
 
@@ -78,14 +91,19 @@ def accepted(job_id: str, reply: Sequence[int | bytes]) -> Accepted:
     """The enqueue script's answer. Raises ApiError if it is a refusal."""
     code, *rest = reply
     if code == ADMITTED:
-        requests_left, tokens_left = (None if int(left) == -1 else int(left) for left in rest)
-        return Accepted(job_id, True, requests_left, tokens_left)
+        return Accepted(job_id, True, *_left(rest))
     if code == ID_TAKEN:  # our own first try, whose reply was lost: ids are random
         return Accepted(job_id, True)
     if code == SAME_KEY:
         assert isinstance(rest[0], bytes)
-        return Accepted(rest[0].decode(), False)
+        known = rest[0].decode()
+        return Accepted(known, known == job_id)
     raise _refusal(int(code), rest)
+
+
+def _left(reply: Sequence[int | bytes]) -> tuple[int | None, int | None]:
+    requests, tokens = (None if int(left) == -1 else int(left) for left in reply)
+    return requests, tokens
 
 
 def _refusal(code: int, rest: Sequence[int | bytes]) -> ApiError:
@@ -97,8 +115,7 @@ def _refusal(code: int, rest: Sequence[int | bytes]) -> ApiError:
         return ApiError("tenant_queue_full", message, retry_after_s=int(rest[0]))
     if code == RATE_LIMITED:
         assert isinstance(rest[1], bytes)
-        message = f"You have reached your limit of {rest[1].decode()} per minute."
-        return ApiError("rate_limit_exceeded", message, retry_after_s=int(rest[0]))
+        return RateLimited(rest[1].decode(), int(rest[0]), *_left(rest[2:]))
     if code == DEADLINE_UNMEETABLE:
         wait_s = int(rest[0]) / 1000
         message = f"The deadline cannot be met: the request would wait for {wait_s:.1f} s."

@@ -13,17 +13,24 @@ import falcon.asgi
 import msgspec
 from falcon.asgi import Request, Response
 
+from api.admin import Dead
+from api.auth import Gate, check_rights
 from api.body import Body, Receive
 from api.broker import Broker
 from api.chat import ChatCompletions
 from api.completions import Completions
 from api.config import ApiConfig
+from api.dead_letters import DeadLetters
 from api.errors import ApiError, ClientGone
 from api.generation import BODY_KEY, Generation
 from api.health import Health
-from api.jobs import JobEvents
+from api.jobs import Jobs
+from api.key_file import KeyWatch
+from api.memory import EvictingRedis, check_at_start
 from api.models import Models
 from api.request_log import RequestLog
+from api.response_store import ResponseStore
+from api.responses import Responses, StoredResponse
 from workers.environment import load
 
 logger = logging.getLogger(__name__)
@@ -44,6 +51,7 @@ _LOG_LEVELS = {
     "trace": logging.DEBUG,
 }
 _CLIENT_GONE = 499
+_BOOT_FAILED = 3  # gunicorn stops as a whole when a worker process exits so
 _encode = msgspec.json.Encoder().encode
 
 
@@ -54,7 +62,8 @@ class Application:
         path = config.request_logging_file
         log = RequestLog(Path(path)) if path else None
         self._broker = Broker(config)
-        self._falcon = falcon.asgi.App(middleware=[_Middleware(self._broker, log)])
+        gate = Gate(KeyWatch(config).keys)
+        self._falcon = falcon.asgi.App(middleware=[_Middleware(self._broker, gate, log)])
         self._falcon.req_options.strip_url_path_trailing_slash = True
         _add_routes(self._falcon, self._broker, Generation(self._broker, config, log))
         _add_error_handlers(self._falcon)
@@ -84,19 +93,25 @@ class Application:
 def create_app(config: ApiConfig | None = None) -> Application:
     """The application with settings from the environment, or with the given ones.
 
-    Raises SettingError.
+    Raises SettingError, or SystemExit for a Redis that would lose jobs.
     """
     config = load(ApiConfig) if config is None else config
     logging.basicConfig(format=_LOG_FORMAT)  # does nothing if the server has set logging up
     logging.getLogger("api").setLevel(_LOG_LEVELS[config.log])
+    try:
+        check_at_start(config.redis_url)
+    except EvictingRedis as error:
+        logger.critical("%s", error)
+        raise SystemExit(_BOOT_FAILED) from error
     return Application(config)
 
 
 class _Middleware:
-    """The broker's life, request ids, and the log of answers in one piece."""
+    """The broker's life, request ids, tenants, and the log of answers in one piece."""
 
-    def __init__(self, broker: Broker, log: RequestLog | None) -> None:
+    def __init__(self, broker: Broker, gate: Gate, log: RequestLog | None) -> None:
         self._broker = broker
+        self._gate = gate
         self._log = log
 
     async def process_startup(self, scope: Scope, event: dict[str, Any]) -> None:
@@ -113,6 +128,12 @@ class _Middleware:
         req.context.request_id = given if is_sane else f"req_{uuid.uuid4().hex}"
         req.context.started_s = time.monotonic()
         resp.set_header("x-request-id", req.context.request_id)
+        req.context.tenant = self._gate.admit(req.path, req.get_header)
+
+    async def process_resource(
+        self, req: Request, resp: Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        check_rights(req.context.tenant, req.uri_template or "")
 
     async def process_response(
         self, req: Request, resp: Response, resource: object, req_succeeded: bool
@@ -141,7 +162,19 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/v1/models/{name:path}", models, suffix="one")
     app.add_route("/v1/chat/completions", ChatCompletions(generation))
     app.add_route("/v1/completions", Completions(generation))
-    app.add_route("/v1/jobs/{job_id}/events", JobEvents(broker))
+    responses = ResponseStore(broker)
+    stored = StoredResponse(generation, responses)
+    app.add_route("/v1/responses", Responses(generation, responses))
+    app.add_route("/v1/responses/{response_id}", stored)
+    app.add_route("/v1/responses/{response_id}/cancel", stored, suffix="cancel")
+    app.add_route("/v1/responses/{response_id}/input_items", stored, suffix="items")
+    jobs = Jobs(broker, generation.jobs)
+    app.add_route("/v1/jobs/{job_id}", jobs)
+    app.add_route("/v1/jobs/{job_id}/events", jobs, suffix="events")
+    dead = Dead(DeadLetters(broker, generation.config.job_ttl_s), generation.jobs)
+    app.add_route("/admin/dead", dead)
+    app.add_route("/admin/dead/{job_id}", dead, suffix="one")
+    app.add_route("/admin/dead/{job_id}/retry", dead, suffix="retry")
 
 
 def _add_error_handlers(app: _Falcon) -> None:
@@ -157,6 +190,10 @@ async def _on_api_error(req: Request, resp: Response, error: ApiError, params: A
     resp.data = _encode(error.response())
     if error.retry_after_s is not None:
         resp.set_header("retry-after", str(error.retry_after_s))
+    if error.is_final:
+        resp.set_header("x-should-retry", "false")
+    if error.status == 401:
+        resp.set_header("www-authenticate", "Bearer")
 
 
 async def _on_http_error(

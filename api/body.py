@@ -5,7 +5,7 @@ clock.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from api.errors import ApiError
@@ -15,6 +15,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 # What is swallowed after an early answer, so that a client that writes first and reads later gets
 # to see it.
 DISCARD_BYTES = 512 << 20
+# An upload may take longer than other bodies, but never trickle: each so many bytes buy a second.
+UPLOAD_BYTES_PER_S = 32 << 10
 
 
 class Body:
@@ -28,8 +30,7 @@ class Body:
 
     async def read(self, max_bytes: int, timeout_s: float) -> bytes:
         """The whole body. Raises ApiError if it is too large, too slow or cut off."""
-        if self._declared.isdigit() and int(self._declared) > max_bytes:
-            raise _too_large(max_bytes)
+        self._check_declared(max_bytes)
         chunks: list[bytes] = []
         num_bytes = 0
         try:
@@ -43,6 +44,28 @@ class Body:
             self._is_complete = True  # what may still come is not worth waiting for
             raise _too_slow() from error
         return b"".join(chunks)
+
+    async def pieces(self, max_bytes: int, timeout_s: float) -> AsyncIterator[bytes]:
+        """The body as it arrives, instead of `read`.
+
+        Raises ApiError if it is too large, stalls for `timeout_s`, trickles, or is cut off.
+        """
+        self._check_declared(max_bytes)
+        now_s = asyncio.get_running_loop().time
+        deadline_s = now_s() + timeout_s
+        num_bytes = 0
+        while not self._is_complete:
+            try:
+                async with asyncio.timeout_at(min(deadline_s, now_s() + timeout_s)):
+                    piece = await self._next()
+            except TimeoutError as error:
+                self._is_complete = True
+                raise _too_slow() from error
+            num_bytes += len(piece)
+            if num_bytes > max_bytes:
+                raise _too_large(max_bytes)
+            deadline_s += len(piece) / UPLOAD_BYTES_PER_S
+            yield piece
 
     async def discard(self, timeout_s: float) -> None:
         """Swallow what is left of the body, unless the client is being watched."""
@@ -64,6 +87,10 @@ class Body:
         """Stop watching."""
         if self._watcher is not None:
             self._watcher.cancel()
+
+    def _check_declared(self, max_bytes: int) -> None:
+        if self._declared.isdigit() and int(self._declared) > max_bytes:
+            raise _too_large(max_bytes)
 
     async def _next(self) -> bytes:
         message = await self._receive()

@@ -28,6 +28,8 @@ from api.config import ApiConfig
 from api.delivery import Reader
 from api.directory import Directory
 from api.errors import ApiError
+from api.estimate import estimated
+from api.memory import MemoryGuard, full
 from api.relay import LogSlice, Relay
 from api.subscription import Subscription
 from workers import contract
@@ -40,6 +42,7 @@ DIRECTORY_AGE_S = 1.0
 SLICE = 256  # entries of one log that are read at a time
 FORGET_S = 60  # how long the rest of a forgotten job stays, for its worker to settle its books
 NO_TERMS = Terms()
+_CANCELLED = contract.Failed(0, "cancelled", "The request was cancelled.")
 _REFUSING = (OutOfMemoryError, ReadOnlyError)
 _REFUSALS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")  # cannot save, is alone
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
@@ -62,17 +65,17 @@ class Broker:
         self.api_id = uuid.uuid4().hex[:16]
         self.is_draining = False
         self._config = config
-        self._redis: Redis = Redis.from_url(
+        self.redis: Redis = Redis.from_url(
             config.redis_url,
             socket_connect_timeout=config.redis_timeout_s,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 20),
             retry_on_error=list(_AWAY),
         )
         self._enqueue_script, self._cancel_script, self._directory_script = (
-            self._redis.register_script(contract.load_script(name))
+            self.redis.register_script(contract.load_script(name))
             for name in ("enqueue", "cancel", "directory")
         )
-        self._forget_script = self._redis.register_script(contract.load_script("forget"))
+        self._forget_script = self.redis.register_script(contract.load_script("forget"))
         self._bounds = Bounds(
             max_jobs=config.max_queue,
             max_tokens=config.max_queue_tokens,
@@ -91,6 +94,10 @@ class Broker:
         self._refresh: asyncio.Task[Directory] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
 
+        self.memory = MemoryGuard(
+            self.redis, self.call, config.redis_url, config.max_memory_fraction
+        )
+
     async def start(self) -> None:
         """Begin to listen. Redis need not be there yet."""
         for run in (self._subscription.run, self.relay.run, self._canceller.run):
@@ -102,7 +109,7 @@ class Broker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._redis.aclose()
+        await self.redis.aclose()
 
     def open(self, reader: Reader, home: str) -> None:
         """Deliver a job's events to `reader` until `release`.
@@ -125,7 +132,9 @@ class Broker:
 
     async def enqueue(self, job: contract.Job, queue: str, terms: Terms = NO_TERMS) -> Accepted:
         """Hand a job to the workers of `queue`. Raises ApiError."""
-        now_ms = time.time_ns() // 1_000_000
+        await self.memory.check()
+        card = self._directory.card(job.model)
+        job = estimated(job, None if card is None else card.context_length)
         keys = [
             contract.job_key(job.id),
             contract.arq_job_key(job.id),
@@ -137,20 +146,33 @@ class Broker:
         asked = admission(job, queue, terms, self._bounds)
         args = [
             contract.encode(job),
-            contract.encode_arq_job(job.id, now_ms),
+            contract.encode_arq_job(job.id, time.time_ns() // 1_000_000),
             contract.encode(asked),
         ]
-        reply = await self.call(lambda: self._enqueue_script(keys=keys, args=args))
+        try:
+            reply = await self.call(lambda: self._enqueue_script(keys=keys, args=args))
+        except ApiError as error:
+            if isinstance(error.__cause__, OutOfMemoryError):
+                raise full() from error
+            raise
         return accepted(job.id, reply)
 
-    def cancel_soon(self, job: contract.Job, queue: str) -> None:
+    def cancel_soon(self, job: contract.Job, queue: str, *, whoever_reads: bool = False) -> None:
         """Give a job up, in the background, unless somebody else here reads it."""
-        if not self.relay.has_readers(job.id):
-            self._canceller.put(Cancel(job.id, job.home, queue))
+        if whoever_reads or not self.relay.has_readers(job.id):
+            self._canceller.put(Cancel(job.id, job.home, queue, job.result_ttl_s))
 
     async def cancel(self, job: contract.Job, queue: str) -> None:
         """Give a job up, whoever reads it; one that has ended stays as it is. Raises ApiError."""
-        await self._cancel(Cancel(job.id, job.home, queue))
+        await self._cancel(Cancel(job.id, job.home, queue, job.result_ttl_s))
+
+    async def end_waiting(self, job: contract.Job, queue: str, failed: contract.Failed) -> None:
+        """End a job that has not started with `failed`, which is event 0; leave any other alone.
+
+        Raises ApiError.
+        """
+        cancel = Cancel(job.id, job.home, queue, job.result_ttl_s)
+        await self._give_up(cancel, failed, only_waiting=True)
 
     async def forget(self, job_id: str) -> None:
         """Make a job that has ended unreadable; unknown ones are ignored. Raises ApiError."""
@@ -206,7 +228,7 @@ class Broker:
             self._refresh = None
 
     async def _read_view(self, job_id: str) -> list[bytes | None]:
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self.redis.pipeline(transaction=False) as pipe:
             pipe.hget(contract.job_key(job_id), "spec")
             pipe.lindex(contract.log_key(job_id), -1)
             return await pipe.execute()
@@ -215,7 +237,7 @@ class Broker:
         return await self.call(lambda: self._read_slices(places)) if places else []
 
     async def _read_slices(self, places: Sequence[tuple[str, int]]) -> list[LogSlice]:
-        async with self._redis.pipeline(transaction=False) as pipe:
+        async with self.redis.pipeline(transaction=False) as pipe:
             for job_id, start in places:
                 pipe.lrange(contract.log_key(job_id), start, start + SLICE - 1)
                 pipe.exists(contract.job_key(job_id), contract.log_key(job_id))
@@ -226,8 +248,13 @@ class Broker:
         ]
 
     async def _cancel(self, cancel: Cancel) -> None:
-        entry = contract.encode(contract.Failed(0, "cancelled", "The request was cancelled."))
-        ttl_s = self._config.result_ttl_s
+        await self._give_up(cancel, _CANCELLED)
+
+    async def _give_up(
+        self, cancel: Cancel, failed: contract.Failed, *, only_waiting: bool = False
+    ) -> None:
+        entry = contract.encode(failed)
+        ttl_s = cancel.ttl_s or self._config.result_ttl_s
         batch = contract.encode_batch([contract.Append(cancel.job_id, 0, entry, ttl_s)])
         keys = [
             contract.cancel_key(cancel.job_id),
@@ -239,7 +266,8 @@ class Broker:
         ]
         channel = contract.api_channel(cancel.home)
         control = contract.control_channel(cancel.queue)
-        args = [cancel.job_id, control, ttl_s, entry, channel, batch, "cancelled", ""]
+        alone = "1" if only_waiting else ""
+        args = [cancel.job_id, control, ttl_s, entry, channel, batch, failed.code, alone]
         await self.call(lambda: self._cancel_script(keys=keys, args=args))
 
     async def call(self, command: Callable[[], Awaitable[T]]) -> T:

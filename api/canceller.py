@@ -16,11 +16,15 @@ _RETRY_S = 0.5
 
 
 class Cancel(NamedTuple):
-    """A job to give up: its id, the API process whose channel carries its events, and its queue."""
+    """A job to give up: its id, the API process whose channel carries its events, and its queue.
+
+    `ttl_s` is how long record and log outlive the end; 0: as configured.
+    """
 
     job_id: str
     home: str
     queue: str
+    ttl_s: int = 0
 
 
 class Canceller:

@@ -2,41 +2,34 @@
 
 import time
 
-import msgspec
-from falcon.asgi import Request, Response
-
+from api.endpoint import Endpoint
 from api.generation import Generation, new_id
 from api.schema.completion import CompletionRequest
 from workers import contract
 
 
-class Completions:
+class Completions(Endpoint[CompletionRequest]):
     """The text endpoint."""
 
     def __init__(self, generation: Generation) -> None:
-        self._generation = generation
-        self._decoder = msgspec.json.Decoder(CompletionRequest)
+        super().__init__(generation, CompletionRequest, completion_job)
 
-    async def on_post(self, req: Request, resp: Response) -> None:
-        """Continue one or more prompts, whole or as a stream."""
-        request = await self._generation.decode(req, self._decoder)
-        card = await self._generation.card(request.model)
-        job = self._job(request, card, req.context.request_id)
-        await self._generation.run(req, resp, job, card)
 
-    def _job(
-        self, request: CompletionRequest, card: contract.ModelCard, request_id: str
-    ) -> contract.Job:
-        return contract.Job(
-            id=new_id("cmpl"),
-            kind="completion",
-            model=card.name,
-            home=self._generation.broker.api_id,
-            created_s=int(time.time()),
-            request_id=request_id,
-            sampling=request.sampling(request.token_limit, card.vocab_size),
-            n=request.n or 1,
-            prompts=request.wire_prompts(card.vocab_size),
-            stream=bool(request.stream),
-            include_usage=request.has_usage,
-        )
+def completion_job(
+    request: CompletionRequest, card: contract.ModelCard, home: str, request_id: str
+) -> contract.Job:
+    """The job that continues one or more prompts. Raises ApiError."""
+    return contract.Job(
+        id=new_id("cmpl"),
+        kind="completion",
+        model=card.name,
+        home=home,
+        created_s=int(time.time()),
+        request_id=request_id,
+        sampling=request.sampling(request.token_limit, card.vocab_size),
+        n=request.n or 1,
+        prompts=request.wire_prompts(card.vocab_size),
+        stream=bool(request.stream),
+        include_usage=request.has_usage,
+        metadata=request.metadata or {},
+    )

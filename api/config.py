@@ -74,6 +74,14 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 600.0
+    max_memory_fraction: Annotated[
+        float,
+        setting(
+            "New work is refused when Redis uses more of its maxmemory than this, 0 to 1.",
+            gt=0,
+            le=1,
+        ),
+    ] = 0.85
     idempotency_ttl_s: Annotated[
         int, setting("How long an Idempotency-Key is remembered, in seconds.", ge=1)
     ] = 86400

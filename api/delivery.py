@@ -4,10 +4,19 @@ Knows no Redis, no HTTP and no clock.
 """
 
 import asyncio
+from array import array
+from collections.abc import Callable
 
 from workers import contract
 
 MAX_WAITING = 1024  # entries that a slow client may leave untaken; the rest stays in the log
+
+# Made here, so it has no place in the log and no event number.
+_REWRITTEN = contract.Failed(
+    -1,
+    "job_lost",
+    "The end of the job's log was lost, and what was made anew differs from what was sent.",
+)
 
 
 class Reader:
@@ -16,10 +25,15 @@ class Reader:
     An entry with the expected index is kept, a lower one dropped, a higher one shows a gap that the
     relay fills from
     the log. A reader that is full keeps nothing more and so falls behind, which is the same thing.
+
+    A Redis that crashed may lose the end of a log; the next attempt makes it again, a fence later.
+    So every event is taken once by its number, too, and one that contradicts what was taken under
+    its number ends the stream.
     """
 
     __slots__ = (
         "_events",
+        "_marks",
         "_waiter",
         "_wakes_at_end",
         "end_index",
@@ -46,6 +60,7 @@ class Reader:
         self.silent_ticks = 0
         self.num_missing = 0  # times in a row that neither job nor log was found
         self._events: list[contract.Event] = []
+        self._marks = array("q")  # by event number: a hash of what it said
         self._waiter: asyncio.Future[None] | None = None
         self._wakes_at_end = wakes_at_end
 
@@ -77,12 +92,29 @@ class Reader:
             return
         self.next_index = index + 1
         self.silent_ticks = self.num_missing = 0
-        if isinstance(event, contract.Fence):
+        fresh = self._fresh(event)
+        if fresh is None:
             return
-        self._events.append(event)
-        self.is_over = contract.is_terminal(event)
+        self._events.append(fresh)
+        self.is_over = contract.is_terminal(fresh)
         if not self._wakes_at_end or self.is_over or len(self._events) >= MAX_WAITING:
             self._wake()
+
+    def _fresh(self, event: contract.Event) -> contract.Event | None:
+        """What of an entry was not taken before; a failure if it contradicts what was."""
+        if isinstance(event, contract.Fence):
+            return None
+        num_repeated = len(self._marks) - event.offset
+        marks = _marks(event)
+        if num_repeated <= 0 or event.offset < 0:
+            self._marks.extend(marks)
+            return event
+        if self._marks[event.offset : event.offset + len(marks)] != marks[:num_repeated]:
+            return _REWRITTEN
+        self._marks.extend(marks[num_repeated:])
+        if not isinstance(event, contract.Tokens) or num_repeated >= len(marks):
+            return None
+        return contract.Tokens(event.offset + num_repeated, event.deltas[num_repeated:])
 
     def fail(self, failed: contract.Failed) -> None:
         """End the stream here with an error that the log does not have."""
@@ -123,6 +155,21 @@ class Reader:
         finally:
             self._waiter = None
 
+    async def collect(
+        self, take: Callable[[list[contract.Event]], None], on_room: Callable[["Reader"], None]
+    ) -> None:
+        """Hand all that comes to `take`, until the end, or until nobody waits any more.
+
+        `on_room` is called when this reader was full and has room again.
+        """
+        while not self.is_over or self._events:
+            await self.wait()
+            if self.is_gone or (self.is_drained and not self.is_over):
+                return
+            take(self.take())
+            if self.is_behind:
+                on_room(self)
+
     async def wait_for(self, timeout_s: float) -> None:
         """As `wait`, but for `timeout_s` at most."""
         try:
@@ -134,3 +181,10 @@ class Reader:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _marks(event: contract.Event) -> "array[int]":
+    """A hash of each of the entry's events: the same tokens of the same choice, the same hash."""
+    if isinstance(event, contract.Tokens):
+        return array("q", [hash((d.choice, d.token_ids)) for d in event.deltas])
+    return array("q", [hash(type(event).__name__)])

@@ -60,6 +60,7 @@ KINDS: Mapping[str, Kind] = {
     "model_changed": Kind(500, _SERVER),
     "no_workers": Kind(503, _OVERLOADED),
     "queue_full": Kind(503, _OVERLOADED),
+    "queue_memory_full": Kind(503, _OVERLOADED),
     "too_many_streams": Kind(503, _OVERLOADED),
     "deadline_unmeetable": Kind(503, _OVERLOADED),
     "queue_unavailable": Kind(503, _SERVER),
@@ -73,11 +74,23 @@ RETRY_AFTER_S: Mapping[str, int] = {
     "tenant_queue_full": 5,
     "no_workers": 5,
     "queue_full": 5,
+    "queue_memory_full": 5,
     "deadline_unmeetable": 5,
     "too_many_streams": 1,
     "queue_unavailable": 1,
     "draining": 1,
 }
+
+# Asking again does harm, or cannot help; openai-python would, unless it is told.
+FINAL = frozenset(
+    {
+        "deadline_exceeded",
+        "conflict",
+        "idempotency_conflict",
+        "too_many_attempts",
+        "engine_crashed",
+    }
+)
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -131,6 +144,11 @@ class ApiError(Exception):
     def retry_after_s(self) -> int | None:
         """Seconds for the Retry-After header, where trying again makes sense."""
         return self._retry_after_s or RETRY_AFTER_S.get(self.code)
+
+    @property
+    def is_final(self) -> bool:
+        """True if the same request should not be sent again."""
+        return self.code in FINAL
 
     @property
     def _kind(self) -> Kind:

@@ -1,8 +1,10 @@
-"""Runs one request's job: enqueue it, follow its log, answer as a stream or in one piece.
+"""Runs one request's job: enqueue it, follow its log, answer as a stream, in one piece, or later.
 
 Knows no kind of request.
 """
 
+import asyncio
+import contextlib
 import time
 import uuid
 from typing import TypeVar
@@ -11,16 +13,18 @@ import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
-from api.answer import Answer
 from api.body import Body
 from api.broker import Broker
 from api.config import ApiConfig
-from api.delivery import Reader
 from api.errors import ApiError, ClientGone
+from api.job_store import JobStore
 from api.request_log import RequestLog
 from api.schema.decode import decode_body
+from api.seat import Seat
+from api.shape import Whole, answer_of, frames_of
 from api.sse import EventStream
-from api.stream import Frames
+from api.submission import Submission
+from api.wishes import Wishes, read_wishes
 from workers import contract
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -30,20 +34,24 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Generation:
-    """What chat and text completions share."""
+    """What chat, text completions and responses share."""
 
     def __init__(self, broker: Broker, config: ApiConfig, log: RequestLog | None) -> None:
         self.broker = broker
         self.config = config
+        self.jobs = JobStore(broker)
+        self._submission = Submission(broker, config)
         self._log = log
 
     async def decode(self, req: Request, decoder: msgspec.json.Decoder[T]) -> T:
-        """The request's body. Raises ApiError."""
+        """The request's body; its headers' wishes go into the context. Raises ApiError."""
         if self.broker.is_draining:
-            raise ApiError("draining", "This server is shutting down; try again.")
+            raise _draining()
+        wishes = read_wishes(req.get_header)
         data = await body_of(req).read(self.config.max_body_bytes, self.config.read_timeout_s)
         if self._log is not None:
             self._log.put("request", req.context.request_id, req.path, body=data)
+        req.context.wishes = wishes.with_body(req.path, req.context.tenant.name, data)
         return decode_body(decoder, data)
 
     async def card(self, model: str) -> contract.ModelCard:
@@ -51,46 +59,67 @@ class Generation:
         directory = await self.broker.directory()
         return directory.resolve(model, strict=self.config.strict_model_names)
 
+    async def submit(
+        self,
+        req: Request,
+        resp: Response,
+        job: contract.Job,
+        card: contract.ModelCard,
+        *,
+        tier: str | None = None,
+    ) -> contract.Job:
+        """Enqueue the job on the request's terms; returns the job that answers it. Raises ApiError.
+
+        That is another one where the same Idempotency-Key began it before. `tier` is the body's
+        `service_tier`.
+        """
+        return await self._submission.submit(req, resp, job, card.queue, tier)
+
     async def run(
-        self, req: Request, resp: Response, job: contract.Job, card: contract.ModelCard
+        self,
+        req: Request,
+        resp: Response,
+        job: contract.Job,
+        card: contract.ModelCard,
+        *,
+        tier: str | None = None,
     ) -> None:
-        """Enqueue the job and answer with what its log says. Raises ApiError, or ClientGone."""
-        reader = Reader(job.id, wakes_at_end=not job.stream)
-        self.broker.open(reader, job.home)
+        """Enqueue the job and answer with what its log says, or at once if the client prefers that.
+
+        Raises ApiError, or ClientGone.
+        """
+        wishes: Wishes = req.context.wishes
+        if wishes.is_async and not wishes.wait_s:
+            await self._promise(resp, await self.submit(req, resp, job, card, tier=tier))
+            return
+        wakes_at_end = wishes.is_async or not job.stream
+        seat = Seat(self.broker, job, card.queue, wakes_at_end=wakes_at_end)
         is_streaming = False
         try:
-            body_of(req).watch(reader.leave)
-            resp.set_header("x-job-id", job.id)
-            await self.broker.enqueue(job, card.queue)
-            if job.stream:
-                await reader.wait_for(self.config.first_event_s)
-                self._check_first(reader)
-                self._stream(req, resp, reader, job, card)
+            body_of(req).watch(seat.leave)
+            seat.settle(await self.submit(req, resp, job, card, tier=tier))
+            if wishes.is_async:
+                await self._whole_or_promise(resp, seat, card.fingerprint, wishes.wait_s)
+            elif job.stream:
+                await self._stream(req, resp, seat, card.fingerprint)
                 is_streaming = True
             else:
-                await self._whole(resp, reader, job, card)
+                await self._whole(resp, seat, card.fingerprint)
         finally:
             if not is_streaming:
-                self._close(reader, job, card.queue)
+                seat.close()
 
-    def _check_first(self, reader: Reader) -> None:
+    async def _stream(self, req: Request, resp: Response, seat: Seat, fingerprint: str) -> None:
+        reader, job = seat.reader, seat.job
+        await reader.wait_for(self.config.first_event_s)
         if reader.is_gone:
             raise ClientGone
         if isinstance(reader.first, contract.Failed):
             raise ApiError.of(reader.first)
-
-    def _stream(
-        self,
-        req: Request,
-        resp: Response,
-        reader: Reader,
-        job: contract.Job,
-        card: contract.ModelCard,
-    ) -> None:
-        answer = None if self._log is None else Answer(job, card.fingerprint)
+        answer = None if self._log is None else answer_of(job, fingerprint)
 
         def close() -> None:
-            self._close(reader, job, "" if reader.is_drained else card.queue)
+            seat.close()
             if answer is not None:
                 self._log_stream(req, job, answer)
 
@@ -98,37 +127,47 @@ class Generation:
             resp,
             EventStream(
                 reader,
-                Frames(job, card.fingerprint),
+                frames_of(job, fingerprint),
                 on_room=self.broker.relay.ask,
                 on_events=None if answer is None else answer.add,
                 on_close=close,
             ),
         )
 
-    async def _whole(
-        self, resp: Response, reader: Reader, job: contract.Job, card: contract.ModelCard
+    async def _whole(self, resp: Response, seat: Seat, fingerprint: str) -> None:
+        answer = answer_of(seat.job, fingerprint)
+        await seat.reader.collect(answer.add, self.broker.relay.ask)
+        if seat.is_gone:
+            raise ClientGone
+        if not seat.reader.is_over:
+            resp.set_header("location", location_of(seat.job))  # it goes on without us
+            raise _draining()
+        _send_answer(resp, answer)
+
+    async def _whole_or_promise(
+        self, resp: Response, seat: Seat, fingerprint: str, wait_s: float
     ) -> None:
-        answer = Answer(job, card.fingerprint)
-        while not reader.is_over or reader.first is not None:
-            await reader.wait()
-            if reader.is_gone:
-                raise ClientGone
-            if reader.is_drained and not reader.is_over:
-                raise ApiError("draining", "This server is shutting down; try again.")
-            answer.add(reader.take())
-            if reader.is_behind:
-                self.broker.relay.ask(reader)
-        answer.check()
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = _encode(answer.response())
+        answer = answer_of(seat.job, fingerprint)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await seat.reader.collect(answer.add, self.broker.relay.ask)
+        if seat.is_gone:
+            raise ClientGone
+        if seat.reader.is_over:
+            answer.add(seat.reader.take())  # the end may have come just in time
+            _send_answer(resp, answer)
+        else:
+            await self._promise(resp, seat.job)
 
-    def _close(self, reader: Reader, job: contract.Job, queue: str) -> None:
-        """Let go of the log; a job that nobody waits for is cancelled, unless `queue` is empty."""
-        self.broker.release(reader, job.home)
-        if queue and not reader.is_over:
-            self.broker.cancel_soon(job, queue)
+    async def _promise(self, resp: Response, job: contract.Job) -> None:
+        """202: the answer comes later, at the job's own address."""
+        shown = await self.jobs.show(await self.jobs.find(job.id, job.tenant))
+        resp.status = falcon.HTTP_202
+        resp.set_header("location", location_of(job))
+        resp.set_header("preference-applied", "respond-async")
+        send_json(resp, shown)
 
-    def _log_stream(self, req: Request, job: contract.Job, answer: Answer) -> None:
+    def _log_stream(self, req: Request, job: contract.Job, answer: Whole) -> None:
         assert self._log is not None
         failed = answer.failed
         body = answer.response() if failed is None else ApiError.of(failed).response()
@@ -141,6 +180,17 @@ class Generation:
             duration_s=round(time.monotonic() - req.context.started_s, 6),
             body=body,
         )
+
+
+def send_json(resp: Response, body: msgspec.Struct) -> None:
+    """Answer with an object."""
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = _encode(body)
+
+
+def location_of(job: contract.Job) -> str:
+    """Where a job can be looked at."""
+    return f"/v1/jobs/{job.id}"
 
 
 def send_events(resp: Response, events: EventStream) -> None:
@@ -160,3 +210,12 @@ def body_of(req: Request) -> Body:
 def new_id(prefix: str) -> str:
     """A job id that is also the response's id, e.g. `chatcmpl-…`."""
     return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _send_answer(resp: Response, answer: Whole) -> None:
+    answer.check()
+    send_json(resp, answer.response())
+
+
+def _draining() -> ApiError:
+    return ApiError("draining", "This server is shutting down; try again.")

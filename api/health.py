@@ -22,7 +22,9 @@ class Health:
     on_head = on_get
 
     async def on_get_ready(self, req: Request, resp: Response) -> None:
-        """200 if a request would be served now: Redis answers, a worker lives, we stay."""
+        """200 if a request would be served now: Redis answers and keeps what it gets, a worker
+        lives, we stay.
+        """
         status, body = await self._readiness()
         resp.status = falcon.HTTP_200 if status == "ready" else falcon.HTTP_503
         resp.content_type = falcon.MEDIA_JSON
@@ -34,6 +36,7 @@ class Health:
         if self._broker.is_draining:
             return "draining", {}
         try:
+            await self._broker.memory.check_policy()
             directory = await self._broker.directory(max_age_s=0)
         except ApiError as error:
             return error.code, {"message": error.message}

@@ -1,65 +1,101 @@
-"""GET /v1/jobs/{id}/events: any job's stream on any API process, from any event on.
+"""/v1/jobs/{id}: look at any job, follow it from any event on, stop it, on any API process.
 
 Knows no kind of request.
 """
 
-from falcon import HTTP_204
+import hashlib
+
+import msgspec
+from falcon import HTTP_204, HTTP_304
 from falcon.asgi import Request, Response
 
 from api.broker import Broker
+from api.conversation import is_response
 from api.delivery import Reader
 from api.errors import ApiError
-from api.generation import body_of, send_events
-from api.sse import EventStream
-from api.stream import Frames
-from workers import contract
+from api.follow import after_of, follow
+from api.generation import body_of, send_json
+from api.job_store import JobStore
+from api.job_view import Standing
+from api.response_stream import last_number
+from api.shape import frames_of
+from api.wishes import MAX_WAIT_S
+
+_encode = msgspec.json.Encoder().encode
 
 
-class JobEvents:
-    """A job's token log as the event stream that its own request would have got."""
+class Jobs:
+    """A tenant's own jobs; those of others are not there."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, store: JobStore) -> None:
         self._broker = broker
+        self._store = store
 
     async def on_get(self, req: Request, resp: Response, job_id: str) -> None:
-        """Replay behind `Last-Event-ID` or `starting_after`, then follow; 204 if all was said."""
-        after = _after(req)
-        view = await self._broker.view(job_id)
-        if view is None:
-            raise ApiError("job_not_found", f"There is no job '{job_id}', or it has expired.")
+        """The job at this moment, or at its end if that comes within `wait` seconds."""
+        wait_s = _wait_s(req)
+        standing = await self._find(req, job_id)
+        if wait_s and not standing.is_over:
+            await self._wait(req, standing, wait_s)
+            standing = await self._find(req, job_id)
+        body = await self._store.show(standing)
         resp.set_header("x-job-id", job_id)
-        if view.last_number is not None and after >= view.last_number:
+        resp.set_header("cache-control", "no-cache")
+        tag = hashlib.sha256(_encode(body)).hexdigest()[:32]
+        resp.set_header("etag", f'"{tag}"')
+        if req.if_none_match is not None and tag in req.if_none_match:
+            resp.status = HTTP_304
+        else:
+            send_json(resp, body)
+
+    async def on_delete(self, req: Request, resp: Response, job_id: str) -> None:
+        """Stop the job and show what became of it, again and again; one that is over stays so."""
+        standing = await self._find(req, job_id)
+        if not standing.is_over:
+            await self._store.stop(standing.job)
+            standing = await self._find(req, job_id)
+        resp.set_header("x-job-id", job_id)
+        send_json(resp, await self._store.show(standing))
+
+    async def on_get_events(self, req: Request, resp: Response, job_id: str) -> None:
+        """Replay behind `Last-Event-ID` or `starting_after`, then follow; 204 if all was said."""
+        after = after_of(req)
+        standing = await self._find(req, job_id)
+        resp.set_header("x-job-id", job_id)
+        last = await self._last_number(standing)
+        if last is not None and after > last:
+            what = f"The job has ended with event {last}; there is no {after}."
+            raise ApiError("invalid_value", what, "starting_after")
+        if after == last:
             resp.status = HTTP_204
             return
-        fingerprint = await self._fingerprint(view.job.model)
-        self._follow(req, resp, view.job, Frames(view.job, fingerprint, after))
+        job = standing.job
+        fingerprint = await self._store.fingerprint(job.model)
+        follow(self._broker, req, resp, job, frames_of(job, fingerprint, after))
 
-    async def _fingerprint(self, model: str) -> str:
-        card = (await self._broker.directory()).card(model)
-        return "" if card is None else card.fingerprint
+    async def _find(self, req: Request, job_id: str) -> Standing:
+        return await self._store.find(job_id, req.context.tenant.name)
 
-    def _follow(self, req: Request, resp: Response, job: contract.Job, frames: Frames) -> None:
-        reader = Reader(job.id)
-        self._broker.open(reader, job.home)
-        body_of(req).watch(reader.leave)
-        self._broker.relay.ask(reader)
-        events = EventStream(
-            reader,
-            frames,
-            on_room=self._broker.relay.ask,
-            on_close=lambda: self._broker.release(reader, job.home),
-        )
-        send_events(resp, events)
+    async def _last_number(self, standing: Standing) -> int | None:
+        """The number of the stream's last frame, None while more may come."""
+        if not standing.is_over or not is_response(standing.job):
+            return standing.last_number
+        return last_number(standing.job, await self._broker.read_log(standing.job.id))
+
+    async def _wait(self, req: Request, standing: Standing, wait_s: int) -> None:
+        reader = Reader(standing.job.id, wakes_at_end=True)
+        self._broker.open(reader, standing.job.home)
+        try:
+            body_of(req).watch(reader.leave)
+            await self._store.end_of(reader, wait_s)
+        finally:
+            self._broker.release(reader, standing.job.home)
 
 
-def _after(req: Request) -> int:
-    param = "starting_after"
-    text = req.get_param(param)
+def _wait_s(req: Request) -> int:
+    text = req.get_param("wait")
     if text is None:
-        param = "Last-Event-ID"
-        text = req.get_header(param)
-    if not text:
-        return -1
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise ApiError("invalid_value", f"'{param}' must be an event number.", param)
-    return int(text)
+        return 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ApiError("invalid_value", "'wait' must be a number of seconds.", "wait")
+    return min(int(text), MAX_WAIT_S)

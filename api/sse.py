@@ -6,7 +6,8 @@ Knows no Redis.
 from collections.abc import Callable
 
 from api.delivery import Reader
-from api.stream import DRAINING, PING, WAITING, Frames
+from api.shape import Renderer
+from api.stream import DRAINING, PING, WAITING
 from workers import contract
 
 
@@ -20,7 +21,7 @@ class EventStream:
     def __init__(
         self,
         reader: Reader,
-        frames: Frames,
+        frames: Renderer,
         *,
         on_room: Callable[[Reader], None],
         on_close: Callable[[], None],
@@ -42,7 +43,7 @@ class EventStream:
         reader = self._reader
         while not self._is_ended and not reader.is_gone:
             # Some servers hold the headers back until there is a body, so it starts at once.
-            piece = self._piece() or (b"" if self._has_written else WAITING)
+            piece = self._piece() or (b"" if self._has_written else self._beginning())
             if piece:
                 self._has_written = True
                 reader.ping_due = False
@@ -65,6 +66,9 @@ class EventStream:
             self._is_ended = True
             return DRAINING
         return PING if reader.ping_due else b""
+
+    def _beginning(self) -> bytes:
+        return self._frames.render(()) or WAITING
 
     async def close(self) -> None:
         """Let go of the reader."""

@@ -20,7 +20,7 @@ ALIASES = {
     "--port": ("-p",),
 }
 _NUMBER = re.compile(r"-\d+(\.\d*)?|-\.\d+")
-_SWITCHES = frozenset({"-h", "--help", "--version"})
+_SWITCHES = frozenset({"-h", "--help", "--version", "--admin"})
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,8 +8,10 @@ from urllib.parse import urlsplit
 
 import redis
 
-from deploy import settings
+from api.config import ApiConfig
+from deploy import roles, settings
 from deploy.errors import StartError
+from workers.environment import load
 
 SUMMARY = "check the settings and Redis (for a release step)"
 CONFIGS = tuple(settings.READERS.values())
@@ -21,7 +23,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """The settings were checked on the way here; this looks at Redis. Raises StartError."""
+    """The settings were checked on the way here; this looks at the API keys and Redis.
+
+    Raises StartError.
+    """
+    roles.check_keys(load(ApiConfig, environ))
     url = environ.get("REDIS_URL", "")
     if not url:
         raise StartError("REDIS_URL is not set: web and worker need one Redis to meet in")

@@ -22,9 +22,12 @@ COMMANDS = {
     "worker": "deploy.worker_role",
     "api": "deploy.api_role",
     "check": "deploy.check",
+    "chaos": "deploy.chaos",
+    "keys": "deploy.keys",
     "settings": "deploy.settings_command",
 }
 KINDS = ("plain", "gguf")
+ACTIONS = {"keys": ("new", "hash")}
 KIND_VARIABLE = "TRAMONTANE_KIND"
 
 USAGE = """usage: tramontane [flags] [command] [flags]
@@ -37,6 +40,9 @@ commands
   run -m MODEL -i PROMPT       generate in one process, without Redis
   worker, api                  one role of many machines: the engine, the HTTP server
   check                        are the settings good and is Redis fit? (release step)
+  chaos                        kill an API process and a worker in mid-stream: no token is lost
+  keys new --tenant NAME       a fresh API key, and its entry for the file of keys
+  keys hash                    the hash of a key on stdin, as the file has it
   settings                     every setting, as a table
 
 `tramontane COMMAND --help` lists a command's flags. Flags may stand before the command."""
@@ -92,12 +98,14 @@ def _run(argv: Sequence[str]) -> int:
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Call:
     """Understand a command line. Raises StartError with one sentence."""
     words, flags = arguments.split(argv)
-    name, kind = _name(words)
+    name, kind, action = _name(words)
     command: Command = importlib.import_module(COMMANDS[name])
     parser = arguments.Parser(f"tramontane {name}", command.SUMMARY)
     command.add_flags(parser)
     arguments.add_settings(parser, command.CONFIGS)
     values = parser.parse_flags(flags)
+    if name in ACTIONS:
+        values.action = action
     settled = arguments.environment(values, command.CONFIGS, environ)
     if kind:
         settled[KIND_VARIABLE] = kind
@@ -106,17 +114,18 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Call:
     return Call(command, values, settled)
 
 
-def _name(words: Sequence[str]) -> tuple[str, str]:
-    """The command and the model kind that the words name. No words mean `serve`."""
+def _name(words: Sequence[str]) -> tuple[str, str, str]:
+    """The command, model kind and action that the words name. No words mean `serve`."""
     rest = list(words)
     name = rest.pop(0) if rest and rest[0] in COMMANDS else "serve"
     kind = rest.pop(0) if name in ("serve", "run") and rest and rest[0] in KINDS else ""
+    action = rest.pop(0) if rest and rest[0] in ACTIONS.get(name, ()) else ""
     if rest:
         raise StartError(
             f"{rest[0]!r} is not expected here: a command is one of {', '.join(COMMANDS)}, "
             f"a kind of model {' or '.join(KINDS)}"
         )
-    return name, kind
+    return name, kind, action
 
 
 if __name__ == "__main__":

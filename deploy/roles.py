@@ -6,9 +6,10 @@ from pathlib import Path
 
 from api import server
 from api.config import ApiConfig
+from api.key_file import configured_keys
 from deploy import packages
 from deploy.errors import StartError
-from workers.environment import load
+from workers.environment import SettingError, load
 
 
 def worker_command() -> list[str]:
@@ -19,12 +20,21 @@ def worker_command() -> list[str]:
 def api_command(environ: Mapping[str, str]) -> list[str]:
     """An HTTP server, with our packages before what the current directory may hold.
 
-    Raises StartError if it could not write its request log.
+    Raises StartError if it could not write its request log or read its API keys.
     """
     config = load(ApiConfig, environ)
+    check_keys(config)
     _check_log(config.request_logging_file)
     *command, app = server.command(config)
     return [*command, f"--pythonpath={packages.ROOT}", app]
+
+
+def check_keys(config: ApiConfig) -> None:
+    """Raises StartError for API keys that an HTTP server would not start with."""
+    try:
+        configured_keys(config)
+    except SettingError as error:
+        raise StartError(str(error)) from error
 
 
 def _check_log(path: str) -> None:

@@ -6,14 +6,18 @@ a launcher is imported when the first CUDA tensor comes in.
 
 from torch import Tensor
 
-from kernels.cpu import paged_attention as cpu_paged_attention
-from kernels.cpu import rotary as cpu_rotary
-from kernels.cpu import uniform_quads as cpu_uniform_quads
-from kernels.cpu import write_kv as cpu_write_kv
-from kernels.reference import add_rms_norm as reference_add_rms_norm
-from kernels.reference import philox as reference_philox
-from kernels.reference import rms_norm as reference_rms_norm
-from kernels.reference import silu_mul as reference_silu_mul
+from kernels.cpu import (
+    paged_attention as cpu_paged_attention,
+    rotary as cpu_rotary,
+    uniform_quads as cpu_uniform_quads,
+    write_kv as cpu_write_kv,
+)
+from kernels.reference import (
+    add_rms_norm as reference_add_rms_norm,
+    philox as reference_philox,
+    rms_norm as reference_rms_norm,
+    silu_mul as reference_silu_mul,
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -2,7 +2,10 @@
 
 The environment sets its pace: SCRIPTED_STEP_MS, SCRIPTED_MAX_SEQS, SCRIPTED_CONTEXT. It misbehaves
 on request: SCRIPTED_LOAD_ERROR (a sentence), SCRIPTED_CRASH_FILE (a step dies if the file exists,
-and removes it), SCRIPTED_CRASH_SEED (a step with a sequence of this seed always dies).
+and removes it), SCRIPTED_CRASH_SEED (a step with a sequence of this seed always dies),
+SCRIPTED_HANG_FILE (a step that finds the file removes it and never ends), SCRIPTED_ERROR_SEED (a
+sequence of this seed ends with an engine error). A sequence of seed SCRIPTED_ECHO_SEED says its
+prompt again and again; SCRIPTED_FINGERPRINT names the weights.
 """
 
 import os
@@ -49,6 +52,7 @@ class _Sequence:
         self.seed = params.seed
         self.position = len(request.output_ids)
         self.max_tokens = params.max_tokens
+        self.prompt_ids = request.prompt_ids
         self.num_prompt = len(request.prompt_ids)
 
     @property
@@ -64,6 +68,9 @@ class ScriptedEngine:
         self._step_s = float(os.environ.get("SCRIPTED_STEP_MS", "0")) / 1000
         self._crash_file = os.environ.get("SCRIPTED_CRASH_FILE")
         self._crash_seed = int(os.environ.get("SCRIPTED_CRASH_SEED", "-1"))
+        self._hang_file = os.environ.get("SCRIPTED_HANG_FILE")
+        self._error_seed = int(os.environ.get("SCRIPTED_ERROR_SEED", "-1"))
+        self._echo_seed = int(os.environ.get("SCRIPTED_ECHO_SEED", "-1"))
         max_seqs = int(os.environ.get("SCRIPTED_MAX_SEQS", config.max_seqs))
         context = int(os.environ.get("SCRIPTED_CONTEXT", config.max_model_len or 4096))
         self._max_seqs = max_seqs
@@ -77,7 +84,7 @@ class ScriptedEngine:
             max_seqs=max_seqs,
             device="scripted",
             dtype="none",
-            fingerprint="scripted",
+            fingerprint=os.environ.get("SCRIPTED_FINGERPRINT", "scripted"),
         )
 
     def add(self, request: SequenceRequest) -> None:
@@ -114,9 +121,21 @@ class ScriptedEngine:
             raise RuntimeError("scripted crash")
         if any(sequence.seed == self._crash_seed for sequence in self._running.values()):
             raise RuntimeError("scripted poison")
+        if self._hang_file is not None and os.path.exists(self._hang_file):
+            os.unlink(self._hang_file)
+            while True:
+                time.sleep(3600)
+
+    def _token(self, sequence: _Sequence) -> int:
+        if sequence.seed == self._echo_seed:
+            return sequence.prompt_ids[sequence.position % sequence.num_prompt]
+        return token_at(self._vocabulary, sequence.key, sequence.position)
 
     def _advance(self, sequence: _Sequence) -> SequenceOutput:
-        token = token_at(self._vocabulary, sequence.key, sequence.position)
+        if sequence.seed == self._error_seed:
+            del self._running[sequence.id]
+            return SequenceOutput(id=sequence.id, error=("engine_error", "scripted error"))
+        token = self._token(sequence)
         sequence.position += 1
         is_last = sequence.position >= sequence.max_tokens
         if is_last:

@@ -71,19 +71,28 @@ class ChatRequest(SamplingFields, kw_only=True):
 
     def template_kwargs(self) -> dict[str, Any]:
         """Extra variables for the chat template. Raises ApiError for a name that is taken."""
-        kwargs: dict[str, Any] = dict(self.chat_template_kwargs or {})
-        for name in kwargs:
-            if name in _RESERVED or not name.isidentifier():
-                raise ApiError(
-                    "invalid_value",
-                    f"'{name}' cannot be a chat template variable.",
-                    "chat_template_kwargs",
-                )
-        if self.enable_thinking is not None:
-            kwargs["enable_thinking"] = self.enable_thinking
-        if self.reasoning_effort is not None:
-            kwargs["reasoning_effort"] = self.reasoning_effort
-        return kwargs
+        return template_kwargs(
+            self.chat_template_kwargs, self.enable_thinking, self.reasoning_effort
+        )
+
+
+def template_kwargs(
+    extra: dict[str, Scalar] | None, enable_thinking: bool | None, reasoning_effort: str | None
+) -> dict[str, Any]:
+    """Variables for the chat template. Raises ApiError for a name that is taken."""
+    kwargs: dict[str, Any] = dict(extra or {})
+    for name in kwargs:
+        if name in _RESERVED or not name.isidentifier():
+            raise ApiError(
+                "invalid_value",
+                f"'{name}' cannot be a chat template variable.",
+                "chat_template_kwargs",
+            )
+    if enable_thinking is not None:
+        kwargs["enable_thinking"] = enable_thinking
+    if reasoning_effort is not None:
+        kwargs["reasoning_effort"] = reasoning_effort
+    return kwargs
 
 
 def _wire(message: Message, param: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Knows no HTTP.
 """
 
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,12 @@ _Bias = Annotated[float, Meta(ge=-100, le=100)]
 # A stop string is matched against every token's text and travels with the job.
 MAX_STOP_LENGTH = 4096
 _StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
+
+
+_Key = Annotated[str, Meta(min_length=1, max_length=64)]
+_Value = Annotated[str, Meta(max_length=512)]
+Metadata = Annotated[dict[_Key, _Value], Meta(max_length=16)]
+Tier = Literal["auto", "default", "flex", "scale", "priority", "fast"]
 
 
 class StreamOptions(msgspec.Struct):
@@ -55,6 +61,8 @@ class SamplingFields(RefusedFields, kw_only=True):
     best_of: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    service_tier: Tier | None = None
+    metadata: Metadata | None = None
 
     @property
     def has_usage(self) -> bool:

@@ -70,7 +70,8 @@ class ApiServer:
         for name in names - {"redis_url", "port", "web_concurrency"}:
             value = getattr(self.config, name)
             if value != "":
-                environ[f"TRAMONTANE_{name.upper()}"] = str(value).lower()
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                environ[f"TRAMONTANE_{name.upper()}"] = text
         environ |= {"REDIS_URL": self.config.redis_url}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import redis.asyncio
 import redis.exceptions
@@ -25,11 +25,14 @@ AWAY = (
 class FakeJob:
     """A job as the fake worker sees it: all its log entries, and how many of them are written."""
 
-    def __init__(self, job: contract.Job) -> None:
+    def __init__(self, job: contract.Job, entries: Sequence[bytes] = ()) -> None:
+        """`entries` are what an earlier attempt left."""
         self.job = job
-        self.entries: list[bytes] = []
-        self.num_written = 0
-        self.offset = 0
+        self.entries = list(entries)
+        self.num_written = len(entries)
+        self.offset = sum(contract.num_events(contract.decode_event(e)) for e in entries)
+        self.is_resumed = bool(entries)
+        self.is_dead = False
         self.plan = self._plan()
         self.is_over = False
 
@@ -44,7 +47,8 @@ class FakeJob:
         if verb == "fail":
             yield Failed(0, rest, f"it failed with {rest}", "messages")
             return
-        yield Started(0, 7)
+        if not self.is_resumed:
+            yield Started(0, 7)
         yield from getattr(self, f"_{verb}", self._echo)(rest)
 
     def _echo(self, text: str) -> Iterator[contract.Event | None]:
@@ -58,6 +62,16 @@ class FakeJob:
     def _fail_late(self, code: str) -> Iterator[contract.Event | None]:
         yield Tokens(self.offset, (Delta(0, (1,), "so far "),))
         yield Failed(self.offset, code, f"it failed with {code}")
+
+    def _crash(self, text: str) -> Iterator[contract.Event | None]:
+        """Becomes a dead letter after a token; ends well when an operator starts it again."""
+        if self.is_resumed:
+            yield Tokens(self.offset, (Delta(0, (2,), "and on", "stop"),))
+            yield Done(self.offset, Usage(7, 2, 0))
+            return
+        yield Tokens(self.offset, (Delta(0, (1,), "so far "),))
+        self.is_dead = True
+        yield Failed(self.offset, "engine_crashed", f"job {self.job.id} crashed its engine")
 
     def _hang(self, text: str) -> Iterator[contract.Event | None]:
         yield Tokens(self.offset, (Delta(0, (1,), "then nothing"),))
@@ -191,8 +205,9 @@ class FakeWorker:
         for job_id, attempt in zip((n.decode() for n in taken[::5]), taken[2::5], strict=True):
             self._owners[job_id] = f"fake:{int(attempt)}"
             spec = contract.decode_job(await self._redis.hget(contract.job_key(job_id), "spec"))
+            entries = await self._redis.lrange(contract.log_key(job_id), 0, -1)
             self.specs[job_id] = spec
-            self.jobs[job_id] = FakeJob(spec)
+            self.jobs[job_id] = FakeJob(spec, entries)
 
     async def _step(self) -> None:
         homes: dict[str, list[contract.Append]] = {}
@@ -228,6 +243,7 @@ class FakeWorker:
             contract.log_key(job_id),
         ]
         wake = contract.wake_channel(self._queue)
-        args = [self._owners.pop(job_id), job_id, "done", wake, 600_000, 10, "done"]
+        how = "dead" if self.jobs[job_id].is_dead else "done"
+        args = [self._owners.pop(job_id), job_id, how, wake, 600_000, 10, "done"]
         await self._scripts["release"](keys=keys, args=args)
         self.jobs.pop(job_id)

@@ -122,3 +122,44 @@ def test_a_failure_of_our_own_ends_the_stream():
     reader.fail(Failed(-1, "job_lost", "gone"))
     assert reader.is_over
     assert isinstance(reader.first, Failed)
+
+
+def step(offset, *token_ids, choices=(0, 1)):
+    """A step's entry: one token for each of some choices."""
+    pairs = zip(choices, token_ids, strict=True)
+    return Tokens(offset, tuple(Delta(choice, (i,), f"{i} ") for choice, i in pairs))
+
+
+def test_an_end_that_was_lost_and_made_again_is_taken_once():
+    made = [Started(0, 3), step(1, 10, 20), step(3, 11, 21), step(5, 12, 22)]
+    reader = Reader("j")
+    for index, event in enumerate(made):
+        reader.accept(index, event)
+    # Redis lost the last two entries; the new attempt's fence stands in their place.
+    again = [Fence(2, "w"), step(3, 11, 21), step(5, 12, 22), step(7, 13, 23), Done(9, Usage(3, 8))]
+    for index, event in enumerate(again, 2):
+        reader.accept(index, event)
+    assert reader.take() == [*made, *again[3:]]
+    assert reader.is_over
+
+
+def test_of_an_entry_that_repeats_in_part_the_rest_is_taken():
+    reader = Reader("j")
+    reader.accept(0, step(0, 10, choices=(0,)))
+    reader.accept(1, step(0, 10, 20))
+    assert reader.take() == [step(0, 10, choices=(0,)), step(1, 20, choices=(1,))]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [step(1, 99, 20), step(1, 20, 10, choices=(1, 0)), Done(1, Usage(3, 0))],
+    ids=["another token", "another choice", "another kind"],
+)
+def test_an_end_that_was_made_again_otherwise_ends_the_stream(other):
+    reader = Reader("j")
+    for index, event in enumerate([Started(0, 3), step(1, 10, 20), Fence(2, "w"), other]):
+        reader.accept(index, event)
+    *_, last = reader.take()
+    assert isinstance(last, Failed)
+    assert last.code == "job_lost"
+    assert reader.is_over

@@ -71,7 +71,8 @@ def test_a_full_redis_refuses_new_work_and_lets_the_old_be_cancelled(server, red
             response.read1(4096)
             admin.config_set("maxmemory", 1)
             reply = server.chat("echo hi")
-            assert (reply.status, reply.json["error"]["code"]) == (503, "queue_unavailable")
+            assert (reply.status, reply.json["error"]["code"]) == (503, "queue_memory_full")
+            assert int(reply.headers["retry-after"]) >= 1
         admin.config_set("maxmemory", 0)
     wait(lambda: server.chat("echo hi").status == 200, "new work is taken again")
 

@@ -74,10 +74,11 @@ def test_a_stream_that_does_not_finish_in_time_ends_so_that_it_can_be_resumed(
     with contextlib.closing(connection), connection.getresponse() as response:
         while b"id: 1\n" not in response.read1(65536):
             pass
+    api.request("DELETE", f"/v1/jobs/{job_id}")
 
 
-def test_a_whole_answer_that_does_not_finish_in_time_is_refused_and_cancelled(
-    server, fake_worker, wait
+def test_a_whole_answer_that_does_not_finish_in_time_goes_on_without_its_server(
+    server, api, fake_worker, wait
 ):
     with posted(server, "hang for ever") as connection:
         wait(lambda: any(_is(s, "hang for ever") for s in fake_worker.specs.values()), "it runs")
@@ -85,8 +86,14 @@ def test_a_whole_answer_that_does_not_finish_in_time_is_refused_and_cancelled(
         response = connection.getresponse()
         assert response.status == 503
         assert json.loads(response.read())["error"]["code"] == "draining"
-    wait(lambda: response.headers["x-job-id"] in fake_worker.cancelled, "the worker is told")
     assert server.process.wait(10) == 0
+    job_id = response.headers["x-job-id"]
+    assert response.headers["location"] == f"/v1/jobs/{job_id}"
+    job = api.get(response.headers["location"]).json
+    assert job["state"] == "running"
+    assert job["partial"]["choices"][0]["message"]["content"] == "then nothing"
+    assert job_id not in fake_worker.cancelled
+    assert api.request("DELETE", f"/v1/jobs/{job_id}").json["state"] == "cancelled"
 
 
 def _is(spec, prompt):

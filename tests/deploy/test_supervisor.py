@@ -28,6 +28,7 @@ time.sleep(600)
 # A supervisor in a process of its own, as `serve` runs it.
 PARENT = """
 import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup pass an ignored one on
 from deploy.signals import Signals
 from deploy.supervisor import Role, Supervisor
 with Signals() as signals:

@@ -1,8 +1,7 @@
 """Block ownership and the prefix cache."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from engine.block_manager import BlockManager
 from engine.config import SamplingParams

@@ -1,8 +1,7 @@
 """The scheduler alone, driven with made-up tokens."""
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from engine.block_manager import BlockManager
 from engine.config import SamplingParams

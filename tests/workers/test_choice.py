@@ -1,8 +1,7 @@
 """One answer's text: what is shown when, and that replaying the ids gives the same."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from tests.scripted_engine import plain_ids
 from workers.choice import Choice

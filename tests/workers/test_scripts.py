@@ -224,7 +224,7 @@ class TestRelease:
         await step(wire, Append("j", 0, STARTED, 50))
         assert await release(wire, "done") == 1
         keys = {key.decode() for key in await wire.client.keys("*")}
-        assert keys == {"job:j", "log:j", "q:m:sums"}
+        assert keys == {"job:j", "log:j"}
         assert 0 < await wire.client.pttl("job:j") <= 5000
 
     async def test_hand_back_leaves_the_job_to_others_and_wakes_them(self, wire):

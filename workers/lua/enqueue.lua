@@ -5,14 +5,15 @@
 --   id, tenant, class, home, cost, prompt_tokens, ttl_ms, deadline_ms and wait_ms (from now on, 0 for none), is_followed, wake,
 --   max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
 -- Returns {1, requests left, tokens left} admitted (-1: no limit), {0} the id is taken, {2, job id} the key's job is there,
--- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens'} a rate
--- limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
+-- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens', and both left}
+-- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
 local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
 
 if a.digest ~= '' then
   local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
-  if known[1] and redis.call('EXISTS', 'job:' .. known[2]) == 1 then
+  -- Our own id is a first try whose reply was lost; a job that was forgotten answers for nothing.
+  if known[1] and known[2] ~= a.id and redis.call('HEXISTS', 'job:' .. known[2], 'spec') == 1 then
     if known[1] ~= a.digest then return {-5} end
     return {2, known[2]}
   end
@@ -33,33 +34,44 @@ end
 
 -- Token buckets that hold a minute's worth and refill all the time. A bucket may be in debt: a job is charged what it asked
 -- for, and what it did not use comes back at its end. One that asks for more than a minute's worth needs a full bucket.
-local left, limits = {-1, -1}, {a.requests_per_min, a.tokens_per_min}
+local LIMITED = {'requests', 'tokens'}
+local left, limits, prices = {-1, -1}, {a.requests_per_min, a.tokens_per_min}, {1, a.cost}
+-- A bucket in debt has nothing left.
+local function remaining(i) return limits[i] > 0 and math.max(0, math.floor(left[i])) or -1 end
 if limits[1] > 0 or limits[2] > 0 then
   local bucket = redis.call('HMGET', KEYS[6], 'requests', 'tokens', 'at_ms')
-  local names, prices = {'requests', 'tokens'}, {1, a.cost}
+  local short = nil
   for i, limit in ipairs(limits) do
     if limit > 0 then
-      local refill = limit * (now - (bucket[3] or now)) / 60000
+      local refill = limit * math.max(0, now - (bucket[3] or now)) / 60000
       left[i] = math.min(limit, tonumber(bucket[i] or limit) + refill)
       local price = math.min(prices[i], limit)
-      if left[i] < price then
-        return {-3, retry_s((price - left[i]) * 60000 / limit), names[i]}
+      if left[i] < price and not short then
+        short = {-3, retry_s((price - left[i]) * 60000 / limit), LIMITED[i]}
       end
-      left[i] = left[i] - prices[i]
     end
+  end
+  if short then
+    short[4], short[5] = remaining(1), remaining(2)
+    return short
+  end
+  for i, limit in ipairs(limits) do
+    if limit > 0 then left[i] = left[i] - prices[i] end
   end
 end
 
 if a.deadline_ms > 0 then
   local wait = wait_ms()
-  if wait and wait > a.deadline_ms then return {-4, math.ceil(wait)} end
+  if wait and wait > a.deadline_ms then return {-4, wait} end
 end
 
 if limits[1] > 0 or limits[2] > 0 then
-  redis.call('HSET', KEYS[6], 'requests', tostring(left[1]), 'tokens', tostring(left[2]), 'at_ms', whole(now))
+  for i, name in ipairs(LIMITED) do
+    if limits[i] > 0 then redis.call('HSET', KEYS[6], name, tostring(left[i])) else redis.call('HDEL', KEYS[6], name) end
+  end
+  redis.call('HSET', KEYS[6], 'at_ms', whole(now))
   redis.call('PEXPIRE', KEYS[6], '3600000')
 end
-if num_jobs == 0 then begin_busy(queue, now) end
 redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'queue', queue, 'queued_ms', whole(now), 'tenant', a.tenant, 'class', a.class,
   'home', a.home, 'cost', whole(a.cost), 'prompt_tokens', whole(a.prompt_tokens), 'is_followed', a.is_followed and '1' or '0')
 redis.call('PEXPIRE', KEYS[1], whole(a.ttl_ms))
@@ -73,7 +85,7 @@ if a.digest ~= '' then
   redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
 end
 redis.call('ZADD', queue, whole(now), a.id)
-add(queue .. ':tenants', a.tenant, 1)
-put_in(queue, a.id)
+put_in(queue, a.id, now, begin_count(queue, a.id, {class = a.class, tenant = a.tenant, cost = a.cost, tokens = a.prompt_tokens,
+  is_followed = a.is_followed, queued_ms = now, paid = 0}))
 redis.call('PUBLISH', a.wake, '1')
-return {1, math.floor(left[1]), math.floor(left[2])}
+return {1, remaining(1), remaining(2)}

@@ -14,26 +14,14 @@ if is_known then redis.call('HSET', KEYS[5], 'released', ARGV[1]) end
 if how == 'hand_back' or how == 'crashed' then
   if how == 'hand_back' and redis.call('EXISTS', KEYS[4]) == 1 then redis.call('DECR', KEYS[4]) end
   if how == 'crashed' and is_known then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
-  put_in(queue, id)
+  if redis.call('ZSCORE', queue, id) then put_in(queue, id, now) end
   redis.call('PUBLISH', ARGV[4], '1')
   return 1
 end
 
-local used = tonumber(ARGV[6])
-if used >= 0 then
-  local class, tenant, _, cost = facts(id)
-  local unused = whole(cost - used)
-  note_drained(queue, now, used)
-  if redis.call('EXISTS', queue .. ':ring:' .. class) == 1 then
-    local balances = queue .. ':balance:' .. class
-    -- What was paid while nobody else waited is forgotten, so what comes back of it must not pile up.
-    if redis.call('HINCRBY', balances, tenant, unused) > QUANTUM then redis.call('HSET', balances, tenant, QUANTUM) end
-  end
-  if tonumber(redis.call('HGET', 'limit:' .. tenant, 'tokens') or -1) ~= -1 then
-    redis.call('HINCRBYFLOAT', 'limit:' .. tenant, 'tokens', unused)
-  end
-end
-end_job(queue, id, now, ARGV[7])
+local job, used = facts(queue, id), tonumber(ARGV[6])
+if job then drain(queue, now, job.cost) end
+end_job(queue, id, now, ARGV[7], used >= 0 and used or nil)
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('PEXPIRE', KEYS[5], ARGV[5])
 if how == 'dead' then

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gguf import GGMLQuantizationType as Type
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType as Type, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import PreTrainedModel

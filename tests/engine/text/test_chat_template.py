@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 import tokenizers
 import transformers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from engine.errors import InvalidInput, LoadError
 from engine.text.chat_template import ChatTemplate

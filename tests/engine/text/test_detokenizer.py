@@ -4,8 +4,7 @@ import itertools
 
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from engine.text.decoding import parse_decoder
 from engine.text.detokenizer import Detokenizer

@@ -3,8 +3,7 @@
 import logging
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from transformers.convert_slow_tokenizer import generate_merges
 
 from engine.errors import LoadError

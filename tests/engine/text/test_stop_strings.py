@@ -4,8 +4,7 @@ import itertools
 import time
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from engine.errors import InvalidInput
 from engine.text.stop_strings import StopStrings

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Type
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType as Type, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 
 from engine.errors import LoadError

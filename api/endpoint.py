@@ -1,0 +1,36 @@
+"""A POST route whose body becomes a job: what such routes have in common.
+
+Knows neither the body nor how a job is run.
+"""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import msgspec
+from falcon.asgi import Request, Response
+
+from api.generation import Generation
+from api.schema.sampling import SamplingFields
+from workers import contract
+
+T = TypeVar("T", bound=SamplingFields)
+
+# Makes a job of a request, for this model; the last arguments are its home and the request id.
+MakeJob = Callable[[T, contract.ModelCard, str, str], contract.Job]
+
+
+class Endpoint(Generic[T]):
+    """One route; `make_job` may raise ApiError."""
+
+    def __init__(self, generation: Generation, request_type: type[T], make_job: MakeJob[T]) -> None:
+        self._generation = generation
+        self._decoder = msgspec.json.Decoder(request_type)
+        self._make_job = make_job
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer whole, as a stream, or at once while the work goes on."""
+        generation = self._generation
+        request = await generation.decode(req, self._decoder)
+        card = await generation.card(request.model)
+        job = self._make_job(request, card, generation.broker.api_id, req.context.request_id)
+        await generation.run(req, resp, job, card, tier=request.service_tier)

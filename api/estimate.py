@@ -1,0 +1,46 @@
+"""How large a job is, before anybody has tokenized it. Knows bytes, no tokenizer."""
+
+import msgspec
+
+from workers import contract
+
+BYTES_PER_TOKEN = 4  # of ordinary English text
+UNSAID_TOKENS = 256  # what an answer is thought to take whose request says no limit
+
+_json = msgspec.json.Encoder().encode
+
+
+def estimated(job: contract.Job, context_length: int | None) -> contract.Job:
+    """The job with its `prompt_tokens` and its `cost`: prompt and answers, in tokens.
+
+    No answer is longer than the model's context, if that is known.
+    """
+    prompt = prompt_tokens(job)
+    answer = job.sampling.max_tokens or UNSAID_TOKENS
+    if context_length is not None:
+        answer = min(answer, context_length)
+    cost = prompt + job.num_choices * answer
+    return msgspec.structs.replace(job, prompt_tokens=prompt, cost=cost)
+
+
+def prompt_tokens(job: contract.Job) -> int:
+    """The estimate of the tokens in a job's prompts; each prompt counts once, and as one at least.
+
+    Token ids are counted as they are.
+    """
+    if job.messages is not None:
+        return _tokens(sum(map(_message_bytes, job.messages)))
+    return sum(_tokens(_bytes(p)) if isinstance(p, str) else len(p) for p in job.prompts or ())
+
+
+def _message_bytes(message: dict[str, object]) -> int:
+    calls = message.get("tool_calls")
+    return _bytes(str(message.get("content") or "")) + (len(_json(calls)) if calls else 0)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _tokens(num_bytes: int) -> int:
+    return max(1, -(-num_bytes // BYTES_PER_TOKEN))

@@ -1,0 +1,142 @@
+"""The jobs of all tenants: find one, show it, stop it, end one that waited too long.
+
+Knows jobs and logs, no HTTP.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from api.broker import Broker
+from api.delivery import Reader
+from api.errors import ApiError
+from api.job_view import JobObject, Standing, job_object
+from workers import contract
+
+WAIT_KIND = "wait"  # of the chores
+STOP_S = 3.0  # how long a cancelled job is waited for
+
+
+class JobStore:
+    """Every tenant sees its own jobs only."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._status_script = broker.redis.register_script(contract.load_script("status"))
+
+    async def find(self, job_id: str, tenant: str) -> Standing:
+        """Where a job stands. Raises ApiError `job_not_found`, whatever the reason."""
+        standing = await self.find_any(job_id)
+        if standing.job.tenant != tenant:
+            raise unknown(job_id)
+        return standing
+
+    async def find_any(self, job_id: str) -> Standing:
+        """Where a job stands, whosever it is. Raises ApiError `job_not_found`."""
+        standing = await self._standing(job_id)
+        if standing is None:
+            raise unknown(job_id)
+        return standing
+
+    async def show(self, standing: Standing) -> JobObject:
+        """The job with what it has said. Raises ApiError."""
+        events: list[contract.Event] = []
+        if standing.last is not None or standing.is_held:
+            events = await self._broker.read_log(standing.job.id)
+        return job_object(standing, events, await self.fingerprint(standing.job.model))
+
+    async def fingerprint(self, model: str) -> str:
+        """The engine that serves a model, as answers name it; empty if nobody serves it now."""
+        card = (await self._broker.directory()).card(model)
+        return "" if card is None else card.fingerprint
+
+    async def stop(self, job: contract.Job) -> None:
+        """Cancel a job and wait a while for its end; one that has ended stays as it is."""
+        reader = Reader(job.id, wakes_at_end=True)
+        self._broker.open(reader, job.home)
+        try:
+            await self._broker.cancel(job, contract.queue_key(job.model))
+            await self.end_of(reader, STOP_S)  # its worker may be dead; its next one will see it
+        finally:
+            self._broker.release(reader, job.home)
+
+    async def end_of(self, reader: Reader, timeout_s: float) -> None:
+        """Return when the job of an open reader has ended, `timeout_s` have passed, or nobody
+        waits any more.
+        """
+        self._broker.relay.ask(reader)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await reader.collect(lambda events: None, self._broker.relay.ask)
+        except TimeoutError:
+            return
+
+    async def expire_wait(self, job_id: str) -> None:
+        """End a job that no worker took in time: the handler of the chores `wait:{job}`.
+
+        A job that has started, or even ended, is left alone. Raises ApiError.
+        """
+        found, (now_s, now_us) = await self._broker.call(lambda: self._read_wait(job_id))
+        spec, queue, queued_ms, deadline_ms = found
+        if spec is None or queue is None:
+            return
+        now_ms = now_s * 1000 + now_us // 1000
+        failed = _expired(now_ms, int(queued_ms or 0), int(deadline_ms or 0))
+        await self._broker.end_waiting(contract.decode_job(spec), queue.decode(), failed)
+
+    async def _standing(self, job_id: str) -> Standing | None:
+        names = [contract.job_key(job_id), contract.lease_key(job_id), contract.log_key(job_id)]
+        reply = await self._broker.call(lambda: self._status_script(names, [job_id]))
+        return standing_of(reply) if reply else None
+
+    async def _read_wait(self, job_id: str) -> Sequence[Sequence[Any]]:
+        async with self._broker.redis.pipeline(transaction=False) as pipe:
+            fields = ["spec", "queue", "queued_ms", "deadline_ms"]
+            pipe.hmget(contract.job_key(job_id), fields)
+            pipe.time()
+            return await pipe.execute()
+
+
+def standing_of(reply: Sequence[Any]) -> Standing | None:
+    """What the status script said of a job; None if it has ended and nobody knows how any more.
+
+    Raises ApiError for a record that cannot be read.
+    """
+    spec, last, is_held, place, eta_ms, *rest = reply
+    queued_ms, started_ms, finished_ms, attempts, crashes, _, is_dead = rest
+    if finished_ms and not last:
+        return None  # the log expired first
+    try:
+        job = contract.decode_job(spec)
+    except contract.WireError as error:
+        raise ApiError("internal_error", str(error)) from error
+    return Standing(
+        job=job,
+        last=contract.decode_event(last) if last else None,
+        is_held=bool(is_held),
+        place=int(place) or None,
+        eta_ms=None if int(eta_ms) < 0 else int(eta_ms),
+        queued_ms=_ms(queued_ms),
+        started_ms=_ms(started_ms),
+        finished_ms=_ms(finished_ms),
+        attempts=int(attempts),
+        crashes=int(crashes),
+        is_dead=bool(is_dead),
+    )
+
+
+def unknown(job_id: str) -> ApiError:
+    """The error for a job that is not there, or not the tenant's."""
+    return ApiError("job_not_found", f"There is no job '{job_id[:80]}', or it has expired.")
+
+
+def _ms(text: bytes) -> int | None:
+    return int(text) if text else None
+
+
+def _expired(now_ms: int, queued_ms: int, deadline_ms: int) -> contract.Failed:
+    if 0 < deadline_ms <= now_ms:
+        what = "The deadline passed before a worker took the request."
+        return contract.Failed(0, "deadline_exceeded", what)
+    waited_s = max(0, now_ms - queued_ms) // 1000
+    return contract.Failed(0, "no_workers", f"No worker took the request within {waited_s} s.")

@@ -1,0 +1,159 @@
+"""/v1/responses: make a response, look at it, follow, stop and delete it.
+
+Knows HTTP and where each answer comes from, not how a job is run or rendered.
+"""
+
+import falcon
+import msgspec
+from falcon.asgi import Request, Response
+
+from api.broker import JobView
+from api.conversation import Item, echo_of, items_of
+from api.errors import ApiError
+from api.follow import after_of, follow
+from api.generation import Generation
+from api.response_job import check_size, input_items, new_response_id, response_job
+from api.response_store import ResponseStore
+from api.response_stream import ResponseFrames
+from api.response_view import ResponseView
+from api.schema.response_object import Deleted, ItemList
+from api.schema.responses import Reference, ResponsesRequest
+from api.stream import WAITING
+from workers import contract
+
+MAX_PAGE, PAGE = 100, 20
+_encode = msgspec.json.Encoder().encode
+
+
+class Responses:
+    """POST /v1/responses."""
+
+    def __init__(self, generation: Generation, store: ResponseStore) -> None:
+        self._generation = generation
+        self._store = store
+        self._decoder = msgspec.json.Decoder(ResponsesRequest)
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Answer whole, as a stream, or at once while the work goes on."""
+        generation = self._generation
+        request = await generation.decode(req, self._decoder)
+        request.check()
+        card = await generation.card(request.model)
+        job = await self._job(req, request, card)
+        tier = request.service_tier
+        if job.is_detached and not job.stream:
+            job = await generation.submit(req, resp, job, card, tier=tier)
+            _send(resp, ResponseView(job).response())
+        else:
+            await generation.run(req, resp, job, card, tier=tier)
+
+    async def _job(
+        self, req: Request, request: ResponsesRequest, card: contract.ModelCard
+    ) -> contract.Job:
+        config, tenant = self._generation.config, req.context.tenant.name
+        inputs = request.inputs()
+        wanted = [part.item_id for part in inputs if isinstance(part, Reference)]
+        items = await self._store.turns_before(request.previous_response_id, tenant)
+        known = {item.id: item for item in items} | await self._store.items(wanted, tenant)
+        response_id = new_response_id()
+        items += input_items(response_id, inputs, known)
+        check_size(items, config.max_body_bytes)
+        return response_job(
+            request,
+            response_id,
+            items,
+            card,
+            home=self._generation.broker.api_id,
+            request_id=req.context.request_id,
+            tenant=tenant,
+            store_ttl_s=config.store_ttl_s,
+        )
+
+
+class StoredResponse:
+    """One response that was stored."""
+
+    def __init__(self, generation: Generation, store: ResponseStore) -> None:
+        self._broker = generation.broker
+        self._store = store
+
+    async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
+        """The response at this moment, or its stream behind an event."""
+        view = await self._find(req, response_id)
+        resp.set_header("x-job-id", response_id)
+        if not req.get_param_as_bool("stream", default=False):
+            _send(resp, (await self._store.read(view.job)).response())
+            return
+        frames = ResponseFrames(view.job, after=after_of(req))
+        if view.last_number is None:
+            follow(self._broker, req, resp, view.job, frames)
+        else:
+            await self._replay(resp, view.job, frames, after_of(req))
+
+    async def on_delete(self, req: Request, resp: Response, response_id: str) -> None:
+        """Forget the response; one that runs is cancelled first."""
+        await self._store.forget(await self._find(req, response_id))
+        _send(resp, Deleted(response_id))
+
+    async def on_post_cancel(self, req: Request, resp: Response, response_id: str) -> None:
+        """Stop a background response and show what became of it, again and again."""
+        view = await self._find(req, response_id)
+        if not echo_of(view.job).is_background:
+            what = "Only a background response can be cancelled; to stop another, disconnect."
+            raise ApiError("invalid_value", what, "response_id")
+        if view.last_number is None:
+            await self._store.stop(view.job)
+        _send(resp, (await self._store.read(view.job)).response())
+
+    async def on_get_items(self, req: Request, resp: Response, response_id: str) -> None:
+        """A page of what was put in, the newest first unless `order` is `asc`."""
+        view = await self._find(req, response_id)
+        items = items_of(view.job)
+        if _choice(req, "order", ("desc", "asc")) == "desc":
+            items.reverse()
+        _send(resp, _page(items, _limit(req), req.get_param("after")))
+
+    async def _find(self, req: Request, response_id: str) -> JobView:
+        return await self._store.find(response_id, req.context.tenant.name)
+
+    async def _replay(
+        self, resp: Response, job: contract.Job, frames: ResponseFrames, after: int
+    ) -> None:
+        """The stream of a response that has ended needs nobody to follow it."""
+        data = frames.render(await self._broker.read_log(job.id))
+        if after > frames.last_number:
+            what = f"The response has ended with event {frames.last_number}; there is no {after}."
+            raise ApiError("invalid_value", what, "starting_after")
+        resp.content_type = "text/event-stream; charset=utf-8"
+        resp.set_header("cache-control", "no-cache, no-transform")
+        resp.data = data or WAITING
+
+
+def _send(resp: Response, body: msgspec.Struct) -> None:
+    resp.content_type = falcon.MEDIA_JSON
+    resp.data = _encode(body)
+
+
+def _page(items: list[Item], limit: int, after: str | None) -> ItemList:
+    if after is not None:
+        index = next((i for i, item in enumerate(items) if item.id == after), None)
+        if index is None:
+            raise ApiError("invalid_value", "'after' is no item of this response.", "after")
+        items = items[index + 1 :]
+    page = [item.view() for item in items[:limit]]
+    first, last = (page[0].id, page[-1].id) if page else ("", "")
+    return ItemList(page, first, last, len(items) > limit)
+
+
+def _limit(req: Request) -> int:
+    text = req.get_param("limit") or str(PAGE)
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_PAGE):
+        raise ApiError("invalid_value", f"'limit' must be between 1 and {MAX_PAGE}.", "limit")
+    return int(text)
+
+
+def _choice(req: Request, param: str, choices: tuple[str, ...]) -> str:
+    value: str = req.get_param(param) or choices[0]
+    if value not in choices:
+        raise ApiError("invalid_value", f"'{param}' must be one of {', '.join(choices)}.", param)
+    return value
