@@ -15,6 +15,8 @@ from falcon.asgi import Request, Response
 
 from api.admin import Dead
 from api.auth import Gate, check_rights
+from api.background import in_background
+from api.batching import add_routes as add_batch_routes
 from api.body import Body, Receive
 from api.broker import Broker
 from api.chat import ChatCompletions
@@ -65,7 +67,10 @@ class Application:
         gate = Gate(KeyWatch(config).keys)
         self._falcon = falcon.asgi.App(middleware=[_Middleware(self._broker, gate, log)])
         self._falcon.req_options.strip_url_path_trailing_slash = True
-        _add_routes(self._falcon, self._broker, Generation(self._broker, config, log))
+        generation = Generation(self._broker, config, log)
+        parts = in_background(generation, gate)
+        _add_routes(self._falcon, self._broker, generation)
+        add_batch_routes(self._falcon, parts, generation)
         _add_error_handlers(self._falcon)
 
     def begin_drain(self, grace_s: float) -> None:

@@ -36,6 +36,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     metadata: dict[str, str] | None = None
     output_ttl_s: int = 0
+    webhook: str = ""  # who is told of the end
 
 
 class OpenLine(msgspec.Struct, frozen=True, array_like=True):

@@ -8,6 +8,7 @@ from falcon.asgi import Request, Response
 
 from api.batch_state import Batch, BatchState
 from api.batch_store import BatchStore, missing, new_batch_id
+from api.callback import HEADER, webhook_url
 from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, missing as missing_file
 from api.generation import Generation
@@ -53,7 +54,8 @@ class Batches:
         if file.view.purpose != "batch":
             what = f"The purpose of the input file must be 'batch', not '{file.view.purpose}'."
             raise ApiError("invalid_value", what, "input_file_id")
-        batch = self._batch(request, file)
+        url = webhook_url(req.get_header(HEADER), req.context.tenant, self._generation.config)
+        batch = self._batch(request, file, url)
         await self._store.create(batch)
         _answer(resp, BatchState(batch=batch, status="validating").view())
 
@@ -85,7 +87,7 @@ class Batches:
             raise missing(batch_id)
         return state
 
-    def _batch(self, request: CreateBatch, file: StoredFile) -> Batch:
+    def _batch(self, request: CreateBatch, file: StoredFile, webhook: str) -> Batch:
         now_s = int(self._files.clock())
         expiry = request.output_expires_after
         return Batch(
@@ -99,6 +101,7 @@ class Batches:
             expires_at=now_s + WINDOW_S,
             metadata=request.metadata,
             output_ttl_s=0 if expiry is None else expiry.seconds,
+            webhook=webhook,
         )
 
 

@@ -24,6 +24,7 @@ from redis.exceptions import (
 
 from api.admission import Accepted, Bounds, Terms, accepted, admission
 from api.canceller import Cancel, Canceller
+from api.chores import Chores
 from api.config import ApiConfig
 from api.delivery import Reader
 from api.directory import Directory
@@ -84,10 +85,10 @@ class Broker:
         )
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self.relay = Relay(self._read_logs, config.ping_s)
-        self._subscription = Subscription(
-            config.redis_url, self.relay.deliver, self.relay.reread_all
-        )
+        self.chores = Chores(self.redis, self.call)
+        self._subscription = Subscription(config.redis_url, self._hear, self._hear_again)
         self._subscription.follow(contract.api_channel(self.api_id))
+        self._subscription.follow(contract.CHORES_CHANNEL)
         self._canceller = Canceller(self._cancel)
         self._directory = Directory()
         self._directory_s = float("-inf")
@@ -100,7 +101,8 @@ class Broker:
 
     async def start(self) -> None:
         """Begin to listen. Redis need not be there yet."""
-        for run in (self._subscription.run, self.relay.run, self._canceller.run):
+        parts = (self._subscription, self.relay, self._canceller, self.chores)
+        for run in (part.run for part in parts):
             self._keep(_restarting(run))
 
     async def close(self) -> None:
@@ -110,6 +112,17 @@ class Broker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.redis.aclose()
+
+    def _hear(self, message: bytes) -> None:
+        if message == contract.WAKE_UP:
+            self.chores.wake()
+        else:
+            self.relay.deliver(message)
+
+    def _hear_again(self) -> None:
+        """Messages may have been missed."""
+        self.relay.reread_all()
+        self.chores.wake()
 
     def open(self, reader: Reader, home: str) -> None:
         """Deliver a job's events to `reader` until `release`.

@@ -23,10 +23,14 @@ _TIERS: Mapping[str, ServiceClass] = {
 }
 
 
-def service_class(own: ServiceClass, wished: ServiceClass | None, tier: str | None) -> ServiceClass:
-    """The class of a request by its header or else its `service_tier`, never above the tenant's."""
+def service_class(tenant: Tenant, wished: ServiceClass | None, tier: str | None) -> ServiceClass:
+    """The class of a request by its header or else its `service_tier`.
+
+    Only administrators, which without keys everybody is, get one above their own.
+    """
+    own = tenant.service_class
     asked = wished or _TIERS.get(tier or "", own)
-    return max(asked, own, key=_CLASSES.index)
+    return asked if tenant.is_admin else max(asked, own, key=_CLASSES.index)
 
 
 def on_terms(
@@ -45,7 +49,7 @@ def on_terms(
     return msgspec.structs.replace(
         job,
         tenant=tenant.name,
-        service_class=service_class(tenant.service_class, wishes.service_class, tier),
+        service_class=service_class(tenant, wishes.service_class, tier),
         endpoint=job.endpoint or route,
         is_detached=is_detached,
     )

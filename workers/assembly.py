@@ -28,13 +28,16 @@ from workers.contract import (
 from workers.engine_process import EngineProcess
 from workers.environment import variables
 from workers.heartbeat import Pulse
-from workers.job_run import Runs
 from workers.lease import Leases
+from workers.lease_thread import LeaseThread
 from workers.progress import Bar
-from workers.redis_link import Scripts, close, connect
+from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
+from workers.redis_policy import check_policy
+from workers.runs import Runs
 from workers.service import Service
 from workers.subscription import Subscription
 from workers.token_log import TokenLog
+from workers.watch import Watch
 from workers.worker import EngineWorker
 
 logger = logging.getLogger(__name__)
@@ -48,15 +51,25 @@ async def run_worker(config: WorkerConfig) -> None:
     text = await asyncio.to_thread(load_text_model, files)
     name = config.model_name or files.name
     client = connect(config.redis_url, queue_key(name))
+    try:
+        # Before minutes of loading, if Redis is there yet.
+        with contextlib.suppress(*TRANSIENT):
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await check_policy(client, config.redis_url)
+        await _load_and_serve(config, files, text, name, client)
+    finally:
+        await close(client)
+
+
+async def _load_and_serve(
+    config: WorkerConfig, files: ModelFiles, text: TextModel, name: str, client: ArqRedis
+) -> None:
     scripts = Scripts(client)
     token_log = TokenLog(scripts, job_ttl_s=config.job_ttl_s, result_ttl_s=config.result_ttl_s)
     runs = Runs(token_log)
-    try:
-        async with _started(config, files, runs, token_log) as engine:
-            service = _service(config, name, text, engine, scripts, token_log, runs)
-            await _serve(service, client)
-    finally:
-        await close(client)
+    async with _started(config, files, runs, token_log) as engine:
+        service = _service(config, name, text, engine, scripts, token_log, runs)
+        await _serve(service, client)
 
 
 @contextlib.asynccontextmanager
@@ -70,6 +83,7 @@ async def _started(
         engine_config(config),
         on_outputs=runs.on_outputs,
         on_death=runs.on_engine_death,
+        on_stats=runs.on_stats,
         on_progress=bar,
         gate=token_log.room,
         log_level=config.log,
@@ -103,6 +117,7 @@ def _service(
         job_ttl_s=config.job_ttl_s,
         result_ttl_s=config.result_ttl_s,
     )
+    token_log.recheck = leases.renew
     card = _card(name, engine.info)
     pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
     return Service(
@@ -128,12 +143,34 @@ async def _serve(service: Service, client: ArqRedis) -> None:
         await worker.main(
             service.engine.run(),
             service.token_log.run(),
-            service.leases.run(),
+            lease_thread(service).run(),
             service.pulse.run(),
             subscription.run(),
+            _keep_policy(service, client),
         )
     finally:
         await _say_goodbye(service, client)
+
+
+def lease_thread(service: Service) -> LeaseThread:
+    """What renews the leases of the worker and watches its engine."""
+    watch = Watch(
+        service.engine,
+        lambda: service.runs.has_work,
+        device=service.info.device,
+        stall_s=service.config.stall_s,
+    )
+    return LeaseThread(service.leases, service.config.redis_url, watch.look, look_s=watch.period_s)
+
+
+async def _keep_policy(service: Service, client: ArqRedis) -> None:
+    """Look at Redis as soon as it is there; then stay, as the worker's loops do."""
+    url = service.config.redis_url
+    while True:
+        with contextlib.suppress(*TRANSIENT):
+            await check_policy(client, url)
+            await asyncio.Event().wait()
+        await asyncio.sleep(MAX_BACKOFF_S)
 
 
 async def _say_goodbye(service: Service, client: ArqRedis) -> None:

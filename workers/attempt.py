@@ -1,5 +1,6 @@
 """Begins and ends an attempt in Redis: fence and read the log, close it. Knows no engine."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -8,7 +9,9 @@ from workers.contract import (
     Event,
     Failed,
     Fence,
+    Started,
     cancel_key,
+    completion_tokens,
     decode_event,
     encode,
     is_terminal,
@@ -20,6 +23,14 @@ from workers.contract import (
 from workers.lease import Claim
 from workers.redis_link import Scripts
 from workers.token_log import JobLog, TokenLog
+
+
+class Failure(NamedTuple):
+    """Why a job ends without an answer: the fields of Failed."""
+
+    code: str
+    message: str
+    param: str | None = None
 
 
 class Opened(NamedTuple):
@@ -39,8 +50,9 @@ class Opened(NamedTuple):
     damage: str
 
 
-class _Home(msgspec.Struct):
+class _Basics(msgspec.Struct):
     home: str = ""
+    result_ttl_s: int = 0
 
 
 async def open_attempt(
@@ -68,8 +80,10 @@ async def open_attempt(
     spec, is_cancelled, left_ms, maker = reply[1:5]
     entries = reply[5:]
     events, damage = _decode(entries)
-    log = JobLog(claim.job_id, _home(spec), entries, sum(num_events(event) for event in events))
+    basics = _basics(spec)
+    log = JobLog(claim.job_id, basics.home, entries, sum(num_events(event) for event in events))
     log.is_over = bool(events) and is_terminal(events[-1])
+    log.result_ttl_s = basics.result_ttl_s
     return Opened(
         spec,
         bool(is_cancelled),
@@ -91,19 +105,44 @@ def _decode(entries: list[bytes]) -> tuple[list[Event], str]:
     return events, ""
 
 
-def _home(spec: bytes) -> str:
-    """Who waits for the job, even if the rest of the record is of another version."""
+def _basics(spec: bytes) -> _Basics:
+    """Who waits for the job and how long, even if the rest of the record is of another version."""
     try:
-        return msgspec.msgpack.decode(spec, type=_Home).home
+        return msgspec.msgpack.decode(spec, type=_Basics)
     except msgspec.MsgspecError:
-        return ""
+        return _Basics()
 
 
 async def close_attempt(
-    token_log: TokenLog, log: JobLog, code: str, message: str, param: str | None = None
+    token_log: TokenLog, claim: Claim, opened: Opened, failure: Failure, dead_ttl_s: int = 0
 ) -> None:
-    """End a job that has no run with a Failed entry, unless it has ended; return when durable."""
-    if not log.is_over:
-        token_log.append(log, Failed(log.offset, code, message, param))
+    """End a job that has no run with a Failed entry, unless it has ended; return when durable.
+
+    `dead_ttl_s`: it becomes a dead letter, which is kept for so long.
+    """
+    log, end = opened.log, opened.events[-1] if opened.log.is_over else None
+    if dead_ttl_s and end is None:
+        claim.ending, log.result_ttl_s = "dead", dead_ttl_s
+    if end is None:
+        token_log.append(log, Failed(log.offset, *failure))
         token_log.flush()
-    await log.settled()
+    outcome = failure.code if end is None else outcome_of(end)
+    settle(claim, log, outcome, num_used(opened.events))
+    claim.is_over = await log.settled()
+
+
+def settle(claim: Claim, log: JobLog, outcome: str, used_tokens: int) -> None:
+    """Note how the job ended and what it cost, for its release."""
+    claim.outcome, claim.used_tokens = outcome, max(claim.used_tokens, used_tokens)
+    claim.result_ttl_s = log.result_ttl_s
+
+
+def outcome_of(end: Event) -> str:
+    """The name of a terminal entry: `done`, or the code of a failure."""
+    return end.code if isinstance(end, Failed) else "done"
+
+
+def num_used(events: Sequence[Event]) -> int:
+    """Tokens that a job has cost by its log: prompt and answer, none if it never started."""
+    prompt = sum(event.prompt_tokens for event in events if isinstance(event, Started))
+    return prompt + completion_tokens(events)

@@ -64,6 +64,15 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
+    stall_s: Annotated[
+        float,
+        setting(
+            "An engine that has work and ends no step for this long hangs: it is killed and "
+            "started again, in seconds. Longer than the longest step, which is a prefill of "
+            "--max-num-batched-tokens; on a CPU ten times as long is allowed.",
+            ge=0.2,
+        ),
+    ] = 60.0
     drain_s: Annotated[
         float, setting("How long a stopping worker finishes what runs, in seconds.", ge=0)
     ] = 25.0
@@ -73,6 +82,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     result_ttl_s: Annotated[
         int, setting("How long a finished answer can be read again, in seconds.", ge=1)
     ] = 3600
+    dead_ttl_s: Annotated[
+        int,
+        setting(
+            "How long a request that was set aside because it crashes engines is kept for an "
+            "operator to retry, in seconds.",
+            ge=1,
+        ),
+    ] = 604800
     heartbeat_s: Annotated[
         float, setting("Time between a worker's signs of life, in seconds.", ge=0.05)
     ] = 1.0

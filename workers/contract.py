@@ -18,6 +18,7 @@ from workers.keys import (
     LEASE_PREFIX as LEASE_PREFIX,
     MODELS_KEY as MODELS_KEY,
     MODELS_SEEN_KEY as MODELS_SEEN_KEY,
+    WAKE_UP as WAKE_UP,
     WORKERS_KEY as WORKERS_KEY,
     api_channel as api_channel,
     arq_job_key as arq_job_key,

@@ -48,6 +48,8 @@ class EngineProcess:
 
     `on_outputs` gets every step's outputs; `on_death` is told that nothing that runs will go on;
     `gate` is awaited before a step is read, so an engine waits for a reader that cannot keep up.
+    `on_stats` gets the gauges after every step, behind `on_outputs`. `num_reports` counts the
+    steps that were read; it says something of the engine only while `is_heard`.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class EngineProcess:
         *,
         on_outputs: Callable[[list[SequenceOutput]], None],
         on_death: Callable[[], None] = lambda: None,
+        on_stats: Callable[[EngineStats], None] = lambda stats: None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         gate: Callable[[], Awaitable[None]] | None = None,
         log_level: str = "info",
@@ -65,9 +68,12 @@ class EngineProcess:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
         self.is_ready = False
+        self.num_reports = 0
+        self.is_heard = False
         self._order = Load(factory, files, config)
         self._on_outputs = on_outputs
         self._on_death = on_death
+        self._on_stats = on_stats
         self._on_progress = on_progress
         self._gate = gate
         self._log_level = log_level
@@ -137,7 +143,7 @@ class EngineProcess:
                 await self._read_steps()
             except EngineDied as error:
                 logger.error("%s; starting it again", error)
-            self.is_ready = False
+            self.is_ready = self.is_heard = False
             self._on_death()
             await self.close()
             if time.monotonic() - self._loaded_at_s > STABLE_S:
@@ -163,11 +169,16 @@ class EngineProcess:
         while True:
             if self._gate is not None:
                 await self._gate()
+            self.is_heard = True
             report = await self._read()
+            self.is_heard = False
             assert not isinstance(report, Loading | Loaded | LoadFailed)
+            self.num_reports += 1
             self.stats = report.stats
             if report.outputs:
                 self._on_outputs(report.outputs)
+            self._on_stats(report.stats)
+            if report.outputs:
                 await asyncio.sleep(0)  # steps that wait in the buffer must not hold up the loop
 
     async def _spawn(self) -> None:
@@ -194,21 +205,40 @@ class EngineProcess:
 
     async def _cause(self) -> str:
         assert self._process is not None
-        code = await self._process.wait()
+        code = await self._exit_code()
+        if code is None:
+            return "The engine process closed its socket and does not end"
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         return f"The engine process ended {how}"
+
+    async def _exit_code(self) -> int | None:
+        """None if it has not ended within CLOSE_S."""
+        assert self._process is not None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                return await self._process.wait()
+        return None
+
+    def kill(self) -> None:
+        """End a process that hangs; `run` goes on as after any other death of it, and at once.
+
+        A device can keep a killed process from ending, so the socket is given up as well.
+        """
+        self._kill()
+        self._writer.transport.abort()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def close(self) -> None:
         """End the process: it leaves when it sees the closed socket, else it is killed."""
         self.is_ready = False
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
         self._writer.close()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
-                await process.wait()
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        if await self._exit_code() is None:
+            self._kill()
+            if await self._exit_code() is None:
+                logger.error("engine process %d is killed and does not end", self._process.pid)

@@ -9,10 +9,17 @@ from typing import Any
 from arq import Retry
 
 from engine.errors import EngineError
-from workers.attempt import Opened, close_attempt, open_attempt
-from workers.contract import WireError, decode_job
-from workers.engine_process import EngineDied
-from workers.job_run import INTERNAL_ERROR, End, JobRun
+from workers.attempt import (
+    Failure,
+    Opened,
+    close_attempt,
+    num_used,
+    open_attempt,
+    outcome_of,
+    settle,
+)
+from workers.contract import Tokens, WireError, decode_job
+from workers.job_run import INTERNAL_ERROR, End, JobRun, Standing
 from workers.lease import Claim
 from workers.logs import without_message
 from workers.prepare import prepare
@@ -21,13 +28,20 @@ from workers.service import Service
 logger = logging.getLogger(__name__)
 
 MAX_INLINE_BYTES = 32_768  # a larger job is prepared in a thread, so that others' tokens flow on
-HAND_BACK_S = 2.0  # how long a stopping worker waits for Redis to take the last tokens
+HAND_BACK_S = 2.0  # how long a job that is given up waits for Redis to take its last tokens
+
+CANCELLED = Failure("cancelled", "The request was cancelled.")
+TOO_LATE = Failure("deadline_exceeded", "The request was not done before its deadline.")
+OTHER_MODEL = Failure(
+    "model_changed",
+    "The model's weights were replaced while the answer was written; please ask again.",
+)
 
 
 async def generate(ctx: dict[str, Any], job_id: str) -> None:
     """Run the job until its log is closed and durable, or give it up to another attempt.
 
-    Raises Retry when the engine died; arq's cancellation hands the job back.
+    Raises Retry when another attempt goes on; arq's cancellation hands the job back.
     """
     service: Service = ctx["service"]
     claim = service.leases.claims[job_id]
@@ -45,42 +59,79 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
     try:
         end = await _attempt(service, claim, opened)
     except asyncio.CancelledError:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(HAND_BACK_S):
-                await opened.log.settled()
+        await _settled_soon(opened)
         raise
-    if end == "over" and await opened.log.settled():
-        claim.is_over = True
-    elif end == "engine_died":
-        claim.ending = "crashed"
+    await _conclude(service, claim, opened, end)
+
+
+async def _conclude(service: Service, claim: Claim, opened: Opened, end: End) -> None:
+    if end == "over":
+        claim.is_over = await opened.log.settled()
+    elif end == "engine_died" and claim.ending == "dead":
+        logger.error("job %s: dead letter", claim.job_id)
+        ttl_s = service.config.dead_ttl_s
+        await close_attempt(service.token_log, claim, opened, _engine_crashed(claim), ttl_s)
+    if claim.is_over:
+        return
+    if end in ("left", "engine_died"):
+        await _settled_soon(opened)
+    service.token_log.forget(opened.log)
+    if end in ("left", "engine_died"):
         raise Retry
-    else:
-        service.token_log.forget(opened.log)
+
+
+async def _settled_soon(opened: Opened) -> None:
+    """Let what was made reach Redis, so that nobody makes it again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HAND_BACK_S):
+            await opened.log.settled()
+
+
+def _engine_crashed(claim: Claim) -> Failure:
+    return Failure(
+        "engine_crashed",
+        f"Request {claim.job_id} crashed the engine {claim.crashes + 1} times and was set aside; "
+        "an operator can retry it.",
+    )
 
 
 async def _attempt(service: Service, claim: Claim, opened: Opened) -> End:
     if opened.log.is_over:
+        settle(claim, opened.log, outcome_of(opened.events[-1]), num_used(opened.events))
         return "over"
-    if opened.is_cancelled:
-        return await _refuse(service, opened, "cancelled", "The request was cancelled.")
+    ends_at_s = None if opened.left_ms is None else time.monotonic() + opened.left_ms / 1000
+    failure = _refusal(service, opened)
+    if failure is not None:
+        return await _refuse(service, claim, opened, failure)
     try:
         run = await _prepare(service, claim, opened)
     except WireError as error:
         logger.error("job %s: %s", claim.job_id, error)
-        return await _refuse(service, opened, "unreadable_job", str(error))
+        return await _refuse(service, claim, opened, Failure("unreadable_job", str(error)))
     except EngineError as error:
-        return await _refuse(service, opened, error.code, str(error), error.param)
+        failure = Failure(error.code, str(error), error.param)
+        return await _refuse(service, claim, opened, failure)
     except Exception as error:
         logger.error("job %s: %s", claim.job_id, without_message(error))
-        return await _refuse(service, opened, "internal_error", INTERNAL_ERROR)
-    return await _drive(service, claim, run)
+        return await _refuse(service, claim, opened, Failure("internal_error", INTERNAL_ERROR))
+    return await _drive(service, claim, run, ends_at_s)
 
 
-async def _refuse(
-    service: Service, opened: Opened, code: str, message: str, param: str | None = None
-) -> End:
-    await close_attempt(service.token_log, opened.log, code, message, param)
-    logger.info("job %s refused: %s", opened.log.job_id, code)
+def _refusal(service: Service, opened: Opened) -> Failure | None:
+    """Why the job is not even looked at, if so."""
+    if opened.is_cancelled:
+        return CANCELLED
+    if opened.left_ms is not None and opened.left_ms <= 0:
+        return TOO_LATE
+    has_tokens = any(isinstance(event, Tokens) for event in opened.events)
+    if has_tokens and opened.maker != service.info.fingerprint:
+        return OTHER_MODEL
+    return None
+
+
+async def _refuse(service: Service, claim: Claim, opened: Opened, failure: Failure) -> End:
+    await close_attempt(service.token_log, claim, opened, failure)
+    logger.info("job %s refused: %s", claim.job_id, failure.code)
     return "over"
 
 
@@ -100,28 +151,35 @@ async def _prepare(service: Service, claim: Claim, opened: Opened) -> JobRun:
         log=opened.log,
         token_log=service.token_log,
         engine=service.engine,
+        standing=Standing(claim.crashes, is_batch=claim.service_class == "batch"),
     )
     run.replay(opened.events)
     return run
 
 
-async def _drive(service: Service, claim: Claim, run: JobRun) -> End:
+async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float | None) -> End:
     """Run the sequences to their end; they are out of the engine when this returns or raises."""
-    claim.on_cancel, claim.on_lost = run.cancel, run.abandon
+    _follow(service, claim, run)
     try:
         _start(service, claim, run)
-        await asyncio.wait([run.ended], timeout=service.config.job_ttl_s)
-        if not run.ended.done():
-            run.fail("timeout", f"The request ran longer than {service.config.job_ttl_s} s.")
+        await _until_ended(service, run, ends_at_s)
         service.token_log.flush()
-        return run.ended.result()
-    except EngineDied:
-        return "engine_died"
+        return _note_end(claim, run)
     finally:
-        claim.on_cancel = claim.on_lost = None
+        claim.on_cancel = claim.on_lost = claim.on_give_way = None
         service.runs.remove(run)
         run.hand_back()
         _log_end(run)
+
+
+def _follow(service: Service, claim: Claim, run: JobRun) -> None:
+    """What the worker hears of the job goes to its run; a lost one's tokens stay here."""
+
+    def lose() -> None:
+        run.abandon()
+        service.token_log.forget(run.log)
+
+    claim.on_cancel, claim.on_lost, claim.on_give_way = run.cancel, lose, run.hand_back
 
 
 def _start(service: Service, claim: Claim, run: JobRun) -> None:
@@ -129,8 +187,29 @@ def _start(service: Service, claim: Claim, run: JobRun) -> None:
         run.abandon()
     elif claim.is_cancelled:
         run.cancel()
+    elif claim.gave_way:
+        run.hand_back()
     else:
         service.runs.start(run)
+
+
+async def _until_ended(service: Service, run: JobRun, ends_at_s: float | None) -> None:
+    limit_s = service.config.job_ttl_s
+    left_s = limit_s if ends_at_s is None else max(ends_at_s - time.monotonic(), 0.0)
+    await asyncio.wait([run.ended], timeout=min(limit_s, left_s))
+    if not run.ended.done() and left_s < limit_s:
+        run.fail(*TOO_LATE)
+    elif not run.ended.done():
+        run.fail("timeout", f"The request ran longer than {limit_s} s.")
+
+
+def _note_end(claim: Claim, run: JobRun) -> End:
+    end, usage = run.ended.result(), run.usage
+    settle(claim, run.log, run.outcome, usage.prompt_tokens + usage.completion_tokens)
+    if end == "engine_died" and run.fate != "innocent":
+        logger.warning("job %s: the engine died under it, %s", claim.job_id, run.fate)
+        claim.ending = run.fate
+    return end
 
 
 def _log_end(run: JobRun) -> None:

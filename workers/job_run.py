@@ -4,25 +4,32 @@ Everything here is synchronous: an engine step passes through without waking a t
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Iterable, Sequence
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from engine.messages import SequenceOutput, SequenceRequest
 from engine.text.tokenizer import Tokenizer
+from workers.blame import Fate
 from workers.choice import Choice
 from workers.contract import Delta, Done, Event, Failed, Job, Started, Tokens, Usage
-from workers.logs import without_message
 from workers.prepare import Plan
 from workers.token_log import JobLog, TokenLog
-
-logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "The server failed while it handled the request."
 
 # over: the log has its terminal entry. lost: another attempt has the job. left: we hand it back.
 End = Literal["over", "lost", "left", "engine_died"]
+
+
+class Standing(NamedTuple):
+    """What a job is to those beside it: engines that died under it, and if it gives way to them."""
+
+    crashes: int = 0
+    is_batch: bool = False
+
+
+ORDINARY = Standing()
 
 
 class EngineDoor(Protocol):
@@ -51,13 +58,17 @@ class JobRun:
         log: JobLog,
         token_log: TokenLog,
         engine: EngineDoor,
+        standing: Standing = ORDINARY,
     ) -> None:
         self.job = job
+        self.standing = standing
         self.attempt = attempt
         self.log = log
         self.began_s = time.monotonic()
         self.first_token_s: float | None = None
         self.failure: Failed | None = None
+        self.fate: Fate = "innocent"  # of the engine's death, if it died
+        self.num_replayed = 0
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.choices = [
             Choice(n, tokenizer, job.sampling.stop, is_continuation=job.kind == "completion")
@@ -78,6 +89,11 @@ class JobRun:
             sum(len(choice.token_ids) for choice in self.choices),
             sum(self.choices[n].cached_tokens for n in firsts),
         )
+
+    @property
+    def num_new(self) -> int:
+        """Tokens that this attempt has made."""
+        return sum(len(choice.token_ids) for choice in self.choices) - self.num_replayed
 
     @property
     def outcome(self) -> str:
@@ -101,6 +117,7 @@ class JobRun:
             if isinstance(event, Tokens):
                 for delta in event.deltas:
                     self._push(self.choices[delta.choice], delta.token_ids, delta.finish)
+        self.num_replayed = sum(len(choice.token_ids) for choice in self.choices)
 
     def _push(self, choice: Choice, token_ids: Sequence[int], finish: str | None) -> Delta:
         delta = choice.push(token_ids, finish)
@@ -185,68 +202,13 @@ class JobRun:
             self.stop()
             self.ended.set_result(end)
 
-    def lose_engine(self) -> None:
-        """The engine died under the job."""
+    def lose_engine(self, fate: Fate = "innocent") -> None:
+        """The engine died under the job, or cannot take it; `fate` is what follows for the job."""
         if not self.ended.done():
+            self.fate = fate
             self.ended.set_result("engine_died")
 
     def stop(self) -> None:
         """Take the sequences out of the engine."""
         for sequence_id in self.sequence_ids():
             self._engine.cancel(sequence_id)
-
-
-class Runs:
-    """The jobs that run: sends each output of an engine step to its job."""
-
-    def __init__(self, token_log: TokenLog) -> None:
-        self._token_log = token_log
-        self._routes: dict[str, tuple[JobRun, Choice]] = {}
-        self._runs: dict[JobRun, None] = {}
-
-    @property
-    def num_sequences(self) -> int:
-        """Sequences in the engine, waiting ones included."""
-        return len(self._routes)
-
-    def start(self, run: JobRun) -> None:
-        """Run a job. Raises EngineDied."""
-        self._runs[run] = None
-        for sequence_id, choice in run.sequence_ids().items():
-            self._routes[sequence_id] = (run, choice)
-        run.start()
-        self._token_log.flush()
-
-    def remove(self, run: JobRun) -> None:
-        """Send it nothing more."""
-        self._runs.pop(run, None)
-        for choice in run.choices:
-            self._routes.pop(run.sequence_id(choice), None)
-
-    def on_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
-        """One engine step."""
-        touched: dict[JobRun, None] = {}
-        for output in outputs:
-            route = self._routes.get(output.id)
-            if route is None:  # cancelled while the step ran
-                continue
-            run, choice = route
-            self._take(run, choice, output)
-            touched[run] = None
-            if choice.finish is not None:
-                del self._routes[output.id]
-        for run in touched:
-            run.end_step()
-        self._token_log.flush()
-
-    def _take(self, run: JobRun, choice: Choice, output: SequenceOutput) -> None:
-        try:
-            run.take(choice, output)
-        except Exception as error:  # one job's bad luck must not end the others
-            logger.error("job %s: %s", run.job.id, without_message(error))
-            run.fail("internal_error", INTERNAL_ERROR)
-
-    def on_engine_death(self) -> None:
-        """Nothing that runs will go on."""
-        for run in list(self._runs):
-            run.lose_engine()

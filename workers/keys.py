@@ -65,6 +65,7 @@ def worker_key(worker: str) -> str:
 
 CHORES_KEY = "chores"  # ZSET: what API processes have to do, by due time in ms
 CHORES_CHANNEL = "chores"  # wakes them
+WAKE_UP = b"1"  # what wakes; no batch of log entries is this
 DEAD_KEY = "dead"  # ZSET: dead letters, by when they died in ms
 
 

@@ -1,6 +1,8 @@
-"""The jobs this worker holds: claims, their leases in Redis, and how they end. Knows no token."""
+"""The jobs this worker holds: claims, their leases in Redis, and how they end. Knows no token.
 
-import asyncio
+`lease_thread.py` renews them in time; here is what a renewal asks and what its answers mean.
+"""
+
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,7 +19,7 @@ from workers.keys import (
     log_key,
     wake_channel,
 )
-from workers.redis_link import TRANSIENT, Scripts
+from workers.redis_link import Scripts
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +27,6 @@ logger = logging.getLogger(__name__)
 # hand_back: someone else goes on, no fault of the job.
 # crashed: someone else goes on, and the job may be why the engine died.
 Ending = Literal["done", "dead", "hand_back", "crashed"]
-RENEWALS_PER_LEASE = 3
-RETRY_S = 0.1
 LOST, RENEWED, CANCELLED = range(3)
 
 
@@ -56,7 +56,7 @@ def read_claims(reply: Sequence[bytes]) -> list[Claimed]:
 
 
 class Claim:
-    """One attempt at one job. Whoever runs it sets the two callbacks."""
+    """One attempt at one job. Whoever runs it sets the callbacks."""
 
     def __init__(
         self,
@@ -78,8 +78,10 @@ class Claim:
         self.is_over = False  # the log has its terminal entry, in Redis
         self.is_lost = False
         self.is_cancelled = False
+        self.gave_way = False
         self.on_lost: Callable[[], None] | None = None
         self.on_cancel: Callable[[], None] | None = None
+        self.on_give_way: Callable[[], None] | None = None
 
     def lose(self) -> None:
         """Another attempt holds the job, or Redis says so: stop without a word."""
@@ -95,9 +97,25 @@ class Claim:
             if self.on_cancel is not None:
                 self.on_cancel()
 
+    def give_way(self) -> None:
+        """A more urgent job needs the place: hand this one back at its offset."""
+        if not self.gave_way:
+            self.gave_way = True
+            if self.on_give_way is not None:
+                self.on_give_way()
+
+
+class Renewal(NamedTuple):
+    """One call of the renew script: what was asked, for which claims, and when."""
+
+    claims: list[Claim]
+    keys: list[str]
+    args: list[str | int]
+    asked_at_s: float
+
 
 class Leases:
-    """Claims by job id, renewed together every third of a lease."""
+    """Claims by job id, renewed together."""
 
     def __init__(
         self,
@@ -145,28 +163,28 @@ class Leases:
         if (claim := self.claims.get(job_id)) is not None:
             claim.cancel()
 
-    async def run(self) -> None:
-        """Renew until cancelled."""
-        period_s = self._lease_s / RENEWALS_PER_LEASE
-        while True:
-            try:
-                await self.renew()
-                await asyncio.sleep(period_s)
-            except TRANSIENT:
-                await asyncio.sleep(RETRY_S)
-
     async def renew(self) -> None:
         """Renew all leases once; stop lost jobs, cancel cancelled ones. Raises TRANSIENT."""
-        claims = [claim for claim in self.claims.values() if not claim.is_lost]
-        if claims:
-            args: list[str | int] = [self.lease_ms, self._job_ttl_s * 1000]
-            for claim in claims:
-                args += (claim.job_id, claim.owner, claim.attempt)
-            for claim, state in zip(
-                claims, await self._scripts.run("renew", [self._queue], args), strict=True
-            ):
-                self._take_note(claim, state)
-        self._renewed_at_s = time.monotonic()
+        renewal = self.renewal()
+        states = []
+        if renewal.claims:
+            states = await self._scripts.run("renew", renewal.keys, renewal.args)
+        self.note(renewal, states)
+
+    def renewal(self) -> Renewal:
+        """What to ask Redis now. Any thread may call it."""
+        asked_at_s = time.monotonic()
+        claims = [claim for claim in list(self.claims.values()) if not claim.is_lost]
+        args: list[str | int] = [self.lease_ms, self._job_ttl_s * 1000]
+        for claim in claims:
+            args += (claim.job_id, claim.owner, claim.attempt)
+        return Renewal(claims, [self._queue], args, asked_at_s)
+
+    def note(self, renewal: Renewal, states: Sequence[int]) -> None:
+        """Redis answered with one state per claim; in the event loop."""
+        for claim, state in zip(renewal.claims, states, strict=True):
+            self._take_note(claim, state)
+        self._renewed_at_s = max(self._renewed_at_s, renewal.asked_at_s)
 
     def _take_note(self, claim: Claim, state: int) -> None:
         if self.claims.get(claim.job_id) is not claim:  # it ended while we asked

@@ -12,6 +12,10 @@ from workers.contract import Job
 T = TypeVar("T")
 
 COMPLETION_MAX_TOKENS = 16  # OpenAI's default for /v1/completions
+# Texts of more characters per token of room are first looked at in pieces: tokenizing one of 30 MB
+# whole takes gigabytes. Most text has three or four.
+MAX_CHARS_PER_TOKEN = 8
+PIECE_CHARS = 65_536
 
 
 class Plan(NamedTuple):
@@ -37,11 +41,11 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
 
 def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
     if job.kind == "chat":
-        return [_chat_ids(job, text)]
+        return [_chat_ids(job, text, info)]
     return [_prompt_ids(prompt, text, info) for prompt in job.prompts or []]
 
 
-def _chat_ids(job: Job, text: TextModel) -> list[int]:
+def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     if text.chat_template is None:
         raise InvalidInput(
             f"The model {job.model} has no chat template; use /v1/completions.", "messages"
@@ -49,6 +53,7 @@ def _chat_ids(job: Job, text: TextModel) -> list[int]:
     prompt = text.chat_template.render(
         job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
     )
+    _check_length(prompt, text, info, "messages")
     return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), "messages")
 
 
@@ -61,9 +66,31 @@ def _prompt_ids(prompt: str | list[int], text: TextModel, info: EngineInfo) -> l
     if isinstance(prompt, list):
         _check_ids(prompt, info, "prompt")
         return _not_empty(prompt, "prompt")
+    _check_length(prompt, text, info, "prompt")
     ids = text.tokenizer.encode(prompt)
     bos_id = text.tokenizer.bos_id
     return _not_empty(ids if ids or bos_id is None else [bos_id], "prompt")
+
+
+def _check_length(prompt: str, text: TextModel, info: EngineInfo, param: str) -> None:
+    """Refuse a text that can never fit, without tokenizing more of it than that takes.
+
+    Cutting it changes the tokens at the cuts, hence the factor of two.
+    """
+    limit = _room(info)
+    if len(prompt) <= limit * MAX_CHARS_PER_TOKEN:
+        return
+    num_tokens = 0
+    for start in range(0, len(prompt), PIECE_CHARS):
+        piece = prompt[start : start + PIECE_CHARS]
+        num_tokens += len(text.tokenizer.encode(piece, add_special_tokens=False))
+        if num_tokens > 2 * limit:
+            raise PromptTooLong(num_tokens * len(prompt) // (start + len(piece)), limit, param)
+
+
+def _room(info: EngineInfo) -> int:
+    """Tokens that prompt and answer may have together."""
+    return min(info.context_length, info.kv_tokens)
 
 
 def _not_empty(ids: list[int], param: str) -> list[int]:
@@ -81,7 +108,7 @@ def _check_ids(ids: Iterable[int], info: EngineInfo, param: str) -> None:
 
 
 def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
-    limit = min(info.context_length, info.kv_tokens)
+    limit = _room(info)
     asked = job.sampling.max_tokens
     room = limit - num_prompt
     if room < max(asked or 0, 1):

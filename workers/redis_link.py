@@ -92,6 +92,13 @@ async def close(client: ArqRedis) -> None:
     await client.aclose(close_connection_pool=True)
 
 
+def as_transient(error: redis.exceptions.RedisError) -> redis.exceptions.RedisError:
+    """`error`, or one of TRANSIENT if it means that Redis cannot write for a while."""
+    if isinstance(error, redis.exceptions.ResponseError) and str(error).startswith(_UNWRITABLE):
+        return redis.exceptions.ReadOnlyError(str(error))
+    return error
+
+
 class Scripts:
     """The Lua scripts of `workers/lua/`, by name."""
 
@@ -108,10 +115,10 @@ class Scripts:
             self._note_down(error)
             raise
         except redis.exceptions.ResponseError as error:
-            if not str(error).startswith(_UNWRITABLE):
+            if not isinstance(transient := as_transient(error), TRANSIENT):
                 raise
             self._note_down(error)
-            raise redis.exceptions.ReadOnlyError(str(error)) from error
+            raise transient from error
         self._note_up()
         return reply
 

@@ -7,9 +7,9 @@ from engine.text.text_model import TextModel
 from workers.config import WorkerConfig
 from workers.engine_process import EngineProcess
 from workers.heartbeat import Pulse
-from workers.job_run import Runs
 from workers.lease import Leases
 from workers.redis_link import Scripts
+from workers.runs import Runs
 from workers.token_log import TokenLog
 
 

@@ -2,11 +2,13 @@
 
 A log is kept in memory as well, so an entry that Redis lost is written again from the cursor on; an
 entry that was written but not confirmed comes back as `dup`; another attempt's log as `fenced`.
+After an outage the leases are looked at first: what we have lost meanwhile is not written any more.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from workers.contract import (
     Append,
@@ -18,12 +20,13 @@ from workers.contract import (
     is_terminal,
     num_events,
 )
-from workers.redis_link import Scripts
+from workers.redis_link import MAX_BACKOFF_S, TRANSIENT, Scripts
 
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000  # entries in memory that Redis has not confirmed; above it the engine waits
 MAX_BATCH = 4_096  # entries of one script call, so that no call holds Redis for long
+FIRST_PAUSE_S = 0.02
 
 
 class JobLog:
@@ -37,6 +40,7 @@ class JobLog:
         self.offset = offset  # number of the next event
         self.is_over = False
         self.is_fenced = False
+        self.result_ttl_s = 0  # how long it outlives its end; 0: the writer's setting
         self.on_fenced: Callable[[], None] | None = None
         self._settled: asyncio.Future[None] | None = None
 
@@ -69,11 +73,16 @@ class JobLog:
 
 
 class TokenLog:
-    """All logs of one worker. One flush is in flight; steps that end meanwhile leave together."""
+    """All logs of one worker. One flush is in flight; steps that end meanwhile leave together.
+
+    `recheck` is awaited after a write that failed, before the next one: it renews the leases, tells
+    `forget` of the jobs that are lost, and raises TRANSIENT while Redis is away.
+    """
 
     def __init__(
         self, scripts: Scripts, *, job_ttl_s: int, result_ttl_s: int, max_pending: int = MAX_PENDING
     ) -> None:
+        self.recheck: Callable[[], Awaitable[None]] | None = None
         self._scripts = scripts
         self._job_ttl_s = job_ttl_s
         self._result_ttl_s = result_ttl_s
@@ -137,10 +146,31 @@ class TokenLog:
                     group.create_task(self._write(channel, logs))
 
     async def _write(self, channel: str, logs: list[JobLog]) -> None:
+        """Write until Redis has answered, however long it is away."""
+        while logs := [log for log in logs if not log.is_fenced]:
+            try:
+                await self._write_once(channel, logs)
+                return
+            except TRANSIENT:
+                await self._outage()
+
+    async def _outage(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            await asyncio.sleep(pause_s)
+            with contextlib.suppress(*TRANSIENT):
+                if self.recheck is not None:
+                    await self.recheck()
+                return
+            pause_s = min(2 * pause_s, MAX_BACKOFF_S)
+
+    async def _write_once(self, channel: str, logs: list[JobLog]) -> None:
         appends, sent = self._collect(logs)
+        if not appends:
+            return
         previous = {log.job_id: log.entries[log.confirmed - 1] for log in sent if log.confirmed}
         args = [channel, encode_batch(appends), encode_previous(previous)]
-        _, troubles = await self._scripts.insist("step", args=args)
+        _, troubles = await self._scripts.run("step", args=args)
         lengths = self._judge(troubles, {log.job_id: log for log in sent})
         for log, upto in sent.items():
             self._confirm(log, min(upto, lengths.get(log.job_id, upto)))
@@ -165,6 +195,8 @@ class TokenLog:
         appends: list[Append] = []
         sent: dict[JobLog, int] = {}
         for log in logs:
+            if log.is_settled:  # an earlier write took along what came after it began
+                continue
             upto = min(len(log.entries), log.confirmed + MAX_BATCH - len(appends))
             if upto == log.confirmed:  # the batch is full: next time
                 self._waiting[log] = None
@@ -178,7 +210,7 @@ class TokenLog:
 
     def _ttl_s(self, log: JobLog, index: int) -> int:
         if log.is_over and index == len(log.entries) - 1:
-            return self._result_ttl_s
+            return log.result_ttl_s or self._result_ttl_s
         return self._job_ttl_s if index == 0 else 0
 
     def _confirm(self, log: JobLog, length: int) -> None:

@@ -8,17 +8,17 @@ import contextlib
 import logging
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from arq import func
 from arq.connections import ArqRedis
 from arq.worker import Worker
 
-from workers.attempt import close_attempt, open_attempt
-from workers.contract import ARQ_FUNCTION, ARQ_JOB_PREFIX
+from workers.attempt import Failure, close_attempt, open_attempt
+from workers.contract import ARQ_FUNCTION, ARQ_JOB_PREFIX, arq_retry_key
 from workers.generate import generate
 from workers.job_run import INTERNAL_ERROR
-from workers.lease import Claim, Claimed, read_claims
+from workers.lease import Claim, Claimed, Ending, read_claims
 from workers.logs import without_message
 from workers.redis_link import TRANSIENT, deserialize, serialize
 from workers.service import Service
@@ -31,6 +31,13 @@ LOOKAHEAD = 0.25  # jobs beyond the engine's capacity, so that a free slot has w
 HAND_BACK_S = 3.0
 INTERRUPT_S = 0.05
 ARQ_GRACE_S = 60
+
+
+class Places(NamedTuple):
+    """How many jobs to ask for: of any class, and only of those before which batch jobs yield."""
+
+    any_class: int
+    urgent: int
 
 
 class EngineWorker(Worker):
@@ -133,26 +140,60 @@ class EngineWorker(Worker):
                 await self._wake.wait()
         self._wake.clear()
         try:
-            if self.num_free > 0:
-                await self._claim()
+            places = self._places()
+            if places.any_class + places.urgent > 0:
+                await self._claim(places)
         except TRANSIENT as error:
             logger.debug("cannot claim: %r", error)
 
     @property
     def num_free(self) -> int:
-        """How many jobs there is room for."""
-        service = self.service
-        if not (self.allow_pick_jobs and service.engine.is_ready and service.token_log.has_room):
-            return 0
-        return self.max_jobs - max(len(self.tasks), service.runs.num_sequences)
+        """How many jobs there is room for; less than none if several choices each have taken it."""
+        return self.max_jobs - self._num_taken if self._is_taking else 0
 
-    async def _claim(self) -> None:
+    @property
+    def _is_taking(self) -> bool:
+        service = self.service
+        return self.allow_pick_jobs and service.engine.is_ready and service.token_log.has_room
+
+    @property
+    def _num_taken(self) -> int:
+        return max(len(self.tasks), self.service.runs.num_sequences)
+
+    @property
+    def _num_idle(self) -> int:
+        """Places of the engine itself that nobody has."""
+        return max(self.service.info.max_seqs - self._num_taken, 0)
+
+    def _places(self) -> Places:
+        """Batch jobs get idle places of the engine; the others look ahead, or make them yield."""
+        if not self._is_taking:
+            return Places(0, 0)
+        any_class = 0 if self.service.runs.is_tight else self._num_idle
+        num_all = self.num_free + len(self._batch_claims())
+        return Places(any_class, max(num_all - any_class, 0))
+
+    def _batch_claims(self) -> list[Claim]:
+        """Those that can give way, the earliest first."""
+        claims = self.leases.claims.values()
+        return [c for c in claims if c.service_class == "batch" and not c.gave_way]
+
+    async def _claim(self, places: Places) -> None:
         if self.leases.is_stale:
             await self.leases.renew()
-        args = [self.service.worker, self.num_free, 0, self.leases.lease_ms]
-        taken = await self.service.scripts.run("claim", keys=[self.queue_name], args=args)
-        for job in read_claims(taken):
+        args = [self.service.worker, *places, self.leases.lease_ms]
+        taken = read_claims(
+            await self.service.scripts.run("claim", keys=[self.queue_name], args=args)
+        )
+        self._make_room(len(taken) - self._num_idle)
+        for job in taken:
             self._start(job)
+
+    def _make_room(self, count: int) -> None:
+        """Let so many batch jobs yield, the latest first."""
+        if count > 0:
+            for claim in self._batch_claims()[-count:]:
+                claim.give_way()
 
     def _start(self, job: Claimed) -> None:
         job_id = job.id
@@ -189,26 +230,31 @@ class EngineWorker(Worker):
         """arq ends a job here: done if its log is closed, else given to others."""
         claim = self.leases.claims[job_id]
         if finish and not claim.is_over and not claim.is_lost:
-            await self._close(claim, "internal_error", INTERNAL_ERROR)
-        await self.leases.release(claim, "done" if claim.is_over else claim.ending)
+            await self._close(claim, Failure("internal_error", INTERNAL_ERROR))
+        await self.leases.release(claim, _ending(claim))
 
     async def finish_failed_job(self, job_id: str, result_data: bytes | None) -> None:
         """arq gives a job up here without calling `generate`: its client must hear of it."""
         claim = self.leases.claims[job_id]
-        code, message = await self._why_given_up(job_id)
-        logger.warning("job %s: %s", job_id, code)
-        await self._close(claim, code, message)
-        await self.leases.release(claim, "done" if claim.is_over else claim.ending)
+        failure = await self._why_given_up(job_id)
+        logger.warning("job %s: %s", job_id, failure.code)
+        is_dead = failure.code == "too_many_attempts"
+        await self._close(claim, failure, self.service.config.dead_ttl_s if is_dead else 0)
+        await self.leases.release(claim, _ending(claim))
 
-    async def _why_given_up(self, job_id: str) -> tuple[str, str]:
-        record, tries = await self.pool.mget(ARQ_JOB_PREFIX + job_id, f"arq:retry:{job_id}")
+    async def _why_given_up(self, job_id: str) -> Failure:
+        record, tries = await self.pool.mget(ARQ_JOB_PREFIX + job_id, arq_retry_key(job_id))
         if record is None:
-            return "job_expired", "The request waited too long and was given up."
+            return Failure("job_expired", "The request waited too long and was given up.")
         if int(tries or 0) > MAX_TRIES:
-            return "too_many_attempts", f"The request was given up after {MAX_TRIES} attempts."
-        return "unreadable_job", "The request's record cannot be read by this version."
+            return Failure(
+                "too_many_attempts",
+                f"Request {job_id} was given up after {MAX_TRIES} attempts, under each of which a "
+                "worker died, and was set aside; an operator can retry it.",
+            )
+        return Failure("unreadable_job", "The request's record cannot be read by this version.")
 
-    async def _close(self, claim: Claim, code: str, message: str) -> None:
+    async def _close(self, claim: Claim, failure: Failure, dead_ttl_s: int = 0) -> None:
         service = self.service
         opened = await open_attempt(
             service.scripts,
@@ -218,8 +264,14 @@ class EngineWorker(Worker):
             service.info.fingerprint,
         )
         if opened is not None:
-            await close_attempt(service.token_log, opened.log, code, message)
-            claim.is_over = not opened.log.is_fenced
+            await close_attempt(service.token_log, claim, opened, failure, dead_ttl_s)
+
+
+def _ending(claim: Claim) -> Ending:
+    """How to release it. Only what has its last word in Redis is over."""
+    if claim.is_over:
+        return "dead" if claim.ending == "dead" else "done"
+    return "crashed" if claim.ending == "dead" else claim.ending
 
 
 def max_jobs(max_seqs: int) -> int:

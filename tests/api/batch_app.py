@@ -35,6 +35,8 @@ class BatchApp:
         self.after_call: Callable[[], None] = lambda: None
         self._call = self.broker.call
         self.broker.call = self._watched_call  # type: ignore[method-assign]
+        # The process's own chores rest: a test says when and by whom they are done.
+        self.broker.chores.run = asyncio.Event().wait  # type: ignore[assignment,method-assign]
         self.ended: list[BatchState] = []
         self.now_s: Callable[[], float] = time.time
         generation = Generation(self.broker, self.config, None)

@@ -38,7 +38,13 @@ JOB = Job(
     ],
 )
 def test_a_class_is_what_was_asked_for_but_never_above_the_tenants(own, wished, tier, expected):
-    assert service_class(own, wished, tier) == expected
+    assert service_class(Tenant("t", service_class=own), wished, tier) == expected
+
+
+def test_an_administrator_may_ask_for_any_class():
+    admin = Tenant("", service_class="default", is_admin=True)
+    assert service_class(admin, "interactive", None) == "interactive"
+    assert service_class(admin, None, None) == "default"
 
 
 def stamped(job=JOB, tenant=None, wishes=None):

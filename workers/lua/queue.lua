@@ -98,7 +98,8 @@ local function drain(queue, now, tokens)
   local span = now - math.max(past[1] + SETTLE_MS, tonumber(past[2] or 0))
   if span < 0 then return drained, ms end
   local kept = math.exp(-span / TAU_MS)
-  drained, ms = drained * kept + (tokens or 0), ms * kept + TAU_MS * (1 - kept)
+  if drained > 0 then drained = math.max(drained * kept, 1e-6) end -- slow beyond measure is not unknown
+  drained, ms = drained + (tokens or 0), ms * kept + TAU_MS * (1 - kept)
   if tokens then
     redis.call('HSET', queue .. ':sums', 'drain_at', whole(now), 'drained', tostring(drained), 'drain_ms', tostring(ms))
   end
