@@ -19,13 +19,14 @@ from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, ModelRef, resolve
 from tests.scripted_engine import ScriptedEngine
 from tests.workers.wire import QUEUE, Wire
+from workers.assembly import lease_thread
 from workers.config import WorkerConfig
 from workers.contract import WORKERS_KEY, ModelCard, control_channel, wake_channel
 from workers.engine_process import EngineProcess
 from workers.heartbeat import Pulse
-from workers.job_run import Runs
 from workers.lease import Leases
 from workers.redis_link import Scripts, close, connect
+from workers.runs import Runs
 from workers.service import Service
 from workers.subscription import Subscription
 from workers.token_log import TokenLog
@@ -66,6 +67,9 @@ class LocalEngine:
         self.engine = engine
         self.info = engine.info
         self.is_ready = True
+        self.num_reports = 0
+        self.is_heard = True
+        self.num_kills = 0
         self.step_s = step_s
         self._runs = runs
         self._work = asyncio.Event()
@@ -87,6 +91,10 @@ class LocalEngine:
             self.engine.cancel(sequence_id)
         self._runs.on_engine_death()
 
+    def kill(self) -> None:
+        self.num_kills += 1
+        self.die()
+
     async def run(self) -> None:
         while True:
             if not self.engine.has_work():
@@ -94,15 +102,26 @@ class LocalEngine:
                 await self._work.wait()
             await asyncio.sleep(self.step_s)
             self._runs.on_outputs(self.engine.step())
+            self._runs.on_stats(self.stats)
+            self.num_reports += 1
+
+
+class ChildEngine(EngineProcess):
+    """The scripted engine in a process of its own, started with the worker's loops."""
+
+    async def run(self) -> None:
+        await self.start()
+        await super().run()
 
 
 class LocalWorker:
-    """A whole worker but for its engine process."""
+    """A whole worker in the test's loop, its engine with it unless `has_process`."""
 
     def __init__(
         self, url: str, name: str, text: TextModel, files: ModelFiles, **settings: Any
     ) -> None:
         step_s = settings.pop("step_s", 0.0)
+        has_process = settings.pop("has_process", False)
         config = WorkerConfig(redis_url=url, **{"lease_s": 1.0, **settings})
         self.client = connect(url, QUEUE)
         scripts = Scripts(self.client)
@@ -110,8 +129,21 @@ class LocalWorker:
         token_log = TokenLog(scripts, **ttls)
         runs = Runs(token_log)
         engine_config = EngineConfig(max_seqs=config.max_seqs, max_model_len=config.max_model_len)
-        self.engine = LocalEngine(ScriptedEngine(files, engine_config), runs, step_s)
+        scripted = ScriptedEngine(files, engine_config)
+        self.engine: Any = LocalEngine(scripted, runs, step_s)
+        if has_process:
+            self.engine = ChildEngine(
+                "tests.scripted_engine:load_engine",
+                files,
+                engine_config,
+                on_outputs=runs.on_outputs,
+                on_death=runs.on_engine_death,
+                on_stats=runs.on_stats,
+                gate=token_log.room,
+                log_level="off",
+            )
         leases = Leases(scripts, worker=name, queue=QUEUE, lease_s=config.lease_s, **ttls)
+        token_log.recheck = leases.renew
         card = ModelCard(name="m", queue=QUEUE, context_length=1, vocab_size=1, created_s=0)
         pulse = Pulse(scripts, name, card, lambda: self.engine.stats, period_s=config.heartbeat_s)
         self.service = Service(
@@ -119,7 +151,7 @@ class LocalWorker:
             name,
             QUEUE,
             text,
-            self.engine.info,
+            scripted.info,
             cast(EngineProcess, self.engine),
             scripts,
             token_log,
@@ -144,7 +176,7 @@ class LocalWorker:
             self.worker.main(
                 self.engine.run(),
                 service.token_log.run(),
-                service.leases.run(),
+                lease_thread(service).run(),
                 service.pulse.run(),
                 subscription.run(),
             )
@@ -155,6 +187,8 @@ class LocalWorker:
         if self.task is not None:
             self.task.cancel()
             await asyncio.wait([self.task])
+        if isinstance(self.engine, ChildEngine):
+            await self.engine.close()
         await close(self.client)
 
 

@@ -1,4 +1,4 @@
-"""The queue's scripts in a real server, called one by one and told the time. Knows no event loop."""
+"""The queue's scripts in a real server, called one by one and told the time. No event loop."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class QueueScripts:
     """One queue and everybody who works on it. Empties the server first."""
 
     def __init__(self, url: str, model: str = "m") -> None:
-        self.client = redis.Redis.from_url(url)
+        self.client: Any = redis.Redis.from_url(url)
         self.client.flushall()
         self.queue = contract.queue_key(model)
         self._scripts: dict[str, Any] = {}

@@ -1,10 +1,13 @@
 """Each Lua script by itself, against a real server."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.workers.wire import QUEUE, Wire, make_job
 from workers import contract
-from workers.contract import Append, Done, Failed, Fence, Started, Usage, encode
+from workers.contract import Append, Done, Failed, Fence, Retried, Started, Usage, encode
 from workers.lease import read_claims
 
 LEASE_MS = 60_000
@@ -279,6 +282,65 @@ class TestCancel:
         await step(wire, Append("j", 0, DONE))
         assert await wire.cancel(job) == 2
 
+    async def test_ends_a_job_whose_worker_died_before_it_said_anything(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.expire_lease()
+        assert await wire.cancel(job) == 1
+        assert await wire.client.keys(f"{QUEUE}*") == []
+
+    async def test_a_job_that_was_given_up_is_lost_to_its_paused_worker(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.expire_lease()
+        await wire.cancel(job)
+        assert await renew(wire) == 0
+        assert await release(wire, "hand_back") == 0
+        assert await claim(wire, "w2") == []
+
+
+class TestRetry:
+    RETRIED = encode(Retried(1))
+    DIED = encode(Failed(1, "engine_crashed", ""))
+
+    async def retry(self, wire: Wire, terminal: bytes = DIED) -> int:
+        keys = [contract.job_key("j"), contract.log_key("j"), contract.arq_job_key("j")]
+        keys += ["arq:retry:j", QUEUE]
+        args = ["j", terminal, self.RETRIED, b"arq", 5000, contract.wake_channel(QUEUE)]
+        result: int = await wire.script("retry", keys, args)
+        return result
+
+    async def die(self, wire: Wire) -> None:
+        await wire.enqueue(make_job(tenant="a", cost=7, prompt_tokens=3))
+        await claim(wire)
+        await release(wire, "crashed")
+        await claim(wire)
+        await step(wire, Append("j", 0, STARTED), Append("j", 1, self.DIED))
+        assert await release(wire, "dead", "w1:2") == 1
+
+    async def test_a_dead_letter_starts_again_where_it_was(self, wire):
+        await self.die(wire)
+        assert await wire.client.zcard(contract.DEAD_KEY) == 1
+        assert await self.retry(wire) == 1
+        assert await wire.client.lrange("log:j", 0, -1) == [STARTED, self.RETRIED]
+        assert await wire.client.zcard(contract.DEAD_KEY) == 0
+        assert await wire.client.hgetall(f"{QUEUE}:tenants") == {b"a": b"1"}
+        reply = read_claims(await wire.script("claim", [QUEUE], ["w2", 1, 0, LEASE_MS]))
+        assert [(job.id, job.attempt, job.crashes) for job in reply] == [("j", 3, 0)]
+
+    async def test_the_second_call_after_a_lost_reply_says_the_same(self, wire):
+        await self.die(wire)
+        assert [await self.retry(wire), await self.retry(wire)] == [1, 1]
+        assert await wire.client.zcard(QUEUE) == 1
+
+    async def test_only_a_dead_letter_whose_log_is_there_starts_again(self, wire):
+        await self.die(wire)
+        await wire.client.delete("log:j")
+        assert await self.retry(wire) == 0
+        assert await wire.client.exists(QUEUE, contract.DEAD_KEY) == 0
+
 
 class TestEnqueue:
     async def test_refuses_an_id_twice_and_a_full_queue(self, wire):
@@ -311,3 +373,17 @@ class TestHeartbeat:
         await wire.client.zadd("workers", {"w1": 1})
         await wire.client.zadd("models:seen", {"m": 1})
         assert await self.directory(wire) == [[], []]
+
+
+# What came after Redis 6.2, the oldest server that the scripts are for.
+TOO_NEW = re.compile(
+    r"redis\.p?call\('(\w*EXPIRETIME|B?[LZ]MPOP|[SZ]INTERCARD|LCS|SORT_RO|\w+_RO|S?FCALL|FUNCTION|SPUBLISH"
+    r"|HP?EXPIRE\w*|HP?TTL|HGETEX|HGETDEL|HSETEX|DELIFEQ|XACKDEL)'"
+    r"|'P?EXPIRE(AT)?',[^)]*'(NX|XX|GT|LT)'|redis\.(setresp|register_function|acl_check_cmd)|#!lua"
+)
+LUA = sorted((Path(contract.__file__).parent / "lua").glob("*.lua"))
+
+
+@pytest.mark.parametrize("path", LUA, ids=lambda path: path.stem)
+def test_a_script_needs_no_newer_server_than_redis_62(path):
+    assert not TOO_NEW.search(path.read_text())

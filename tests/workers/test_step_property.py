@@ -188,7 +188,7 @@ class WriterMachine(RuleBasedStateMachine):
         attempt = len(self.writers) + 1
         claim = Claim("j", f"w{attempt}", attempt)
         self.run(self.client.set(contract.lease_key("j"), claim.owner))
-        opened = self.run(open_attempt(self.scripts, claim, f"w{attempt}", 100))
+        opened = self.run(open_attempt(self.scripts, claim, f"w{attempt}", 100, ""))
         assert opened is not None
         check(opened.events)
         token_log = TokenLog(self.scripts, job_ttl_s=100, result_ttl_s=100)

@@ -137,6 +137,15 @@ class Wire:
             assert time.monotonic() < deadline, f"{what} did not happen"
             await asyncio.sleep(0.005)
 
+    async def until_gone(self, pattern: str) -> None:
+        """Wait until Redis has no such key."""
+        while keys := await self.client.keys(pattern):
+            await self.until_true(lambda: self.missing(keys), f"the end of {keys}")
+
+    async def missing(self, keys: list[bytes]) -> bool:
+        num_left: int = await self.client.exists(*keys)
+        return num_left == 0
+
 
 def num_tokens(events: list[Event]) -> int:
     """Tokens in a log."""
