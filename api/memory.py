@@ -8,20 +8,19 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import redis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from api.errors import ApiError
+from workers.redis_policy import SAFE, trouble
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_AGE_S = 1.0
 START_TIMEOUT_S = 2.0  # a Redis that does not answer sooner is looked at when work comes
-KEEPS = "noeviction"
 _SECTION = "memory"
 
 
@@ -42,7 +41,7 @@ class Memory(NamedTuple):
 
     used_bytes: int = 0
     max_bytes: int = 0
-    policy: str = KEEPS
+    policy: str = SAFE
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> "Memory":
@@ -50,21 +49,12 @@ class Memory(NamedTuple):
         return cls(
             int(info.get("used_memory", 0)),
             int(info.get("maxmemory", 0)),
-            str(info.get("maxmemory_policy", KEEPS)),
+            str(info.get("maxmemory_policy", SAFE)),
         )
 
     def is_full(self, max_fraction: float) -> bool:
         """True if more than `max_fraction` of the bound is in use."""
         return self.used_bytes >= self.max_bytes * max_fraction > 0
-
-    def trouble(self, place: str) -> str:
-        """What is wrong with a server at `place` that would drop jobs; empty if it would not."""
-        if self.policy == KEEPS:
-            return ""
-        return (
-            f"Redis at {place} evicts keys when it is full (maxmemory-policy {self.policy}), "
-            f"which would lose jobs: set it to {KEEPS}"
-        )
 
 
 class MemoryGuard:
@@ -73,7 +63,7 @@ class MemoryGuard:
     def __init__(self, redis: Redis, call: Call, url: str, max_fraction: float) -> None:
         self._redis = redis
         self._call = call
-        self._place = place_of(url)
+        self._url = url
         self._max_fraction = max_fraction
         self._memory = Memory()
         self._looked_s = float("-inf")
@@ -88,7 +78,7 @@ class MemoryGuard:
     async def check_policy(self) -> None:
         """Raise ApiError if Redis is away, or evicts."""
         await self._look()
-        if self._memory.trouble(self._place):
+        if self._memory.policy != SAFE:
             raise ApiError("queue_unavailable", "The queue's Redis evicts keys: it loses jobs.")
 
     async def _look(self) -> None:
@@ -108,9 +98,9 @@ class MemoryGuard:
         self._note(Memory.of(info))
 
     def _note(self, memory: Memory) -> None:
-        trouble = memory.trouble(self._place)
-        if trouble and memory.policy != self._memory.policy:
-            logger.error("%s", trouble)
+        text = trouble(memory.policy, self._url)
+        if text and memory.policy != self._memory.policy:
+            logger.error("%s", text)
         self._memory = memory
 
 
@@ -127,11 +117,5 @@ def check_at_start(url: str) -> None:
             memory = Memory.of(client.info(_SECTION))  # type: ignore[arg-type]
         except (RedisError, OSError):
             return
-    if trouble := memory.trouble(place_of(url)):
-        raise EvictingRedis(trouble)
-
-
-def place_of(url: str) -> str:
-    """The address in a Redis URL, without its password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    if text := trouble(memory.policy, url):
+        raise EvictingRedis(text)

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import redis
 
@@ -12,6 +11,7 @@ from api.config import ApiConfig
 from deploy import roles, settings
 from deploy.errors import StartError
 from workers.environment import load
+from workers.redis_policy import place_of, trouble
 
 SUMMARY = "check the settings and Redis (for a release step)"
 CONFIGS = tuple(settings.READERS.values())
@@ -37,7 +37,7 @@ def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def check_redis(url: str) -> str:
     """One line on the server at `url`. Raises StartError if it cannot carry a queue."""
-    place = _place(url)
+    place = place_of(url)
     try:
         with contextlib.closing(
             redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
@@ -48,16 +48,7 @@ def check_redis(url: str) -> str:
     except (redis.RedisError, OSError) as error:
         raise StartError(f"Redis at {place} cannot be reached: {error}") from error
     policy = info.get("maxmemory_policy", "noeviction")
-    if policy != "noeviction":
-        raise StartError(
-            f"Redis at {place} evicts keys when it is full (maxmemory-policy {policy}), which "
-            "would lose jobs: set it to noeviction"
-        )
+    if text := trouble(policy, url):
+        raise StartError(text)
     version = info.get("valkey_version") or info.get("redis_version")
     return f"{info.get('server_name', 'redis')} {version} at {place}, {policy}"
-
-
-def _place(url: str) -> str:
-    """The address without its password."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -31,11 +31,18 @@ async def check_policy(client: redis.asyncio.Redis, url: str) -> None:
 
 def refuse_eviction(policy: str, url: str) -> None:
     """Raise SettingError unless `policy`, a maxmemory-policy, keeps every key."""
-    if policy != SAFE:
-        raise SettingError(
-            f"Redis at {place_of(url)} evicts keys when it is full (maxmemory-policy {policy}), "
-            f"which would lose jobs: set it to {SAFE}"
-        )
+    if text := trouble(policy, url):
+        raise SettingError(text)
+
+
+def trouble(policy: str, url: str) -> str:
+    """What is wrong with a server at `url` that has this policy; empty if nothing is."""
+    if policy == SAFE:
+        return ""
+    return (
+        f"Redis at {place_of(url)} evicts keys when it is full (maxmemory-policy {policy}), "
+        f"which would lose jobs: set it to {SAFE}"
+    )
 
 
 def place_of(url: str) -> str:

@@ -14,7 +14,9 @@ def test_every_code_that_workers_and_engines_fail_with_has_an_entry():
 
 
 def test_what_can_be_tried_again_says_when():
-    assert RETRY_AFTER_S.keys() == {code for code, kind in KINDS.items() if kind.status in (429, 503)}
+    assert RETRY_AFTER_S.keys() == {
+        code for code, kind in KINDS.items() if kind.status in (429, 503)
+    }
 
 
 def test_an_unknown_code_is_a_server_error_that_keeps_its_name():

@@ -5,7 +5,8 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from api.errors import ApiError
-from api.memory import EvictingRedis, Memory, MemoryGuard, check_at_start, place_of
+from api.memory import EvictingRedis, Memory, MemoryGuard, check_at_start
+from workers.redis_policy import trouble as trouble_of
 
 URL = "redis://:secret@host:6379/0"
 
@@ -53,11 +54,11 @@ def test_what_a_managed_server_does_not_tell_is_taken_for_good():
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl", "allkeys-random"])
 def test_every_policy_that_evicts_is_trouble(policy):
-    trouble = Memory(policy=policy).trouble(place_of(URL))
+    trouble = trouble_of(policy, URL)
     assert policy in trouble
     assert "redis://host:6379/0" in trouble
     assert "secret" not in trouble
-    assert Memory().trouble("x") == ""
+    assert trouble_of(Memory().policy, "x") == ""
 
 
 async def test_new_work_is_refused_when_it_is_full():

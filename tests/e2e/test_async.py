@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 import time
+from typing import Any
 
 import httpx2
 import openai
@@ -21,8 +22,8 @@ def question(text="What is the capital of France?", **fields):
 
 @pytest.fixture(scope="module")
 def received():
-    """What a webhook's target got: (headers, body) each."""
-    got = []
+    """A webhook's target, and what it got: its URL, then (headers, body) of each call."""
+    got: list[Any] = []
 
     class Target(http.server.BaseHTTPRequestHandler):
         def do_POST(self):
@@ -98,6 +99,7 @@ def test_a_background_response_is_fetched_from_another_process(client, other_api
     with openai.OpenAI(base_url=other_api_url + "/v1", api_key="none") as other:
         wait(lambda: other.responses.retrieve(made.id).status not in ("queued", "in_progress"), "")
         whole = other.responses.retrieve(made.id)
+        assert whole.usage is not None
         assert whole.usage.output_tokens == 60
         events = list(other.responses.retrieve(made.id, stream=True, starting_after=5))
     assert [e.sequence_number for e in events] == list(range(6, 6 + len(events)))

@@ -9,9 +9,10 @@ from engine.messages import SequenceOutput, SequenceRequest
 from tests.workers.test_prepare import INFO
 from tests.workers.wire import check_log, ids_of, make_job, text_of
 from workers.contract import Done, Event, Failed, Started, Tokens, decode_event, num_events
-from workers.job_run import JobRun, Runs
+from workers.job_run import JobRun
 from workers.prepare import prepare
 from workers.redis_link import Scripts
+from workers.runs import Runs
 from workers.token_log import JobLog, TokenLog
 
 

@@ -1,5 +1,8 @@
 """From a job to sequences: whose sampling value wins, which limits hold, what is refused."""
 
+import resource
+import time
+
 import pytest
 
 from engine.errors import EngineError, InvalidInput, PromptTooLong
@@ -83,6 +86,31 @@ def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fi
     with pytest.raises(PromptTooLong) as refusal:
         prepare(job, text, INFO)
     assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize("kind", ["chat", "completion"])
+def test_a_monster_of_a_prompt_is_refused_at_once_and_takes_no_memory(text, kind):
+    monster = "one two three, and so on. " * (30_000_000 // 26)
+    if kind == "chat":
+        job = chat(messages=[{"role": "user", "content": monster}])
+    else:
+        job = make_job(prompts=[monster])
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began_s = time.perf_counter()
+    with pytest.raises(PromptTooLong):
+        prepare(job, text, INFO)
+    assert time.perf_counter() - began_s < 2
+    # The text itself is copied into the chat's template.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 400_000
+
+
+def test_a_text_of_few_tokens_may_be_long(text):
+    prompt = " demonstration" * 40  # one token each
+    num_tokens = len(text.tokenizer.encode(prompt))
+    assert len(prompt) > 8 * INFO.context_length
+    assert num_tokens < INFO.context_length
+    (plan,) = prepare(make_job(prompts=[prompt], max_tokens=1), text, INFO)
+    assert len(plan.prompt_ids) == num_tokens
 
 
 def test_a_small_kv_cache_is_a_limit_as_well(text):

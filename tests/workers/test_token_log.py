@@ -212,3 +212,60 @@ async def test_offsets_follow_the_events(log_of):
     assert log.offset == 4
     token_log.append(log, Failed(4, "x", ""))
     assert log.is_over
+
+
+class TestAfterAnOutage:
+    """The first write after it waits until the leases have been looked at."""
+
+    async def broken(self, log_of, scripts, recheck) -> tuple[TokenLog, JobLog]:
+        """A writer whose next write fails, with one entry appended."""
+        token_log, log = log_of(), job_log()
+        await write(token_log, log, 1)
+        token_log.recheck = recheck
+        scripts.errors = [redis.ConnectionError("gone")]
+        scripts.calls = 0
+        token_log.append(log, tokens(log, 2))
+        token_log.flush()
+        return token_log, log
+
+    async def test_the_leases_are_looked_at_before_the_next_write(self, log_of, scripts, wire):
+        lengths = []
+
+        async def recheck() -> None:
+            lengths.append(await wire.client.llen("log:j"))
+            if len(lengths) < 3:
+                raise redis.ConnectionError("still gone")
+
+        _, log = await self.broken(log_of, scripts, recheck)
+        assert await log.settled()
+        assert lengths == [1, 1, 1]
+        assert scripts.calls == 2
+        assert await wire.client.llen("log:j") == 2
+
+    async def test_a_job_that_was_lost_meanwhile_is_not_written(self, log_of, scripts, wire):
+        async def recheck() -> None:
+            token_log.forget(log)
+
+        token_log, log = await self.broken(log_of, scripts, recheck)
+        assert not await log.settled()
+        other = job_log("other")
+        await write(token_log, other, 1)
+        assert await wire.client.llen("log:j") == 1
+
+    async def test_what_was_made_during_it_leaves_with_the_first_write(self, log_of, scripts, wire):
+        back = asyncio.Event()
+
+        async def recheck() -> None:
+            await back.wait()
+
+        token_log, log = await self.broken(log_of, scripts, recheck)
+        for number in range(50):
+            token_log.append(log, tokens(log, number))
+            token_log.flush()
+            await asyncio.sleep(0)
+        back.set()
+        assert await log.settled()
+        assert scripts.calls == 2
+        assert await wire.client.llen("log:j") == 52
+        await write(token_log, log, 1)
+        assert scripts.calls == 3

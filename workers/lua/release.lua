@@ -25,6 +25,7 @@ end_job(queue, id, now, ARGV[7], used >= 0 and used or nil)
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('PEXPIRE', KEYS[5], ARGV[5])
 if how == 'dead' then
+  if ARGV[7] == 'engine_crashed' then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
   redis.call('ZADD', 'dead', whole(now), id)
   redis.call('PEXPIRE', KEYS[6], ARGV[5])
 end
