@@ -16,7 +16,7 @@ from falcon.asgi import Request, Response
 from api.admin import Dead
 from api.auth import Gate, check_rights
 from api.background import in_background
-from api.batching import add_routes as add_batch_routes
+from api.batch.assembly import add_routes as add_batch_routes
 from api.body import Body, Receive
 from api.broker import Broker
 from api.chat import ChatCompletions
@@ -31,7 +31,7 @@ from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
 from api.models import Models
 from api.request_log import RequestLog
-from api.response_store import ResponseStore
+from api.response.store import ResponseStore
 from api.responses import Responses, StoredResponse
 from workers.environment import load
 

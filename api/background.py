@@ -7,12 +7,12 @@ import functools
 import time
 
 from api.auth import Gate
-from api.batch_state import BatchState
-from api.batching import Batching, batching
-from api.endings import ENDED_KIND, Endings, batch_notice
+from api.batch.assembly import Batching, batching
+from api.batch.state import BatchState
 from api.generation import Generation
+from api.hooks.endings import ENDED_KIND, Endings, batch_notice
+from api.hooks.webhooks import HOOK_KIND, Webhooks
 from api.job_store import WAIT_KIND
-from api.webhooks import HOOK_KIND, Webhooks
 
 BATCH_KIND = "batch"
 

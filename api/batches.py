@@ -6,12 +6,12 @@ import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
-from api.batch_state import Batch, BatchState
-from api.batch_store import BatchStore, missing, new_batch_id
-from api.callback import HEADER, webhook_url
+from api.batch.state import Batch, BatchState
+from api.batch.store import BatchStore, missing, new_batch_id
 from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, missing as missing_file
 from api.generation import Generation
+from api.hooks.callback import HEADER, webhook_url
 from api.schema.batch import (
     DEFAULT_PAGE,
     MAX_PAGE,

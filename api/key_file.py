@@ -16,7 +16,7 @@ import msgspec
 
 from api.auth import Key, Keys, Tenant, digest_of
 from api.config import ApiConfig
-from api.signing import secret_key
+from api.hooks.signing import secret_key
 from workers.contract import ServiceClass
 from workers.environment import SettingError
 

@@ -8,14 +8,14 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.broker import JobView
-from api.conversation import Item, echo_of, items_of
 from api.errors import ApiError
 from api.follow import after_of, follow
 from api.generation import Generation
-from api.response_job import check_size, input_items, new_response_id, response_job
-from api.response_store import ResponseStore
-from api.response_stream import ResponseFrames
-from api.response_view import ResponseView
+from api.response.conversation import Item, echo_of, items_of
+from api.response.job import check_size, input_items, new_response_id, response_job
+from api.response.store import ResponseStore
+from api.response.stream import ResponseFrames
+from api.response.view import ResponseView
 from api.schema.response_object import Deleted, ItemList
 from api.schema.responses import Reference, ResponsesRequest
 from api.stream import WAITING

@@ -6,9 +6,9 @@ from typing import Protocol
 import msgspec
 
 from api.answer import Answer
-from api.conversation import is_response
-from api.response_stream import ResponseFrames
-from api.response_view import ResponseView
+from api.response.conversation import is_response
+from api.response.stream import ResponseFrames
+from api.response.view import ResponseView
 from api.stream import Frames
 from workers import contract
 

@@ -11,9 +11,9 @@ from falcon.asgi import Request, Response
 from api.admission import RateLimited
 from api.auth import Tenant
 from api.broker import Broker
-from api.callback import HEADER as WEBHOOK_HEADER, webhook_url
 from api.config import ApiConfig
 from api.errors import ApiError
+from api.hooks.callback import HEADER as WEBHOOK_HEADER, webhook_url
 from api.job_store import unknown
 from api.rate_headers import rate_headers
 from api.terms import on_terms, terms_of

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Mapping
 from typing import get_args
 
-from api import key_file, signing
+from api import key_file
+from api.hooks import signing
 from deploy import settings
 from deploy.errors import StartError
 from workers.contract import ServiceClass

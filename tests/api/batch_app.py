@@ -11,12 +11,12 @@ import httpx2
 import openai
 
 from api.app import create_app
-from api.batch_state import BatchState
-from api.batching import Batching, add_routes, batching
+from api.batch.assembly import Batching, add_routes, batching
+from api.batch.state import BatchState
 from api.chores import Chores
 from api.config import ApiConfig
-from api.endings import Endings
 from api.generation import Generation
+from api.hooks.endings import Endings
 from workers import contract
 
 CHAT = "/v1/chat/completions"

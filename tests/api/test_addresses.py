@@ -2,7 +2,7 @@
 
 import pytest
 
-from api.addresses import is_public
+from api.hooks.addresses import is_public
 
 PUBLIC = (
     "93.184.216.34",

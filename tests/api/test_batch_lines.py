@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from api.batch_lines import LineTooLong, read_line, split_lines
+from api.batch.lines import LineTooLong, read_line, split_lines
 from api.errors import ApiError
 from tests.api.batch_app import CHAT, line
 

@@ -184,7 +184,7 @@ async def test_a_file_in_no_form_fails_the_batch(redis_url, worker, data, expect
 
 
 async def test_too_many_lines_fail_the_batch(app, monkeypatch):
-    monkeypatch.setattr("api.batch_input.MAX_LINES", 10)
+    monkeypatch.setattr("api.batch.input.MAX_LINES", 10)
     batch = await app.ended_batch(await app.begin(lines(11)))
     assert [e.code for e in batch.errors.data] == ["too_many_tasks"]
     assert (await app.ended_batch(await app.begin(lines(10)))).status == "completed"

@@ -3,9 +3,9 @@
 import pytest
 
 from api.auth import ANONYMOUS, Tenant
-from api.callback import check_settings, webhook_url
 from api.config import ApiConfig
 from api.errors import ApiError
+from api.hooks.callback import check_settings, webhook_url
 from workers.environment import SettingError
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

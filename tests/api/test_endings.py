@@ -3,7 +3,7 @@
 import pytest
 import redis.asyncio
 
-from api.endings import Endings, batch_notice, event_type
+from api.hooks.endings import Endings, batch_notice, event_type
 from workers import contract
 from workers.contract import Delta, Done, Failed, Fence, Retried, Sampling, Started, Tokens, Usage
 

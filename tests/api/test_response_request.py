@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from api.conversation import Item, echo_of, input_id, items_of, output_id, response_id_of
 from api.errors import ApiError
-from api.response_job import check_size, input_items, response_job
+from api.response.conversation import Item, echo_of, input_id, items_of, output_id, response_id_of
+from api.response.job import check_size, input_items, response_job
 from api.schema.decode import decode_body
 from api.schema.responses import Message, Reference, ResponsesRequest
 from workers.contract import Job, ModelCard

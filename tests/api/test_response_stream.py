@@ -8,9 +8,9 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.conversation import ENDPOINT, Echo, Item, cut, items_of
-from api.response_stream import ResponseFrames
-from api.response_view import ResponseView
+from api.response.conversation import ENDPOINT, Echo, Item, cut, items_of
+from api.response.stream import ResponseFrames
+from api.response.view import ResponseView
 from api.shape import answer_of, frames_of
 from workers.contract import (
     Delta,

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from api.signing import secret_key, signed_headers
+from api.hooks.signing import secret_key, signed_headers
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -12,8 +12,15 @@ import redis.asyncio
 
 from api.chores import Chores
 from api.config import ApiConfig
-from api.outbound import Outbound
-from api.webhooks import DEAD_HOOKS_KEY, MAX_IN_FLIGHT, MAX_PER_HOST, Notice, Webhooks, hook_key
+from api.hooks.outbound import Outbound
+from api.hooks.webhooks import (
+    DEAD_HOOKS_KEY,
+    MAX_IN_FLIGHT,
+    MAX_PER_HOST,
+    Notice,
+    Webhooks,
+    hook_key,
+)
 from tests.api.hook_target import Target
 from tests.api.until import until
 from workers import contract
@@ -74,7 +81,7 @@ class Post:
 async def post(redis_url, monkeypatch):
     post = Post(redis_url)
     clock = SimpleNamespace(time=lambda: post.now_s)
-    monkeypatch.setattr("api.webhooks.time", clock)
+    monkeypatch.setattr("api.hooks.webhooks.time", clock)
     yield post
     await post.client.aclose()
 
@@ -322,7 +329,7 @@ async def test_all_that_is_kept_of_an_event_expires(post, target):
 
 
 async def test_chores_carry_an_event_through_a_failure_to_its_receiver(post, target, monkeypatch):
-    monkeypatch.setattr("api.webhooks.FIRST_RETRY_S", 0.05)
+    monkeypatch.setattr("api.hooks.webhooks.FIRST_RETRY_S", 0.05)
     monkeypatch.setattr("api.chores.POLL_S", 0.05)
     target.answers = [500, 200]
     chores = Chores(post.client, call)

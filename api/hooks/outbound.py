@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from api.addresses import is_public
+from api.hooks.addresses import is_public
 
 MAX_URL = 2048
 MAX_RESPONSE_BYTES = 64 << 10

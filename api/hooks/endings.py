@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from redis.asyncio import Redis
 
 from api.chores import Call
-from api.webhooks import Notice
+from api.hooks.webhooks import Notice
 from workers import contract
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ Knows no HTTP, no Redis and no clock.
 
 from collections.abc import Iterable, Mapping
 
-from api.conversation import Item, echo_of, instructions_of, output_id
 from api.errors import ApiError
+from api.response.conversation import Item, echo_of, instructions_of, output_id
 from api.schema.response_object import (
     IncompleteDetails,
     ItemMessage,

@@ -9,13 +9,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
-from api.batch_end import BatchEnd, CancelJob
-from api.batch_input import BatchInput, input_lost
-from api.batch_jobs import Endpoint, Prepared
-from api.batch_results import BatchResults
-from api.batch_slice import Slice, Work, must_wait, prepare
-from api.batch_state import BatchState, OpenLine, encode_errors
-from api.batch_store import BatchStore
+from api.batch.end import BatchEnd, CancelJob
+from api.batch.input import BatchInput, input_lost
+from api.batch.jobs import Endpoint, Prepared
+from api.batch.results import BatchResults
+from api.batch.slice import Slice, Work, must_wait, prepare
+from api.batch.state import BatchState, OpenLine, encode_errors
+from api.batch.store import BatchStore
 from api.errors import ApiError
 from api.file_store import FileGone
 from api.schema.batch import ENDED

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from api.batch_end import BatchEnd, OnEnd
-from api.batch_input import BatchInput
-from api.batch_jobs import Endpoint, endpoints
-from api.batch_results import BatchResults
-from api.batch_run import BatchRun
-from api.batch_store import BatchStore
+from api.batch.end import BatchEnd, OnEnd
+from api.batch.input import BatchInput
+from api.batch.jobs import Endpoint, endpoints
+from api.batch.results import BatchResults
+from api.batch.run import BatchRun
+from api.batch.store import BatchStore
 from api.batches import Batches
 from api.file_store import FileStore
 from api.files import Files

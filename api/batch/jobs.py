@@ -10,11 +10,11 @@ import msgspec
 
 from api.chat import chat_job
 from api.completions import completion_job
-from api.conversation import ENDPOINT as RESPONSES, Item
 from api.errors import ApiError
 from api.generation import Generation
-from api.response_job import check_size, input_items, response_job
-from api.response_store import ResponseStore
+from api.response.conversation import ENDPOINT as RESPONSES, Item
+from api.response.job import check_size, input_items, response_job
+from api.response.store import ResponseStore
 from api.schema.chat import ChatRequest
 from api.schema.completion import CompletionRequest
 from api.schema.decode import decode_body

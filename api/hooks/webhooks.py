@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import msgspec
 from redis.asyncio import Redis
 
-from api.callback import check_settings
 from api.chores import Call
 from api.config import ApiConfig
-from api.outbound import BadUrl, Outbound, Undelivered
-from api.signing import signed_headers
+from api.hooks.callback import check_settings
+from api.hooks.outbound import BadUrl, Outbound, Undelivered
+from api.hooks.signing import signed_headers
 from workers import contract
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from api.batch_jobs import Endpoint, Prepared, Ticket
-from api.batch_lines import Line, read_line
-from api.batch_results import refused
-from api.batch_state import Batch, BatchState, OpenLine
-from api.batch_store import job_id_of
+from api.batch.jobs import Endpoint, Prepared, Ticket
+from api.batch.lines import Line, read_line
+from api.batch.results import refused
+from api.batch.state import Batch, BatchState, OpenLine
+from api.batch.store import job_id_of
 from api.errors import ApiError
 
 MAX_LINES = 32  # given to the queue before the batch is looked at again

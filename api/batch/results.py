@@ -10,9 +10,9 @@ from typing import NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from api.batch_lines import output_line, unanswered_line
-from api.batch_state import BatchState, Ending, OpenLine, decode_open
-from api.batch_store import BatchStore, Record, job_id_of, open_key
+from api.batch.lines import output_line, unanswered_line
+from api.batch.state import BatchState, Ending, OpenLine, decode_open
+from api.batch.store import BatchStore, Record, job_id_of, open_key
 from api.chores import Call
 from api.errors import ApiError
 from api.schema.batch import LineError, LineResponse

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from api.errors import ApiError
-from api.response_view import ResponseView
+from api.response.view import ResponseView
 from api.schema.response_object import OutputText
 from workers import contract
 

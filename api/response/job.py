@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from api.conversation import ENDPOINT, Echo, Item, cut, input_id
 from api.errors import ApiError
+from api.response.conversation import ENDPOINT, Echo, Item, cut, input_id
 from api.schema.responses import Message, Reference, ResponsesRequest
 from workers import contract
 

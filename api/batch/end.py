@@ -8,11 +8,11 @@ from contextlib import aclosing
 
 import msgspec
 
-from api.batch_input import BatchInput
-from api.batch_lines import Line, read_line
-from api.batch_results import BatchResults, Survey, unanswered
-from api.batch_state import BatchState, Ending
-from api.batch_store import BatchStore, EndFile, job_id_of
+from api.batch.input import BatchInput
+from api.batch.lines import Line, read_line
+from api.batch.results import BatchResults, Survey, unanswered
+from api.batch.state import BatchState, Ending
+from api.batch.store import BatchStore, EndFile, job_id_of
 from api.file_store import FileGone, FileStore, StoredFile
 from api.schema.batch import Status
 

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Iterable
 
 from api.broker import Broker, JobView
-from api.conversation import Item, echo_of, is_code, is_response, items_of, response_id_of
 from api.delivery import Reader
 from api.errors import ApiError
-from api.response_view import ResponseView
+from api.response.conversation import Item, echo_of, is_code, is_response, items_of, response_id_of
+from api.response.view import ResponseView
 from workers import contract, keys
 
 STOP_S = 3.0  # how long a cancelled response is waited for

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from api.batch_state import Batch, BatchState, OpenLine, decode_open, encode_errors, state_of
+from api.batch.state import Batch, BatchState, OpenLine, decode_open, encode_errors, state_of
 from api.chores import Call
 from api.errors import ApiError
 from api.file_store import StoredFile, commit_args

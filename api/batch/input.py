@@ -4,9 +4,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import msgspec
 
-from api.batch_lines import Line, LineTooLong, double_id, form_error, read_line, split_lines
-from api.batch_state import Batch, BatchState, encode_errors
-from api.batch_store import BatchStore
+from api.batch.lines import Line, LineTooLong, double_id, form_error, read_line, split_lines
+from api.batch.state import Batch, BatchState, encode_errors
+from api.batch.store import BatchStore
 from api.errors import ApiError
 from api.file_store import PIECE_BYTES, FileGone, FileStore
 from api.schema.batch import BatchError
