@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly bench clean
+.PHONY: run test check lint format types imports nightly chaos bench clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -31,8 +31,12 @@ imports: $(STAMP)
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
 
+chaos: $(STAMP)
+	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900
+
 bench: $(STAMP)
 	$(BIN)/python tests/bench/relay.py --out tests/bench/results/relay.jsonl
+	$(BIN)/python tests/bench/recovery.py --out tests/bench/results/recovery.jsonl
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -27,8 +27,6 @@ class Answer:
                 self._usage = event.usage
             elif isinstance(event, contract.Failed):
                 self.failed = event
-            elif isinstance(event, contract.Retried):
-                self.failed = None
 
     def check(self) -> None:
         """Raise the ApiError that the job ended with, if it did."""

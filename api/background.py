@@ -9,12 +9,14 @@ import time
 from api.auth import Gate
 from api.batch.assembly import Batching, batching
 from api.batch.state import BatchState
+from api.chores import MAX_RUNNING
 from api.generation import Generation
 from api.hooks.endings import ENDED_KIND, Endings, batch_notice
 from api.hooks.webhooks import HOOK_KIND, Webhooks
 from api.job_store import WAIT_KIND
 
 BATCH_KIND = "batch"
+MAX_BATCHES = MAX_RUNNING // 2  # checking a long file may take minutes; the other chores go on
 
 
 def in_background(generation: Generation, gate: Gate) -> Batching:
@@ -34,7 +36,7 @@ def in_background(generation: Generation, gate: Gate) -> Batching:
     endings.on_line = parts.results.on_line
     broker.chores.register(ENDED_KIND, endings.handle)
     broker.chores.register(HOOK_KIND, hooks.deliver)
-    broker.chores.register(BATCH_KIND, parts.run.handle)
+    broker.chores.register(BATCH_KIND, parts.run.handle, most=MAX_BATCHES)
     broker.chores.register(WAIT_KIND, generation.jobs.expire_wait)
     return parts
 

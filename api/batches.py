@@ -2,26 +2,23 @@
 
 from collections.abc import Collection
 
-import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
 from api.batch.state import Batch, BatchState
-from api.batch.store import BatchStore, missing, new_batch_id
+from api.batch.store import BatchStore, is_batch_id, missing, new_batch_id
 from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, missing as missing_file
-from api.generation import Generation
+from api.generation import Generation, send_json
 from api.hooks.callback import HEADER, webhook_url
+from api.params import limit_of
 from api.schema.batch import (
     DEFAULT_PAGE,
     MAX_PAGE,
     WINDOW_S,
     BatchList,
-    BatchObject,
     CreateBatch,
 )
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Batches:
@@ -57,19 +54,20 @@ class Batches:
         url = webhook_url(req.get_header(HEADER), req.context.tenant, self._generation.config)
         batch = self._batch(request, file, url)
         await self._store.create(batch)
-        _answer(resp, BatchState(batch=batch, status="validating").view())
+        send_json(resp, BatchState(batch=batch, status="validating").view())
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the tenant's batches, newest first."""
         after = req.get_param("after")
-        page = await self._store.page(req.context.tenant.name, limit=_limit(req), after=after)
+        limit = limit_of(req, DEFAULT_PAGE, MAX_PAGE)
+        page = await self._store.page(req.context.tenant.name, limit=limit, after=after)
         ids = [batch.id for batch in page.batches]
         first, last = (ids[0], ids[-1]) if ids else (None, None)
-        _answer(resp, BatchList(page.batches, first, last, page.has_more))
+        send_json(resp, BatchList(page.batches, first, last, page.has_more))
 
     async def on_get_one(self, req: Request, resp: Response, batch_id: str) -> None:
         """Say how far a batch is."""
-        _answer(resp, (await self._find(req, batch_id)).view())
+        send_json(resp, (await self._find(req, batch_id)).view())
 
     async def on_post_cancel(self, req: Request, resp: Response, batch_id: str) -> None:
         """Give a batch up: what is done is kept, what runs is cancelled."""
@@ -79,10 +77,10 @@ class Batches:
         if state.ending != "cancelled":
             what = f"Cannot cancel a batch with status '{state.status}'."
             raise ApiError("conflict", what)
-        _answer(resp, state.view())
+        send_json(resp, state.view())
 
     async def _find(self, req: Request, batch_id: str) -> BatchState:
-        state = await self._store.state(batch_id)
+        state = await self._store.state(batch_id) if is_batch_id(batch_id) else None
         if state is None or state.batch.tenant != req.context.tenant.name:
             raise missing(batch_id)
         return state
@@ -103,17 +101,3 @@ class Batches:
             output_ttl_s=0 if expiry is None else expiry.seconds,
             webhook=webhook,
         )
-
-
-def _limit(req: Request) -> int:
-    text = req.get_param("limit")
-    if text is None:
-        return DEFAULT_PAGE
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PAGE):
-        raise ApiError("invalid_value", f"'limit' must be 1 to {MAX_PAGE}.", "limit")
-    return int(text)
-
-
-def _answer(resp: Response, answer: BatchObject | BatchList) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = _encode(answer)

@@ -29,7 +29,7 @@ from api.config import ApiConfig
 from api.delivery import Reader
 from api.directory import Directory
 from api.errors import ApiError
-from api.estimate import estimated
+from api.estimate import check_length, estimated
 from api.memory import MemoryGuard, full
 from api.relay import LogSlice, Relay
 from api.subscription import Subscription
@@ -147,6 +147,8 @@ class Broker:
         """Hand a job to the workers of `queue`. Raises ApiError."""
         await self.memory.check()
         card = self._directory.card(job.model)
+        if card is not None:
+            check_length(job, card.context_length)
         job = estimated(job, None if card is None else card.context_length)
         keys = [
             contract.job_key(job.id),

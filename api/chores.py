@@ -9,15 +9,15 @@ import logging
 import random
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Protocol, TypeVar
+from typing import NamedTuple
 
 from redis.asyncio import Redis
 
+from api.call import Call
 from api.errors import ApiError
 from workers import contract
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 VISIBILITY_S = 30.0  # a chore that was taken and not finished comes back after this long
 POLL_S = 0.5
@@ -26,6 +26,7 @@ MAX_BACKOFF_S = 900.0
 FAILURES_KEY = "chores:failures"  # HASH: chore -> how often in a row its handler failed
 _GAP_S = 0.02  # a storm of wake-ups costs no more looks than this allows
 _BUSY_S = 0.2  # a chore that is put in again while it is done here waits for so long
+_CROWDED_S = (0.5, 1.0)  # and one of whose kind enough are done
 
 # Does a chore, given what follows its kind. Returns None when there is no more to do, or the
 # seconds after which it wants to be called again. It may be called twice, even at a time by two
@@ -33,12 +34,9 @@ _BUSY_S = 0.2  # a chore that is put in again while it is done here waits for so
 Handler = Callable[[str], Awaitable[float | None]]
 
 
-class Call(Protocol):
-    """Runs a Redis command. Raises ApiError `queue_unavailable` while Redis is away."""
-
-    def __call__(self, command: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
-        """Await what `command` returns."""
-        ...
+class _Kind(NamedTuple):
+    handler: Handler
+    most: int  # done at a time
 
 
 class _Hold:
@@ -59,15 +57,15 @@ class Chores:
         self._take_script, self._change_script = (
             redis.register_script(contract.load_script(name)) for name in ("chores", "chore")
         )
-        self._handlers: dict[str, Handler] = {}
+        self._kinds: dict[str, _Kind] = {}
         self._strange: set[str] = set()
         self._running: set[asyncio.Task[None]] = set()
         self._busy: set[str] = set()  # the chores that handlers are at
         self._kick = asyncio.Event()
 
-    def register(self, kind: str, handler: Handler) -> None:
-        """Have `handler` do the chores of a kind; before `run`."""
-        self._handlers[kind] = handler
+    def register(self, kind: str, handler: Handler, *, most: int = MAX_RUNNING) -> None:
+        """Have `handler` do the chores of a kind, `most` at a time; before `run`."""
+        self._kinds[kind] = _Kind(handler, most)
 
     def wake(self) -> None:
         """Look now: something became due."""
@@ -121,16 +119,18 @@ class Chores:
             logger.error("a chore was not finished", exc_info=error)
 
     async def _do(self, hold: _Hold) -> None:
-        kind, _, argument = hold.member.partition(":")
-        handler = self._handlers.get(kind)
-        if handler is None:
-            await self._pass_on(hold, kind)
+        name, _, argument = hold.member.partition(":")
+        kind = self._kinds.get(name)
+        if kind is None:
+            await self._pass_on(hold, name)
         elif hold.member in self._busy:
             await self._settle("renew", hold, _BUSY_S)
+        elif sum(member.startswith(f"{name}:") for member in self._busy) >= kind.most:
+            await self._settle("renew", hold, random.uniform(*_CROWDED_S))
         else:
             self._busy.add(hold.member)
             try:
-                await self._handle(handler, argument, hold)
+                await self._handle(kind.handler, argument, hold)
             finally:
                 self._busy.discard(hold.member)
 

@@ -23,8 +23,8 @@ class Reader:
     """Takes a job's log entries in order, whatever order and however often they arrive.
 
     An entry with the expected index is kept, a lower one dropped, a higher one shows a gap that the
-    relay fills from
-    the log. A reader that is full keeps nothing more and so falls behind, which is the same thing.
+    relay fills from the log. A reader that is full keeps nothing more and so falls behind, which is
+    the same thing.
 
     A Redis that crashed may lose the end of a log; the next attempt makes it again, a fence later.
     So every event is taken once by its number, too, and one that contradicts what was taken under
@@ -104,14 +104,14 @@ class Reader:
         """What of an entry was not taken before; a failure if it contradicts what was."""
         if isinstance(event, contract.Fence):
             return None
-        num_repeated = len(self._marks) - event.offset
-        marks = _marks(event)
+        marks, taken = _marks(event), self._marks
+        num_repeated = len(taken) - event.offset
         if num_repeated <= 0 or event.offset < 0:
-            self._marks.extend(marks)
+            taken.extend(marks)
             return event
-        if self._marks[event.offset : event.offset + len(marks)] != marks[:num_repeated]:
+        if taken[event.offset : event.offset + len(marks)].tolist() != marks[:num_repeated]:
             return _REWRITTEN
-        self._marks.extend(marks[num_repeated:])
+        taken.extend(marks[num_repeated:])
         if not isinstance(event, contract.Tokens) or num_repeated >= len(marks):
             return None
         return contract.Tokens(event.offset + num_repeated, event.deltas[num_repeated:])
@@ -183,8 +183,8 @@ class Reader:
             self._waiter.set_result(None)
 
 
-def _marks(event: contract.Event) -> "array[int]":
+def _marks(event: contract.Event) -> list[int]:
     """A hash of each of the entry's events: the same tokens of the same choice, the same hash."""
     if isinstance(event, contract.Tokens):
-        return array("q", [hash((d.choice, d.token_ids)) for d in event.deltas])
-    return array("q", [hash(type(event).__name__)])
+        return [hash((delta.choice, delta.token_ids)) for delta in event.deltas]
+    return [hash(type(event))]

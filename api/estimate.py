@@ -2,9 +2,11 @@
 
 import msgspec
 
+from api.errors import ApiError
 from workers import contract
 
 BYTES_PER_TOKEN = 4  # of ordinary English text
+MAX_BYTES_PER_TOKEN = 128  # the longest tokens there are, which are of blanks
 UNSAID_TOKENS = 256  # what an answer is thought to take whose request says no limit
 
 _json = msgspec.json.Encoder().encode
@@ -21,6 +23,26 @@ def estimated(job: contract.Job, context_length: int | None) -> contract.Job:
         answer = min(answer, context_length)
     cost = prompt + job.num_choices * answer
     return msgspec.structs.replace(job, prompt_tokens=prompt, cost=cost)
+
+
+def check_length(job: contract.Job, context_length: int) -> None:
+    """Raise ApiError for a prompt that no tokenizer could make fit the model's context.
+
+    The queue would keep it, and its record for as long as any answer. What is not that long is
+    counted by a worker.
+    """
+    if job.messages is not None:
+        _check_bytes(sum(map(_message_bytes, job.messages)), context_length, "messages")
+    for prompt in job.prompts or ():
+        if isinstance(prompt, str):
+            _check_bytes(_bytes(prompt), context_length, "prompt")
+
+
+def _check_bytes(num_bytes: int, context_length: int, param: str) -> None:
+    if num_bytes > context_length * MAX_BYTES_PER_TOKEN:
+        what = f"This model's maximum context length is {context_length} tokens; "
+        what += f"{num_bytes} bytes are more, whatever they say. Shorten the prompt."
+        raise ApiError("context_length_exceeded", what, param)
 
 
 def prompt_tokens(job: contract.Job) -> int:

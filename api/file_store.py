@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
-from api.chores import Call
+from api.call import Call
 from api.errors import ApiError
 from api.schema.file import FileObject
 from workers import contract
 
 PIECE_BYTES = 256 << 10  # no command is larger
 MAX_PIECES = 256  # read at a time, where they are small
+MAX_FILES = 10_000  # that a tenant uploads: each upload looks at all of them
 UPLOAD_TTL_S = 600  # how long an upload lives that nobody goes on with
 _SCAN = 256  # records looked at in one go
 
@@ -199,12 +200,14 @@ class Upload:
         record = msgspec.structs.replace(
             record, view=msgspec.structs.replace(record.view, id=self._id)
         )
-        bounds = [self._num_pieces, self._store.max_stored_bytes]
+        bounds = [self._num_pieces, self._store.max_stored_bytes, MAX_FILES]
         args = commit_args(record) + bounds
         done = await self._store.call(lambda: self._store.commit_script(keys=[], args=args))
         if done == -1:
             what = f"Your files would take more than {self._store.max_stored_bytes} bytes."
             raise ApiError("storage_full", f"{what} Delete some.")
+        if done == -2:
+            raise ApiError("storage_full", f"You have {MAX_FILES} files already. Delete some.")
         if done == 0:
             raise _lost()
         return record.view

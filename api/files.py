@@ -3,21 +3,20 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
-import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
 from api.config import ApiConfig
 from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, Upload, missing
-from api.generation import body_of
+from api.generation import body_of, send_json
 from api.multipart import Part, read_parts
+from api.params import is_newest_first, limit_of
 from api.schema.decode import invalid
-from api.schema.file import MAX_PAGE, FileDeleted, FileList, FileObject, UploadFields
+from api.schema.file import MAX_PAGE, FileDeleted, FileList, UploadFields
 
 FORM_BYTES = 64 << 10  # what a form may have beside the file
 _EXPIRES_AFTER = "expires_after"
-_encode = msgspec.json.Encoder().encode
 
 
 class Files:
@@ -40,31 +39,31 @@ class Files:
         except BaseException:
             await _discard(upload)
             raise
-        _answer(resp, view)
+        send_json(resp, view)
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the tenant's files, newest first unless `order=asc`."""
-        limit = _limit(req)
+        limit = limit_of(req, MAX_PAGE, MAX_PAGE)
         page = await self._store.page(
             req.context.tenant.name,
             purpose=req.get_param("purpose"),
             limit=limit,
             after=req.get_param("after"),
-            newest_first=_is_newest_first(req),
+            newest_first=is_newest_first(req),
         )
         ids = [file.id for file in page.files]
         first, last = (ids[0], ids[-1]) if ids else (None, None)
-        _answer(resp, FileList(page.files, first, last, page.has_more))
+        send_json(resp, FileList(page.files, first, last, page.has_more))
 
     async def on_get_one(self, req: Request, resp: Response, file_id: str) -> None:
         """Describe a file."""
-        _answer(resp, (await self._find(req, file_id)).view)
+        send_json(resp, (await self._find(req, file_id)).view)
 
     async def on_delete_one(self, req: Request, resp: Response, file_id: str) -> None:
         """Delete a file; a batch that reads it goes on."""
         if not await self._store.delete(req.context.tenant.name, file_id):
             raise missing(file_id)
-        _answer(resp, FileDeleted(file_id))
+        send_json(resp, FileDeleted(file_id))
 
     async def on_get_content(self, req: Request, resp: Response, file_id: str) -> None:
         """Send what is in a file, piece by piece."""
@@ -135,24 +134,3 @@ def _fields(texts: dict[str, str]) -> UploadFields:
         return msgspec.convert(values, UploadFields, strict=False)
     except msgspec.ValidationError as error:
         raise invalid(str(error)) from error
-
-
-def _limit(req: Request) -> int:
-    text = req.get_param("limit")
-    if text is None:
-        return MAX_PAGE
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_PAGE):
-        raise ApiError("invalid_value", f"'limit' must be 1 to {MAX_PAGE}.", "limit")
-    return int(text)
-
-
-def _is_newest_first(req: Request) -> bool:
-    order = req.get_param("order") or "desc"
-    if order not in ("asc", "desc"):
-        raise ApiError("invalid_value", "'order' must be 'asc' or 'desc'.", "order")
-    return order == "desc"
-
-
-def _answer(resp: Response, answer: FileObject | FileList | FileDeleted) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = _encode(answer)

@@ -6,6 +6,7 @@ from api.broker import Broker
 from api.delivery import Reader
 from api.errors import ApiError
 from api.generation import body_of, send_events
+from api.params import whole_number
 from api.shape import Renderer
 from api.sse import EventStream
 from workers import contract
@@ -37,6 +38,6 @@ def after_of(req: Request) -> int:
         text = req.get_header(param)
     if not text:
         return -1
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    if (number := whole_number(text)) is None:
         raise ApiError("invalid_value", f"'{param}' must be an event number.", param)
-    return int(text)
+    return number

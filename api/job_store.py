@@ -51,11 +51,14 @@ class JobStore:
         return "" if card is None else card.fingerprint
 
     async def stop(self, job: contract.Job) -> None:
-        """Cancel a job and wait a while for its end; one that has ended stays as it is."""
+        """Cancel a job and wait a while for its end; one that has ended stays as it is.
+
+        Raises ApiError, also when it was cancelled and there is no room to wait for it.
+        """
+        await self._broker.cancel(job, contract.queue_key(job.model))
         reader = Reader(job.id, wakes_at_end=True)
         self._broker.open(reader, job.home)
         try:
-            await self._broker.cancel(job, contract.queue_key(job.model))
             await self.end_of(reader, STOP_S)  # its worker may be dead; its next one will see it
         finally:
             self._broker.release(reader, job.home)

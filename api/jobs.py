@@ -5,7 +5,6 @@ Knows no kind of request.
 
 import hashlib
 
-import msgspec
 from falcon import HTTP_204, HTTP_304
 from falcon.asgi import Request, Response
 
@@ -16,12 +15,11 @@ from api.follow import after_of, follow
 from api.generation import body_of, send_json
 from api.job_store import JobStore
 from api.job_view import Standing
+from api.params import whole_number
 from api.response.conversation import is_response
 from api.response.stream import last_number
 from api.shape import frames_of
 from api.wishes import MAX_WAIT_S
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Jobs:
@@ -41,12 +39,12 @@ class Jobs:
         body = await self._store.show(standing)
         resp.set_header("x-job-id", job_id)
         resp.set_header("cache-control", "no-cache")
-        tag = hashlib.sha256(_encode(body)).hexdigest()[:32]
+        send_json(resp, body)
+        tag = hashlib.sha256(resp.data or b"").hexdigest()[:32]
         resp.set_header("etag", f'"{tag}"')
-        if req.if_none_match is not None and tag in req.if_none_match:
+        if req.if_none_match and {tag, "*"} & set(req.if_none_match):
             resp.status = HTTP_304
-        else:
-            send_json(resp, body)
+            resp.data = None
 
     async def on_delete(self, req: Request, resp: Response, job_id: str) -> None:
         """Stop the job and show what became of it, again and again; one that is over stays so."""
@@ -96,6 +94,6 @@ def _wait_s(req: Request) -> int:
     text = req.get_param("wait")
     if text is None:
         return 0
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
+    if (wait_s := whole_number(text)) is None:
         raise ApiError("invalid_value", "'wait' must be a number of seconds.", "wait")
-    return min(int(text), MAX_WAIT_S)
+    return min(wait_s, MAX_WAIT_S)

@@ -10,13 +10,13 @@ import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from api.auth import Key, Keys, Tenant, digest_of
 from api.config import ApiConfig
 from api.hooks.signing import secret_key
+from api.hooks.url import BadUrl, parse_url
 from workers.contract import ServiceClass
 from workers.environment import SettingError
 
@@ -174,27 +174,16 @@ def _tenant_fault(entry: _Entry) -> str:
 
 def _webhook_fault(entry: _Entry) -> str:
     """What is wrong with an entry's webhook, empty if nothing."""
-    if entry.webhook_secret and not _is_secret(entry.webhook_secret):
-        return "`webhook_secret` must be `whsec_` and 24 to 64 bytes in base64"
-    if entry.webhook_url and not _is_url(entry.webhook_url):
-        return "`webhook_url` must be an address with http:// or https://"
+    try:
+        if entry.webhook_secret:
+            secret_key(entry.webhook_secret)
+        if entry.webhook_url:
+            parse_url(entry.webhook_url, allow_private=True)  # the settings may forbid it
+    except BadUrl as error:
+        return f"`webhook_url` {error}"
+    except ValueError as error:
+        return f"`webhook_secret` is refused: {error}"
     return ""
-
-
-def _is_secret(text: str) -> bool:
-    try:
-        secret_key(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _environment_keys(text: str) -> Iterator[Key]:
@@ -228,12 +217,16 @@ def _check(keys: Sequence[Key]) -> None:
 
 
 def _check_webhooks(keys: Sequence[Key], config: ApiConfig) -> None:
-    for _, tenant in keys:
-        if tenant.webhook_url and not (tenant.webhook_secret or config.webhook_secret):
+    for tenant in (key.tenant for key in keys if key.tenant.webhook_url):
+        if not (tenant.webhook_secret or config.webhook_secret):
             raise SettingError(
                 f"tenant {tenant.name!r} has a webhook_url and nothing to sign with: give its "
                 "entries a webhook_secret, or set TRAMONTANE_WEBHOOK_SECRET"
             )
+        try:
+            parse_url(tenant.webhook_url, allow_private=config.webhook_allow_private)
+        except BadUrl as error:
+            raise SettingError(f"the webhook_url of tenant {tenant.name!r} {error}") from error
 
 
 def _version(path: str) -> tuple[int, ...] | None:

@@ -6,30 +6,22 @@ Redis is asked when work comes, once a second at most.
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import redis
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from api.call import Call
 from api.errors import ApiError
 from workers.redis_policy import SAFE, trouble
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 MAX_AGE_S = 1.0
 START_TIMEOUT_S = 2.0  # a Redis that does not answer sooner is looked at when work comes
 _SECTION = "memory"
-
-
-class Call(Protocol):
-    """Runs a Redis command. Raises ApiError `queue_unavailable` while Redis is away."""
-
-    def __call__(self, command: Callable[[], Awaitable[T]], /) -> Awaitable[T]:
-        """Await what `command` returns."""
-        ...
 
 
 class EvictingRedis(Exception):

@@ -3,13 +3,12 @@
 Knows the directory of models, not how a request picks one.
 """
 
-import falcon
-import msgspec
 from falcon.asgi import Request, Response
 
 from api.broker import Broker
 from api.directory import DEFAULT_MODEL
 from api.errors import ApiError
+from api.generation import send_json
 from api.schema.response import Model, ModelList
 
 
@@ -23,8 +22,7 @@ class Models:
         """All of them."""
         directory = await self._broker.directory()
         models = [Model.of(card) for card in directory.cards]
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(ModelList(sorted(models, key=lambda model: model.id)))
+        send_json(resp, ModelList(sorted(models, key=lambda model: model.id)))
 
     async def on_get_one(self, req: Request, resp: Response, name: str) -> None:
         """One of them; `name` may contain slashes, and `default` is the one there is."""
@@ -34,5 +32,4 @@ class Models:
             card = directory.cards[0]
         if card is None:
             raise ApiError("model_not_found", f"The model '{name}' is not served.", "model")
-        resp.content_type = falcon.MEDIA_JSON
-        resp.data = msgspec.json.encode(Model.of(card))
+        send_json(resp, Model.of(card))

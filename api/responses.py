@@ -3,26 +3,25 @@
 Knows HTTP and where each answer comes from, not how a job is run or rendered.
 """
 
-import falcon
 import msgspec
 from falcon.asgi import Request, Response
 
 from api.broker import JobView
 from api.errors import ApiError
 from api.follow import after_of, follow
-from api.generation import Generation
+from api.generation import Generation, send_json
+from api.params import is_newest_first, limit_of
 from api.response.conversation import Item, echo_of, items_of
-from api.response.job import check_size, input_items, new_response_id, response_job
+from api.response.job import new_response_id, response_job
 from api.response.store import ResponseStore
 from api.response.stream import ResponseFrames
 from api.response.view import ResponseView
 from api.schema.response_object import Deleted, ItemList
-from api.schema.responses import Reference, ResponsesRequest
+from api.schema.responses import ResponsesRequest
 from api.stream import WAITING
 from workers import contract
 
 MAX_PAGE, PAGE = 100, 20
-_encode = msgspec.json.Encoder().encode
 
 
 class Responses:
@@ -42,8 +41,10 @@ class Responses:
         job = await self._job(req, request, card)
         tier = request.service_tier
         if job.is_detached and not job.stream:
-            job = await generation.submit(req, resp, job, card, tier=tier)
-            _send(resp, ResponseView(job).response())
+            answering = await generation.submit(req, resp, job, card, tier=tier)
+            is_new = answering.id == job.id
+            view = ResponseView(answering) if is_new else await self._store.read(answering)
+            send_json(resp, view.response())
         else:
             await generation.run(req, resp, job, card, tier=tier)
 
@@ -51,13 +52,10 @@ class Responses:
         self, req: Request, request: ResponsesRequest, card: contract.ModelCard
     ) -> contract.Job:
         config, tenant = self._generation.config, req.context.tenant.name
-        inputs = request.inputs()
-        wanted = [part.item_id for part in inputs if isinstance(part, Reference)]
-        items = await self._store.turns_before(request.previous_response_id, tenant)
-        known = {item.id: item for item in items} | await self._store.items(wanted, tenant)
         response_id = new_response_id()
-        items += input_items(response_id, inputs, known)
-        check_size(items, config.max_body_bytes)
+        items = await self._store.conversation(
+            request, response_id, tenant, max_bytes=config.max_body_bytes
+        )
         return response_job(
             request,
             response_id,
@@ -75,6 +73,7 @@ class StoredResponse:
 
     def __init__(self, generation: Generation, store: ResponseStore) -> None:
         self._broker = generation.broker
+        self._jobs = generation.jobs
         self._store = store
 
     async def on_get(self, req: Request, resp: Response, response_id: str) -> None:
@@ -82,7 +81,7 @@ class StoredResponse:
         view = await self._find(req, response_id)
         resp.set_header("x-job-id", response_id)
         if not req.get_param_as_bool("stream", default=False):
-            _send(resp, (await self._store.read(view.job)).response())
+            send_json(resp, (await self._store.read(view.job)).response())
             return
         frames = ResponseFrames(view.job, after=after_of(req))
         if view.last_number is None:
@@ -91,9 +90,10 @@ class StoredResponse:
             await self._replay(resp, view.job, frames, after_of(req))
 
     async def on_delete(self, req: Request, resp: Response, response_id: str) -> None:
-        """Forget the response; one that runs is cancelled first."""
-        await self._store.forget(await self._find(req, response_id))
-        _send(resp, Deleted(response_id))
+        """Let nobody read the response any more; one that runs is cancelled first."""
+        await self._stop(await self._find(req, response_id))
+        await self._broker.forget(response_id)
+        send_json(resp, Deleted(response_id))
 
     async def on_post_cancel(self, req: Request, resp: Response, response_id: str) -> None:
         """Stop a background response and show what became of it, again and again."""
@@ -101,17 +101,20 @@ class StoredResponse:
         if not echo_of(view.job).is_background:
             what = "Only a background response can be cancelled; to stop another, disconnect."
             raise ApiError("invalid_value", what, "response_id")
-        if view.last_number is None:
-            await self._store.stop(view.job)
-        _send(resp, (await self._store.read(view.job)).response())
+        await self._stop(view)
+        send_json(resp, (await self._store.read(view.job)).response())
 
     async def on_get_items(self, req: Request, resp: Response, response_id: str) -> None:
         """A page of what was put in, the newest first unless `order` is `asc`."""
         view = await self._find(req, response_id)
         items = items_of(view.job)
-        if _choice(req, "order", ("desc", "asc")) == "desc":
+        if is_newest_first(req):
             items.reverse()
-        _send(resp, _page(items, _limit(req), req.get_param("after")))
+        send_json(resp, _page(items, limit_of(req, PAGE, MAX_PAGE), req.get_param("after")))
+
+    async def _stop(self, view: JobView) -> None:
+        if view.last_number is None:
+            await self._jobs.stop(view.job)
 
     async def _find(self, req: Request, response_id: str) -> JobView:
         return await self._store.find(response_id, req.context.tenant.name)
@@ -129,11 +132,6 @@ class StoredResponse:
         resp.data = data or WAITING
 
 
-def _send(resp: Response, body: msgspec.Struct) -> None:
-    resp.content_type = falcon.MEDIA_JSON
-    resp.data = _encode(body)
-
-
 def _page(items: list[Item], limit: int, after: str | None) -> ItemList:
     if after is not None:
         index = next((i for i, item in enumerate(items) if item.id == after), None)
@@ -143,17 +141,3 @@ def _page(items: list[Item], limit: int, after: str | None) -> ItemList:
     page = [item.view() for item in items[:limit]]
     first, last = (page[0].id, page[-1].id) if page else ("", "")
     return ItemList(page, first, last, len(items) > limit)
-
-
-def _limit(req: Request) -> int:
-    text = req.get_param("limit") or str(PAGE)
-    if not (text.isascii() and text.isdigit() and len(text) < 4 and 1 <= int(text) <= MAX_PAGE):
-        raise ApiError("invalid_value", f"'limit' must be between 1 and {MAX_PAGE}.", "limit")
-    return int(text)
-
-
-def _choice(req: Request, param: str, choices: tuple[str, ...]) -> str:
-    value: str = req.get_param(param) or choices[0]
-    if value not in choices:
-        raise ApiError("invalid_value", f"'{param}' must be one of {', '.join(choices)}.", param)
-    return value

@@ -153,9 +153,10 @@ class Show:
         deadline = time.monotonic() + _AHEAD_S
         goals = [len(before.pieces) // 4 for before in self._undisturbed]
         pairs = list(zip(followers, goals, strict=True))
-        while any(len(follower.pieces) < goal for follower, goal in pairs):
-            if time.monotonic() > deadline:
-                raise StartError("the answers do not come; nothing was killed")
+        while behind := [f for f, goal in pairs if len(f.pieces) < goal]:
+            if time.monotonic() > deadline or not all(f.is_alive() for f in behind):
+                why = next((f.error for f in behind if f.error), "they do not come")
+                raise StartError(f"the answers fail before anything was killed: {why}")
             time.sleep(_POLL_S)
 
 

@@ -23,11 +23,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """The settings were checked on the way here; this looks at the API keys and Redis.
+    """The settings were checked on the way here; this looks at the API keys, webhooks
+    and Redis.
 
     Raises StartError.
     """
-    roles.check_keys(load(ApiConfig, environ))
+    roles.check_api(load(ApiConfig, environ))
     url = environ.get("REDIS_URL", "")
     if not url:
         raise StartError("REDIS_URL is not set: web and worker need one Redis to meet in")

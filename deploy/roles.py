@@ -6,6 +6,7 @@ from pathlib import Path
 
 from api import server
 from api.config import ApiConfig
+from api.hooks.callback import check_settings
 from api.key_file import configured_keys
 from deploy import packages
 from deploy.errors import StartError
@@ -20,19 +21,20 @@ def worker_command() -> list[str]:
 def api_command(environ: Mapping[str, str]) -> list[str]:
     """An HTTP server, with our packages before what the current directory may hold.
 
-    Raises StartError if it could not write its request log or read its API keys.
+    Raises StartError if it could not write its request log, or would not start with its settings.
     """
     config = load(ApiConfig, environ)
-    check_keys(config)
+    check_api(config)
     _check_log(config.request_logging_file)
     *command, app = server.command(config)
     return [*command, f"--pythonpath={packages.ROOT}", app]
 
 
-def check_keys(config: ApiConfig) -> None:
-    """Raises StartError for API keys that an HTTP server would not start with."""
+def check_api(config: ApiConfig) -> None:
+    """Raises StartError for API keys or webhooks that an HTTP server would not start with."""
     try:
         configured_keys(config)
+        check_settings(config)
     except SettingError as error:
         raise StartError(str(error)) from error
 

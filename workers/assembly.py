@@ -127,14 +127,6 @@ def _service(
 
 async def _serve(service: Service, client: ArqRedis) -> None:
     worker = EngineWorker(service, client)
-    subscription = Subscription(
-        service.config.redis_url,
-        {
-            wake_channel(service.queue): lambda _: worker.wake(),
-            control_channel(service.queue): service.leases.cancel,
-        },
-        on_ready=worker.wake,
-    )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
@@ -145,11 +137,24 @@ async def _serve(service: Service, client: ArqRedis) -> None:
             service.token_log.run(),
             lease_thread(service).run(),
             service.pulse.run(),
-            subscription.run(),
+            subscription(worker).run(),
             _keep_policy(service, client),
         )
     finally:
         await _say_goodbye(service, client)
+
+
+def subscription(worker: EngineWorker) -> Subscription:
+    """What wakes the worker and tells it of cancels."""
+    service = worker.service
+    return Subscription(
+        service.config.redis_url,
+        {
+            wake_channel(service.queue): lambda _: worker.wake(),
+            control_channel(service.queue): service.leases.cancel,
+        },
+        on_ready=worker.wake,
+    )
 
 
 def lease_thread(service: Service) -> LeaseThread:

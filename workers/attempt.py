@@ -1,7 +1,7 @@
 """Begins and ends an attempt in Redis: fence and read the log, close it. Knows no engine."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -59,29 +59,21 @@ async def open_attempt(
     scripts: Scripts, claim: Claim, worker: str, job_ttl_s: int, fingerprint: str
 ) -> Opened | None:
     """Fence off earlier attempts and read the job; None if the lease is not ours any more."""
+    fence = encode(Fence(claim.attempt, worker))
     reply = await scripts.insist(
         "open",
-        keys=[
-            lease_key(claim.job_id),
-            job_key(claim.job_id),
-            log_key(claim.job_id),
-            cancel_key(claim.job_id),
-        ],
-        args=[
-            claim.owner,
-            encode(Fence(claim.attempt, worker)),
-            claim.attempt,
-            job_ttl_s,
-            fingerprint,
-        ],
+        keys=[key(claim.job_id) for key in (lease_key, job_key, log_key, cancel_key)],
+        args=[claim.owner, fence, claim.attempt, job_ttl_s, fingerprint],
     )
-    if not reply[0]:
-        return None
+    return _opened(claim.job_id, reply) if reply[0] else None
+
+
+def _opened(job_id: str, reply: list[Any]) -> Opened:
     spec, is_cancelled, left_ms, maker = reply[1:5]
     entries = reply[5:]
     events, damage = _decode(entries)
     basics = _basics(spec)
-    log = JobLog(claim.job_id, basics.home, entries, sum(num_events(event) for event in events))
+    log = JobLog(job_id, basics.home, entries, sum(num_events(event) for event in events))
     log.is_over = bool(events) and is_terminal(events[-1])
     log.result_ttl_s = basics.result_ttl_s
     return Opened(

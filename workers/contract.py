@@ -32,6 +32,7 @@ from workers.keys import (
     limit_key as limit_key,
     log_key as log_key,
     queue_key as queue_key,
+    tenants_key as tenants_key,
     wake_channel as wake_channel,
     worker_key as worker_key,
 )
@@ -172,7 +173,7 @@ Event = Started | Tokens | Done | Failed | Fence | Retried
 WORKER_FAILURES = (
     "cancelled",  # the client gave the job up
     "job_expired",  # it waited longer than its record lives
-    "too_many_attempts",  # engines died under it again and again
+    "too_many_attempts",  # workers died under it again and again
     "unreadable_job",  # its record or log is of another schema version, or damaged
     "timeout",  # it ran longer than a job may
     "internal_error",  # our bug; the worker's log has the traceback

@@ -43,6 +43,10 @@ class EngineDied(Exception):
     """The engine process ended. The message says how, its own words are on stderr."""
 
 
+class OtherWeights(EngineDied):
+    """The engine came back with another model: all that is known of it has to be read anew."""
+
+
 class EngineProcess:
     """Starts an engine, passes commands in and outputs out, and starts it again when it dies.
 
@@ -135,7 +139,8 @@ class EngineProcess:
     async def run(self) -> None:
         """Read steps until cancelled; restart the engine when it dies.
 
-        Raises LoadError when the model can no longer be loaded, EngineDied when loading crashes.
+        Raises LoadError when the model can no longer be loaded, EngineDied when loading crashes,
+        OtherWeights when its files were replaced.
         """
         pause_s = FIRST_PAUSE_S
         while True:
@@ -156,14 +161,22 @@ class EngineProcess:
         pause_s = FIRST_PAUSE_S
         for remaining in reversed(range(MAX_FAILED_LOADS)):
             try:
-                await self.start()
+                await self._start_again()
                 return
+            except OtherWeights:
+                raise
             except EngineDied as error:
                 if remaining == 0:
                     raise EngineDied(f"The engine cannot be loaded again: {error}.") from error
                 logger.error("%s while loading; trying again", error)
             await asyncio.sleep(pause_s)
             pause_s *= 2
+
+    async def _start_again(self) -> None:
+        before, now = self.info, await self.start()
+        if before is not None and now.fingerprint != before.fingerprint:
+            await self.close()
+            raise OtherWeights("The model's files hold other weights than at the start.")
 
     async def _read_steps(self) -> None:
         while True:
@@ -224,6 +237,7 @@ class EngineProcess:
 
         A device can keep a killed process from ending, so the socket is given up as well.
         """
+        self.is_ready = False
         self._kill()
         self._writer.transport.abort()
 

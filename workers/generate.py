@@ -45,13 +45,7 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
     """
     service: Service = ctx["service"]
     claim = service.leases.claims[job_id]
-    opened = await open_attempt(
-        service.scripts,
-        claim,
-        service.worker,
-        service.config.job_ttl_s,
-        service.info.fingerprint,
-    )
+    opened = await begin(service, claim)
     if opened is None:
         claim.lose()
         return
@@ -62,6 +56,17 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
         await _settled_soon(opened)
         raise
     await _conclude(service, claim, opened, end)
+
+
+async def begin(service: Service, claim: Claim) -> Opened | None:
+    """Fence off earlier attempts and read the job; None if the lease is not ours any more."""
+    return await open_attempt(
+        service.scripts,
+        claim,
+        service.worker,
+        service.config.job_ttl_s,
+        service.info.fingerprint,
+    )
 
 
 async def _conclude(service: Service, claim: Claim, opened: Opened, end: End) -> None:

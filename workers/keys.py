@@ -74,6 +74,11 @@ def leases_key(queue: str) -> str:
     return f"{queue}:leases"
 
 
+def tenants_key(queue: str) -> str:
+    """HASH: how many of the queue's jobs each tenant has."""
+    return f"{queue}:tenants"
+
+
 def idempotency_key(tenant: str, key: str) -> str:
     """HASH with expiry: `digest` of the body that came with the key, and its `job`."""
     return f"idem:{tenant}:{key}"

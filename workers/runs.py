@@ -69,6 +69,8 @@ class Runs:
         except EngineDied:
             self._lane.leave(run)
             run.lose_engine()
+        except Exception as error:
+            _fail(run, error)
 
     def remove(self, run: JobRun) -> None:
         """Send it nothing more."""
@@ -103,12 +105,11 @@ class Runs:
     def _take(self, run: JobRun, choice: Choice, output: SequenceOutput) -> None:
         try:
             run.take(choice, output)
-        except Exception as error:  # one job's bad luck must not end the others
-            logger.error("job %s: %s", run.job.id, without_message(error))
-            run.fail("internal_error", INTERNAL_ERROR)
+        except Exception as error:
+            _fail(run, error)
 
     def _note_tokens(self) -> None:
-        for run in [run for run in self._lane.watched() if run.first_token_s is not None]:
+        for run in [run for run in self._lane.watched() if run.num_new > 0]:
             self._lane.note(run, run.num_new)
         if self._lane.is_waiting:
             self._start_next()
@@ -130,3 +131,9 @@ class Runs:
         self._num_waiting = 0
         for run in list(self._runs):
             run.lose_engine(verdict.fate(run, run.standing.crashes))
+
+
+def _fail(run: JobRun, error: Exception) -> None:
+    """One job's bad luck must not end the others."""
+    logger.error("job %s: %s", run.job.id, without_message(error))
+    run.fail("internal_error", INTERNAL_ERROR)

@@ -33,6 +33,10 @@ class StallClock:
         self._num_reports = -1
         self._silent_s = 0.0
 
+    def restart(self) -> None:
+        """Another engine takes its place."""
+        self._silent_s = 0.0
+
     def look(self, now_s: float, num_reports: int, is_due: bool) -> float:
         """Seconds without a report since one was due; 0.0 after a report or if none is due."""
         piece_s = 0.0 if self._last_s is None else min(now_s - self._last_s, MAX_PIECE_S)
@@ -69,3 +73,4 @@ class Watch:
         if silent_s >= self._stall_s:
             logger.error("the engine has made no step for %.1f s: it hangs, killing it", silent_s)
             engine.kill()
+            self._clock.restart()

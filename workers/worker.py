@@ -14,9 +14,9 @@ from arq import func
 from arq.connections import ArqRedis
 from arq.worker import Worker
 
-from workers.attempt import Failure, close_attempt, open_attempt
+from workers.attempt import Failure, close_attempt
 from workers.contract import ARQ_FUNCTION, ARQ_JOB_PREFIX, arq_retry_key
-from workers.generate import generate
+from workers.generate import begin, generate
 from workers.job_run import INTERNAL_ERROR
 from workers.lease import Claim, Claimed, Ending, read_claims
 from workers.logs import without_message
@@ -71,6 +71,7 @@ class EngineWorker(Worker):
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._stopped = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._drain_task: asyncio.Task[None] | None = None
 
     def wake(self) -> None:
@@ -107,13 +108,18 @@ class EngineWorker(Worker):
                 await self._interrupt_all()
 
     async def _interrupt_all(self) -> None:
-        """Cancel each `generate` once; one that is about to start is caught a moment later."""
+        """Cancel each `generate` once; one that is about to start, or is still being claimed, is
+        caught a moment later.
+        """
         told: set[asyncio.Task[Any]] = set()
-        while self.tasks:
+        while self.tasks or self._claiming.locked():
             for task in set(self.job_tasks.values()) - told:
                 told.add(task)
                 task.cancel()
-            await asyncio.wait(self.tasks.values(), timeout=INTERRUPT_S)
+            if self.tasks:
+                await asyncio.wait(self.tasks.values(), timeout=INTERRUPT_S)
+            else:
+                await asyncio.sleep(INTERRUPT_S)
 
     async def main(self, *background: Coroutine[Any, Any, None]) -> None:
         """Work until `stop`. The background loops only end by an error, which is raised."""
@@ -140,9 +146,8 @@ class EngineWorker(Worker):
                 await self._wake.wait()
         self._wake.clear()
         try:
-            places = self._places()
-            if places.any_class + places.urgent > 0:
-                await self._claim(places)
+            async with self._claiming:
+                await self._claim(self._places())
         except TRANSIENT as error:
             logger.debug("cannot claim: %r", error)
 
@@ -179,6 +184,8 @@ class EngineWorker(Worker):
         return [c for c in claims if c.service_class == "batch" and not c.gave_way]
 
     async def _claim(self, places: Places) -> None:
+        if places.any_class + places.urgent <= 0:
+            return
         if self.leases.is_stale:
             await self.leases.renew()
         args = [self.service.worker, *places, self.leases.lease_ms]
@@ -255,16 +262,9 @@ class EngineWorker(Worker):
         return Failure("unreadable_job", "The request's record cannot be read by this version.")
 
     async def _close(self, claim: Claim, failure: Failure, dead_ttl_s: int = 0) -> None:
-        service = self.service
-        opened = await open_attempt(
-            service.scripts,
-            claim,
-            service.worker,
-            service.config.job_ttl_s,
-            service.info.fingerprint,
-        )
+        opened = await begin(self.service, claim)
         if opened is not None:
-            await close_attempt(service.token_log, claim, opened, failure, dead_ttl_s)
+            await close_attempt(self.service.token_log, claim, opened, failure, dead_ttl_s)
 
 
 def _ending(claim: Claim) -> Ending:

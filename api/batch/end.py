@@ -8,12 +8,12 @@ from contextlib import aclosing
 
 import msgspec
 
-from api.batch.input import BatchInput
+from api.batch.input import UNREADABLE, BatchInput
 from api.batch.lines import Line, read_line
 from api.batch.results import BatchResults, Survey, unanswered
 from api.batch.state import BatchState, Ending
 from api.batch.store import BatchStore, EndFile, job_id_of
-from api.file_store import FileGone, FileStore, StoredFile
+from api.file_store import FileStore, StoredFile
 from api.schema.batch import Status
 
 POLL_S = 1.0
@@ -86,7 +86,7 @@ class BatchEnd:
                     if not await self._skip_group(state, after, lines):
                         return
                     state = after
-        except FileGone:
+        except UNREADABLE:
             await self._store.move(state, {"taken": state.total})
 
     async def _skip_group(self, before: BatchState, after: BatchState, lines: list[Line]) -> bool:

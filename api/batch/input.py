@@ -13,6 +13,7 @@ from api.schema.batch import BatchError
 
 MAX_LINES = 50_000
 MAX_ERRORS = 100  # a batch tells of so many and looks for no more
+UNREADABLE = (FileGone, LineTooLong)  # what reading an input may raise
 _GROUP = 512
 _GROUP_BYTES = 256 << 10
 
@@ -59,12 +60,10 @@ class BatchInput:
                 if moved is None:
                     return
                 state = moved
-                if len(state.errors) >= MAX_ERRORS or state.total > MAX_LINES:
+                if len(state.errors) >= MAX_ERRORS or _is_too_long(state):
                     break
-        except LineTooLong as error:
-            await self._fail(state, [_too_long(error.number, self._max_line_bytes)])
-        except FileGone as error:
-            await self._fail(state, [input_lost(error)])
+        except UNREADABLE as error:
+            await self._fail(state, [unreadable(error)])
         else:
             await self._judge(state)
 
@@ -100,8 +99,8 @@ class BatchInput:
         return sorted(errors, key=lambda error: error.line or 0)
 
     async def _judge(self, state: BatchState) -> None:
-        if state.total > MAX_LINES:
-            what = f"The input file has more than {MAX_LINES} requests."
+        if _is_too_long(state):
+            what = f"The input file has more than {MAX_LINES} requests, or as many empty lines."
             await self._fail(state, [BatchError("too_many_tasks", what)])
         elif not state.total:
             await self._fail(state, [BatchError("empty_file", "The input file has no requests.")])
@@ -121,16 +120,18 @@ class BatchInput:
         await self._store.finish(state, "failed", errors=[*state.errors, *errors])
 
 
-def input_lost(error: FileGone) -> BatchError:
-    """How a batch tells that its input went away under it."""
-    return BatchError("input_file_lost", error.message)
+def unreadable(error: FileGone | LineTooLong) -> BatchError:
+    """How a batch tells that it cannot read its input, or not any more."""
+    if isinstance(error, FileGone):
+        return BatchError("input_file_lost", error.message)
+    return BatchError("line_too_long", f"A line has at most {error.most} bytes.", error.number)
+
+
+def _is_too_long(state: BatchState) -> bool:
+    return state.total > MAX_LINES or state.line > 2 * MAX_LINES
 
 
 async def _without(pieces: AsyncIterator[bytes], skip: int) -> AsyncIterator[bytes]:
     async for piece in pieces:
         yield piece[skip:]
         skip = 0
-
-
-def _too_long(number: int, max_bytes: int) -> BatchError:
-    return BatchError("line_too_long", f"A line has at most {max_bytes} bytes.", number)

@@ -12,13 +12,13 @@ from api.chat import chat_job
 from api.completions import completion_job
 from api.errors import ApiError
 from api.generation import Generation
-from api.response.conversation import ENDPOINT as RESPONSES, Item
-from api.response.job import check_size, input_items, response_job
+from api.response.conversation import ENDPOINT as RESPONSES
+from api.response.job import response_job
 from api.response.store import ResponseStore
 from api.schema.chat import ChatRequest
 from api.schema.completion import CompletionRequest
 from api.schema.decode import decode_body
-from api.schema.responses import Reference, ResponsesRequest
+from api.schema.responses import ResponsesRequest
 from api.schema.sampling import SamplingFields
 from workers import contract
 
@@ -100,10 +100,13 @@ class ResponseLines:
         request = msgspec.structs.replace(request, store=False)
         request.check()
         card = await self._card_of(request.model)
+        items = await self._store.conversation(
+            request, ticket.job_id, ticket.tenant, max_bytes=self._max_bytes
+        )
         job = response_job(
             request,
             ticket.job_id,
-            await self._items(request, ticket),
+            items,
             card,
             home=HOME,
             request_id=ticket.request_id,
@@ -111,15 +114,6 @@ class ResponseLines:
             store_ttl_s=0,
         )
         return Prepared(as_line(job, ticket), card.queue)
-
-    async def _items(self, request: ResponsesRequest, ticket: Ticket) -> list[Item]:
-        inputs = request.inputs()
-        wanted = [part.item_id for part in inputs if isinstance(part, Reference)]
-        items = await self._store.turns_before(request.previous_response_id, ticket.tenant)
-        known = {item.id: item for item in items} | await self._store.items(wanted, ticket.tenant)
-        items += input_items(ticket.job_id, inputs, known)
-        check_size(items, self._max_bytes)
-        return items
 
 
 def endpoints(generation: Generation) -> Mapping[str, Endpoint]:

@@ -37,9 +37,10 @@ class Line(NamedTuple):
 class LineTooLong(Exception):
     """A line exceeds the bound; what is behind it was not read."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"line {number} is too long")
+    def __init__(self, number: int, most: int) -> None:
+        super().__init__(f"line {number} has more than {most} bytes")
         self.number = number
+        self.most = most
 
 
 async def split_lines(
@@ -57,13 +58,13 @@ async def split_lines(
             line = _line(b"".join([*open_pieces, data]), number, offset)
             open_pieces, num_open = [], 0
             if len(line.data) > max_bytes:
-                raise LineTooLong(number)
+                raise LineTooLong(number, max_bytes)
             yield line
             number, offset = number + 1, line.end
         open_pieces.append(rest)
         num_open += len(rest)
         if num_open > max_bytes:
-            raise LineTooLong(number)
+            raise LineTooLong(number, max_bytes)
     if num_open:
         line = _line(b"".join(open_pieces), number, offset)
         yield line._replace(end=line.end - 1)  # it has no newline

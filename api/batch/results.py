@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from api.batch.lines import output_line, unanswered_line
 from api.batch.state import BatchState, Ending, OpenLine, decode_open
 from api.batch.store import BatchStore, Record, job_id_of, open_key
-from api.chores import Call
+from api.call import Call
 from api.errors import ApiError
 from api.schema.batch import LineError, LineResponse
 from api.shape import answer_of
@@ -31,7 +31,7 @@ _UNANSWERED: Mapping[Ending, LineError] = {
         "This request could not be executed before the completion window expired.",
     ),
     "failed": LineError(
-        "batch_failed", "This request was not executed because the batch's input was lost."
+        "batch_failed", "This request was not executed because the batch's input cannot be read."
     ),
 }
 

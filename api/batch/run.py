@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 
 from api.batch.end import BatchEnd, CancelJob
-from api.batch.input import BatchInput, input_lost
+from api.batch.input import UNREADABLE, BatchInput, unreadable
 from api.batch.jobs import Endpoint, Prepared
 from api.batch.results import BatchResults
 from api.batch.slice import Slice, Work, must_wait, prepare
 from api.batch.state import BatchState, OpenLine, encode_errors
 from api.batch.store import BatchStore
 from api.errors import ApiError
-from api.file_store import FileGone
 from api.schema.batch import ENDED
 from workers import contract
 
 POLL_S = 5.0  # a batch that nobody woke is looked at so often
+LEAVES = 7  # places of the queue that a tenant takes for each one that it leaves free
 BUSY_S = 2.0  # so soon again when there was no room in the queue, or no worker
 
 Enqueue = Callable[[contract.Job, str], Awaitable[object]]
@@ -31,7 +31,8 @@ class BatchRun:
     """One API process's part in running batches.
 
     At most `window` lines of a batch are in the queue, and none is put into a queue that has
-    `max_queued` jobs: the rest of the queue is for those who wait for an answer.
+    `max_queued` jobs: the rest of the queue is for those who wait for an answer. No tenant takes all
+    of these places, either.
     """
 
     def __init__(
@@ -94,8 +95,8 @@ class BatchRun:
     async def _run(self, state: BatchState) -> float:
         try:
             again_s = await self._fill(state)
-        except FileGone as error:
-            errors = encode_errors([input_lost(error)])
+        except UNREADABLE as error:
+            errors = encode_errors([unreadable(error)])
             await self._finalize(
                 state, {"status": "finalizing", "ending": "failed", "errors": errors}
             )
@@ -131,7 +132,7 @@ class BatchRun:
 
     async def _take(self, state: BatchState, room: int) -> Slice:
         """The next lines, as jobs and as errors; nothing is written."""
-        part, rooms = Slice(state, room), _Rooms(self._store, self._max_queued)
+        part, rooms = Slice(state, room), _Rooms(self._store, self._max_queued, state.batch.tenant)
         async with aclosing(self._input.lines(state.batch, state.line, state.offset)) as lines:
             async for line in lines:
                 if line.is_blank:
@@ -196,19 +197,24 @@ class BatchRun:
 
 
 class _Rooms:
-    """How many jobs the queues have room for, each asked once."""
+    """How many of a tenant's jobs the queues have room for, each asked once.
 
-    def __init__(self, store: BatchStore, most: int) -> None:
+    For every LEAVES places that a tenant has, it leaves one free: another one always finds some.
+    """
+
+    def __init__(self, store: BatchStore, most: int, tenant: str) -> None:
         self._store = store
         self._most = most
-        self._left: dict[str, int] = {}
+        self._tenant = tenant
+        self._jobs: dict[str, tuple[int, int]] = {}  # in each queue: all, and the tenant's
 
     async def has_one_for(self, work: Work) -> bool:
         """Take a place for a line's job; False if there is none."""
         if isinstance(work.result, ApiError):
             return True
         queue = work.result.queue
-        if queue not in self._left:
-            self._left[queue] = self._most - await self._store.num_queued(queue)
-        self._left[queue] -= 1
-        return self._left[queue] >= 0
+        if queue not in self._jobs:
+            self._jobs[queue] = await self._store.num_queued(queue, self._tenant)
+        total, own = self._jobs[queue]
+        self._jobs[queue] = total + 1, own + 1
+        return total + own // LEAVES < self._most

@@ -3,6 +3,7 @@
 Knows no file's content and no job. Every call may raise ApiError `queue_unavailable`.
 """
 
+import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import msgspec
 from redis.asyncio import Redis
 
 from api.batch.state import Batch, BatchState, OpenLine, decode_open, encode_errors, state_of
-from api.chores import Call
+from api.call import Call
 from api.errors import ApiError
 from api.file_store import StoredFile, commit_args
 from api.schema.batch import BatchError, BatchObject, Status
@@ -20,6 +21,7 @@ from workers import contract
 KEPT_JOB_MS = 60_000  # how long a line's job outlives its place in the output
 CHORE = "batch"  # kind of the chores that go on with a batch
 
+_BATCH_ID = re.compile(r"batch_[0-9a-f]{32}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -162,9 +164,17 @@ class BatchStore:
         key = batch_key(batch_id)
         await self._call(lambda: _awaited(self._redis.hset(key, "is_told", "1")))
 
-    async def num_queued(self, queue: str) -> int:
-        """How many jobs of a model have not ended."""
-        return int(await self._call(lambda: self._redis.zcard(queue)))
+    async def num_queued(self, queue: str, tenant: str) -> tuple[int, int]:
+        """How many jobs of a model have not ended: all tenants', and this one's."""
+
+        async def count() -> tuple[int, int]:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.zcard(queue)
+                pipe.hget(contract.tenants_key(queue), tenant)
+                total, own = await pipe.execute()
+            return int(total), int(own or 0)
+
+        return await self._call(count)
 
     async def _run(self, name: str, args: Sequence[Any], keys: Sequence[str] = ()) -> Any:
         script = self._scripts[name]
@@ -191,6 +201,11 @@ async def _awaited(reply: Any) -> Any:
 def new_batch_id() -> str:
     """An id in OpenAI's form."""
     return f"batch_{uuid.uuid4().hex}"
+
+
+def is_batch_id(text: str) -> bool:
+    """True for what `new_batch_id` makes: no other id may name a key of ours."""
+    return _BATCH_ID.fullmatch(text) is not None
 
 
 def job_id_of(batch_id: str, number: int) -> str:

@@ -6,8 +6,8 @@ Knows no job, and does not tell anybody.
 from api.auth import Tenant
 from api.config import ApiConfig
 from api.errors import ApiError
-from api.hooks.outbound import BadUrl, parse_url
 from api.hooks.signing import secret_key
+from api.hooks.url import BadUrl, parse_url
 from workers.environment import SettingError
 
 HEADER = "x-webhook-url"

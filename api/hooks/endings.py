@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from redis.asyncio import Redis
 
-from api.chores import Call
+from api.call import Call
 from api.hooks.webhooks import Notice
+from api.response.conversation import is_response
 from workers import contract
 
 logger = logging.getLogger(__name__)
 
 ENDED_KIND = "ended"  # of the chores
 _TAIL = 16  # the last entries of a log: its end, and the finish reason a few before it
-_RESPONSES = "/v1/responses"
 
 Announce = Callable[[Notice], Awaitable[None]]
 OnLine = Callable[[contract.Job], Awaitable[None]]
@@ -90,11 +90,10 @@ def batch_notice(batch_id: str, *, status: str, tenant: str, url: str, ended_s: 
 def event_type(job: contract.Job, events: Sequence[contract.Event]) -> str:
     """What the end of a log is called: OpenAI's names for a response, `job.…` for the others."""
     end = events[-1]
-    is_response = job.endpoint == _RESPONSES
-    family = "response" if is_response else "job"
+    family = "response" if is_response(job) else "job"
     if isinstance(end, contract.Failed):
         return f"{family}.cancelled" if end.code == "cancelled" else f"{family}.failed"
-    if is_response and any(_is_cut(event) for event in events):
+    if is_response(job) and any(_is_cut(event) for event in events):
         return "response.incomplete"
     return f"{family}.completed"
 

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 import msgspec
 from redis.asyncio import Redis
 
-from api.chores import Call
+from api.call import Call
 from api.config import ApiConfig
 from api.hooks.callback import check_settings
-from api.hooks.outbound import BadUrl, Outbound, Undelivered
+from api.hooks.outbound import Outbound, Undelivered
 from api.hooks.signing import signed_headers
 from workers import contract
 
@@ -33,6 +33,7 @@ KEEP_S = 2 * 86400
 KEEP_DEAD_S = 7 * 86400
 MAX_DEAD = 10_000
 MAX_IN_FLIGHT = 8  # of the places that chores have: slow receivers must leave some to others
+MAX_PER_TENANT = 6  # whose receivers are all slow
 MAX_PER_HOST = 4
 _BUSY_S = (5.0, 15.0)
 _GONE = 410
@@ -101,7 +102,7 @@ class Webhooks:
         self._note_script, self._tried_script = (
             redis.register_script(contract.load_script(name)) for name in ("hook", "hook_tried")
         )
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: Counter[tuple[str, str]] = Counter()  # by host and tenant
 
     async def announce(self, notice: Notice) -> None:
         """Have an event delivered; again for the same occasion changes nothing. Raises ApiError."""
@@ -128,16 +129,24 @@ class Webhooks:
         if hook is None or hook.state != "waiting":
             return None
         host = urlsplit(hook.url).netloc
-        if self._in_flight.total() >= MAX_IN_FLIGHT or self._in_flight[host] >= MAX_PER_HOST:
+        if not self._has_place(host, hook.tenant):
             return random.uniform(*_BUSY_S)
-        self._in_flight[host] += 1
+        self._in_flight[host, hook.tenant] += 1
         try:
             outcome = await self._attempt(subject, hook)
         finally:
-            self._in_flight -= Counter((host,))  # forgets hosts at zero
+            self._in_flight -= Counter(((host, hook.tenant),))  # forgets what is at zero
         _log(hook, host, outcome)
         is_current = await self._note(subject, hook, outcome)
         return outcome.again_s if is_current else 0.0
+
+    def _has_place(self, host: str, tenant: str) -> bool:
+        counts = self._in_flight.items()
+        return (
+            self._in_flight.total() < MAX_IN_FLIGHT
+            and sum(n for (_, whose), n in counts if whose == tenant) < MAX_PER_TENANT
+            and sum(n for (where, _), n in counts if where == host) < MAX_PER_HOST
+        )
 
     async def _read(self, subject: str) -> _Hook | None:
         fields = await self._run("HGETALL", hook_key(subject))
@@ -152,7 +161,7 @@ class Webhooks:
             secret = self._secret_of(hook.tenant) or self._secret
             headers = signed_headers(secret, hook.id, int(time.time()), body)
             status = await self._outbound.post(hook.url, headers | _HEADERS, body)
-        except (BadUrl, Undelivered, ValueError) as error:
+        except (Undelivered, ValueError) as error:  # BadUrl is one
             return _next_try(hook, str(error))
         if 200 <= status < 300:
             return _Outcome("delivered")

@@ -1,16 +1,15 @@
-"""Stored responses: find one, read it, stop it, forget it. Knows jobs and logs, no HTTP."""
+"""Stored responses: find one, read it, go on from it. Knows jobs and logs, no HTTP."""
 
-import asyncio
 from collections.abc import Iterable
 
 from api.broker import Broker, JobView
-from api.delivery import Reader
 from api.errors import ApiError
 from api.response.conversation import Item, echo_of, is_code, is_response, items_of, response_id_of
+from api.response.job import check_size, input_items
 from api.response.view import ResponseView
-from workers import contract, keys
+from api.schema.responses import Reference, ResponsesRequest
+from workers import contract
 
-STOP_S = 3.0  # how long a cancelled response is waited for
 _CONTINUABLE = ("completed", "incomplete")
 
 
@@ -34,10 +33,20 @@ class ResponseStore:
         view.add(await self._broker.read_log(job.id))
         return view
 
-    async def turns_before(self, response_id: str | None, tenant: str) -> list[Item]:
-        """What a response that goes on from another has before its own input: the other's input
-        and output, without its instructions. Raises ApiError.
-        """
+    async def conversation(
+        self, request: ResponsesRequest, response_id: str, tenant: str, *, max_bytes: int
+    ) -> list[Item]:
+        """What a new response answers: the turns before it, then its own input. Raises ApiError."""
+        inputs = request.inputs()
+        wanted = [part.item_id for part in inputs if isinstance(part, Reference)]
+        items = await self._turns_before(request.previous_response_id, tenant)
+        known = {item.id: item for item in items} | await self._items(wanted, tenant)
+        items += input_items(response_id, inputs, known)
+        check_size(items, max_bytes)
+        return items
+
+    async def _turns_before(self, response_id: str | None, tenant: str) -> list[Item]:
+        """The input and output of the response that another goes on from, not its instructions."""
         if response_id is None:
             return []
         param = "previous_response_id"
@@ -51,8 +60,8 @@ class ResponseStore:
             raise ApiError("invalid_value", what, param)
         return [*items_of(found.job), view.turn()]
 
-    async def items(self, item_ids: Iterable[str], tenant: str) -> dict[str, Item]:
-        """Those of the items that there are. Raises ApiError."""
+    async def _items(self, item_ids: Iterable[str], tenant: str) -> dict[str, Item]:
+        """Those of the items that there are."""
         wanted = {response_id_of(item_id) for item_id in item_ids} - {None}
         known: dict[str, Item] = {}
         for response_id in wanted:
@@ -62,29 +71,6 @@ class ResponseStore:
                 known |= {item.id: item for item in turns}
         return known
 
-    async def stop(self, job: contract.Job) -> None:
-        """Cancel a response and wait a while for its end; one that has ended stays as it is.
-
-        Raises ApiError, also when it was cancelled and cannot be waited for.
-        """
-        await self._broker.cancel(job, keys.queue_key(job.model))
-        reader = Reader(job.id)
-        self._broker.open(reader, job.home)
-        try:
-            self._broker.relay.ask(reader)
-            async with asyncio.timeout(STOP_S):
-                await self._end_of(reader)
-        except TimeoutError:
-            return  # its worker may be dead; whoever reaps it finds the cancel
-        finally:
-            self._broker.release(reader, job.home)
-
-    async def forget(self, view: JobView) -> None:
-        """Stop a response if it runs, then let nobody read it any more. Raises ApiError."""
-        if view.last_number is None:
-            await self.stop(view.job)
-        await self._broker.forget(view.job.id)
-
     async def _find(self, response_id: str, tenant: str) -> JobView | None:
         prefix, _, code = response_id.partition("_")
         if prefix != "resp" or not is_code(code):
@@ -93,10 +79,3 @@ class ResponseStore:
         if view is None or not is_response(view.job) or view.job.tenant != tenant:
             return None
         return view if echo_of(view.job).is_stored else None
-
-    async def _end_of(self, reader: Reader) -> None:
-        while not reader.is_over and reader.is_open:
-            await reader.wait()
-            reader.take()
-            if reader.is_behind:
-                self._broker.relay.ask(reader)

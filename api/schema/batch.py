@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from api.schema.sampling import Metadata
+
 Status = Literal[
     "validating",
     "failed",
@@ -24,8 +26,6 @@ MAX_PAGE = 100
 DEFAULT_PAGE = 20
 WINDOW_S = 24 * 3600
 
-_Key = Annotated[str, Meta(max_length=64)]
-_Value = Annotated[str, Meta(max_length=512)]
 _CustomId = Annotated[str, Meta(min_length=1, max_length=512)]
 
 
@@ -42,7 +42,7 @@ class CreateBatch(msgspec.Struct, frozen=True):
     input_file_id: str
     endpoint: str
     completion_window: Literal["24h"]
-    metadata: Annotated[dict[_Key, _Value], Meta(max_length=16)] | None = None
+    metadata: Metadata | None = None
     output_expires_after: OutputExpiresAfter | None = None
 
 

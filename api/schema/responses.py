@@ -15,9 +15,6 @@ from workers import contract
 
 MAX_REFERENCES = 64
 
-_Key = Annotated[str, Meta(min_length=1, max_length=64)]
-_Value = Annotated[str, Meta(max_length=512)]
-_Metadata = Annotated[dict[_Key, _Value], Meta(max_length=16)]
 _Name = Annotated[str, Meta(max_length=512)]
 
 _TEXT_TYPES = ("input_text", "output_text", "text")
@@ -104,14 +101,12 @@ class ResponsesRequest(SamplingFields, kw_only=True):
     max_tool_calls: _PositiveInt | None = None
     background: bool | None = None
     store: bool | None = None
-    metadata: _Metadata | None = None
     previous_response_id: str | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority", "fast"] | None = None
     user: _Name | None = None
     safety_identifier: _Name | None = None
     prompt_cache_key: _Name | None = None

@@ -26,7 +26,6 @@ _Bias = Annotated[float, Meta(ge=-100, le=100)]
 MAX_STOP_LENGTH = 4096
 _StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 
-
 _Key = Annotated[str, Meta(min_length=1, max_length=64)]
 _Value = Annotated[str, Meta(max_length=512)]
 Metadata = Annotated[dict[_Key, _Value], Meta(max_length=16)]

@@ -13,6 +13,7 @@ from workers import contract
 from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
 
 MODEL = "tiny/demo"
+CONTEXT_LENGTH = 2048
 VOCAB_SIZE = 100
 AWAY = (
     redis.exceptions.ConnectionError,
@@ -176,7 +177,7 @@ class FakeWorker:
         card = contract.ModelCard(
             name=MODEL,
             queue=self._queue,
-            context_length=2048,
+            context_length=CONTEXT_LENGTH,
             vocab_size=VOCAB_SIZE,
             created_s=1_700_000_000,
             fingerprint="fp_test",
@@ -208,6 +209,8 @@ class FakeWorker:
             entries = await self._redis.lrange(contract.log_key(job_id), 0, -1)
             self.specs[job_id] = spec
             self.jobs[job_id] = FakeJob(spec, entries)
+            if job_id in self.cancelled:  # heard of while it was being claimed
+                self._cancel(job_id)
 
     async def _step(self) -> None:
         homes: dict[str, list[contract.Append]] = {}

@@ -14,13 +14,6 @@ CHAT = "/v1/chat/completions"
 ASYNC = {"Prefer": "respond-async"}
 
 
-@pytest.fixture(scope="module")
-def other(api_redis, directory, start_api, fake_worker):
-    server = start_api(api_redis.url, directory, ping_s=0.3)
-    yield server
-    server.stop()
-
-
 @pytest.fixture
 def paused(fake_worker):
     fake_worker.is_paused = True
@@ -150,6 +143,7 @@ def test_a_look_at_what_has_not_changed_is_short(api, wait):
     assert reply.headers["cache-control"] == "no-cache"
     again = api.get(f"/v1/jobs/{job_id}", If_None_Match=reply.headers["etag"])
     assert (again.status, again.body) == (304, b"")
+    assert api.get(f"/v1/jobs/{job_id}", If_None_Match="*").status == 304
     assert api.get(f"/v1/jobs/{job_id}", If_None_Match='"other"').status == 200
 
 

@@ -267,7 +267,7 @@ def locked(api_redis, directory, start_api, fake_worker, wait):
     server = start_api(api_redis.url, directory, api_keys=f"{GOOD},admin:{ADMIN}")
     wait(lambda: server.get("/ready").status == 200, "the fake worker is known")
     yield server
-    server.stop()
+    server.kill()
     assert GOOD not in server.log.read_text()
     assert "Traceback" not in server.log.read_text()
 
@@ -340,4 +340,4 @@ def test_a_new_key_in_the_file_is_good_without_a_restart(
         wait(lambda: status(OTHER) != 200 or sentence in server.log.read_text(), "it is logged")
         assert status(OTHER) == 200
     finally:
-        server.stop()
+        server.kill()

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from api.estimate import MAX_BYTES_PER_TOKEN
+from tests.api.fake_worker import CONTEXT_LENGTH
+
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 DEEP = b"[" * 5000 + b"]" * 5000
@@ -52,6 +55,12 @@ TYPE, VALUE, MISSING = "invalid_type", "invalid_value", "missing_required_parame
 REFUSED = "unsupported_parameter"
 
 BAD_REQUESTS = [
+    chat(
+        "hopelessly long",
+        "context_length_exceeded",
+        "messages",
+        messages=user("x" * (CONTEXT_LENGTH * MAX_BYTES_PER_TOKEN + 1)),
+    ),
     # Bodies that are no JSON object.
     raw("empty body", b""),
     raw("blank body", b" \n "),
@@ -360,7 +369,7 @@ def test_a_body_that_stops_coming_is_a_408(api_redis, directory, start_api):
         assert reply.startswith(b"HTTP/1.1 408 ")
         assert b"request_timeout" in reply
     finally:
-        server.stop()
+        server.kill()
 
 
 def test_a_websocket_is_refused(api):

@@ -142,3 +142,18 @@ async def test_an_ended_batch_leaves_its_files_and_its_record(app):
     assert kept == {f"file:{i}" for i in files} | {f"file:{i}:data" for i in files}
     for key in found | kept:
         assert await app.redis.ttl(key) > 0, key
+
+
+async def test_a_batch_whose_input_became_too_long_for_its_server_ends(redis_url, worker):
+    data = "\n".join([*(line(f"r{i}") for i in range(3)), line("long", "x" * 5000)])
+    async with process(redis_url, batch_window=2) as generous:
+        worker.is_paused = True
+        batch_id = await generous.begin(data)
+        assert await generous.handle(batch_id)
+    async with process(redis_url, batch_window=2, max_body_bytes=1024) as strict:
+        strict.work()
+        worker.is_paused = False
+        batch, answers, errors = await outputs(strict, batch_id)
+    assert (batch.status, [e.code for e in batch.errors.data]) == ("failed", ["line_too_long"])
+    assert {*answers, *errors} == {"r0", "r1"}
+    assert batch.request_counts.total == 4

@@ -128,24 +128,32 @@ async def test_a_bad_body_is_a_line_in_the_error_file(app):
     assert errors["engine"]["error"] is None
 
 
-async def test_one_bad_line_in_five_thousand_loses_no_other(app, worker):
+@pytest.mark.parametrize("total", [1000, pytest.param(5000, marks=pytest.mark.nightly)])
+async def test_one_bad_line_in_thousands_loses_no_other(app, worker, total):
     worker.step_s = 0.001
     bad = line("bad", body={"messages": []})
-    data = [line(f"r{i}", "echo x") for i in range(4999)]
+    data = [line(f"r{i}", "echo x") for i in range(total - 1)]
     most = 0
-    batch_id = await app.begin("\n".join([*data[:2500], bad, *data[2500:]]))
+    worker.is_paused = True
+    batch_id = await app.begin("\n".join([*data[: total // 2], bad, *data[total // 2 :]]))
+
+    async def is_filled():
+        return await app.redis.zcard(QUEUE) == app.config.batch_window
+
+    await app.until(is_filled, "the window is full")
+    worker.is_paused = False
 
     async def is_over():
         nonlocal most
         most = max(most, await app.redis.zcard(QUEUE))
         return (await app.client.batches.retrieve(batch_id)).status == "completed"
 
-    await app.until(is_over, "5,000 lines", 110)
+    await app.until(is_over, f"{total} lines", 110)
     batch, answers, errors = await outputs(app, batch_id)
-    assert set(answers) == {f"r{i}" for i in range(4999)}
+    assert set(answers) == {f"r{i}" for i in range(total - 1)}
     assert set(errors) == {"bad"}
-    assert 64 < most <= app.config.batch_window
-    assert (batch.request_counts.total, batch.request_counts.failed) == (5000, 1)
+    assert most <= app.config.batch_window
+    assert (batch.request_counts.total, batch.request_counts.failed) == (total, 1)
 
 
 async def test_line_ends_and_blank_lines_do_not_matter(app):
@@ -170,6 +178,21 @@ FORM_ERRORS = {
 }
 
 
+async def test_a_file_of_empty_lines_is_not_read_for_ever(app, monkeypatch):
+    monkeypatch.setattr("api.batch.input.MAX_LINES", 1000)
+    batch = await app.ended_batch(await app.begin("\n" * 5000 + line("a")))
+    assert [e.code for e in batch.errors.data] == ["too_many_tasks"]
+
+
+@pytest.mark.parametrize("part", ["output", "open", "ids"])
+async def test_what_a_batch_is_kept_in_is_no_batch(app, part):
+    batch_id = await app.begin(lines(1))
+    await app.ended_batch(batch_id)
+    await app.redis.rpush(f"batch:{batch_id}:{part}", "x")
+    with pytest.raises(openai.NotFoundError):
+        await app.client.batches.retrieve(f"{batch_id}:{part}")
+
+
 @pytest.mark.parametrize(("data", "expected"), FORM_ERRORS.values(), ids=FORM_ERRORS.keys())
 async def test_a_file_in_no_form_fails_the_batch(redis_url, worker, data, expected):
     async with process(redis_url, max_body_bytes=20_000) as app:
@@ -188,6 +211,15 @@ async def test_too_many_lines_fail_the_batch(app, monkeypatch):
     batch = await app.ended_batch(await app.begin(lines(11)))
     assert [e.code for e in batch.errors.data] == ["too_many_tasks"]
     assert (await app.ended_batch(await app.begin(lines(10)))).status == "completed"
+
+
+def keys_of(directory, *names):
+    """A file of keys, `key-of-{name}-012345` for each name; returns its path."""
+    entry = '[[keys]]\nhash = "sha256:{}"\ntenant = "{}"\n'
+    hashes = [sha256(f"key-of-{name}-012345".encode()).hexdigest() for name in names]
+    path = directory / "keys.toml"
+    path.write_text("".join(map(entry.format, hashes, names)))
+    return str(path)
 
 
 async def test_a_batch_waits_for_a_worker(redis_url):
@@ -224,6 +256,34 @@ async def test_a_batch_leaves_half_of_the_queue_to_others(redis_url, worker):
         worker.is_paused = False
         assert len(await waiting) == 4
         assert (await app.ended_batch(batch_id)).request_counts.completed == 40
+
+
+async def test_no_tenant_keeps_the_batches_of_another_out_of_the_queue(redis_url, worker, tmp_path):
+    path = keys_of(tmp_path, "alice", "bob")
+    async with process(redis_url, max_queue=32, api_keys_file=path) as app:
+        app.work()
+        worker.is_paused = True
+        fields = {"endpoint": "/v1/chat/completions", "completion_window": "24h"}
+
+        async def begin(name, count):
+            client = app.client.with_options(api_key=f"key-of-{name}-012345")
+            file = await client.files.create(file=("f", lines(count).encode()), purpose="batch")
+            await client.batches.create(input_file_id=file.id, **fields)
+
+        async def queued():
+            return await app.redis.hgetall(contract.tenants_key(QUEUE))
+
+        async def is_filled():
+            return (await queued()).get(b"alice") == b"14"  # of the 16 in half of the queue
+
+        async def is_let_in():
+            return (await queued()).get(b"bob") == b"1"
+
+        await begin("alice", 100)
+        await app.until(is_filled, "nearly all that is there for batches")
+        await begin("bob", 1)
+        await app.until(is_let_in, "bob's line is in the queue")
+        worker.is_paused = False
 
 
 async def test_batches_are_listed_newest_first_in_pages(app):
@@ -265,10 +325,7 @@ async def test_the_input_must_be_meant_for_a_batch(app):
 
 async def test_a_tenant_sees_only_its_own_batches(redis_url, worker, tmp_path):
     names = ("alice", "bob")
-    entry = '[[keys]]\nhash = "sha256:{}"\ntenant = "{}"\n'
-    hashes = [sha256(f"key-of-{name}-012345".encode()).hexdigest() for name in names]
-    (tmp_path / "keys.toml").write_text("".join(map(entry.format, hashes, names)))
-    async with process(redis_url, api_keys_file=str(tmp_path / "keys.toml")) as app:
+    async with process(redis_url, api_keys_file=keys_of(tmp_path, *names)) as app:
         app.work()
         alice, bob = (app.client.with_options(api_key=f"key-of-{n}-012345") for n in names)
         file = await alice.files.create(file=("f", lines(2).encode()), purpose="batch")

@@ -107,6 +107,29 @@ async def test_a_wake_up_brings_a_look_at_once(desk, monkeypatch):
     await until(lambda: desk.done)
 
 
+async def test_a_kind_with_long_chores_leaves_room_for_the_others(desk, monkeypatch):
+    monkeypatch.setattr("api.chores.MAX_RUNNING", 2)
+    monkeypatch.setattr("api.chores._CROWDED_S", (0.01, 0.02))
+    may_end = asyncio.Event()
+    long = []
+
+    async def wait(argument):
+        long.append(argument)
+        await may_end.wait()
+
+    chores = desk.hire()
+    chores.register("long", wait, most=1)
+    for name in ("long:a", "long:b"):
+        await desk.add(name)
+    await until(lambda: long)
+    await desk.add("test:quick", 1)
+    await until(lambda: desk.done == ["quick"])
+    assert long == ["a"]
+    may_end.set()
+    await desk.until_nothing_is_left()
+    assert sorted(long) == ["a", "b"]
+
+
 async def test_a_process_that_was_full_looks_again_when_it_is_not(desk, monkeypatch):
     monkeypatch.setattr("api.chores.POLL_S", 1000)
     await desk.client.zadd(contract.CHORES_KEY, {f"test:{i}": 0 for i in range(3 * MAX_RUNNING)})

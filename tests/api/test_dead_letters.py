@@ -137,4 +137,4 @@ def test_it_is_for_admins_only(api_redis, directory, start_api, fake_worker, dea
         retried = server.request("POST", f"/admin/dead/{dead}/retry", Authorization="Bearer ops")
         assert retried.status == 200
     finally:
-        server.stop()
+        server.kill()

@@ -4,7 +4,14 @@ from typing import Any
 
 import pytest
 
-from api.estimate import UNSAID_TOKENS, estimated, prompt_tokens
+from api.errors import ApiError
+from api.estimate import (
+    MAX_BYTES_PER_TOKEN,
+    UNSAID_TOKENS,
+    check_length,
+    estimated,
+    prompt_tokens,
+)
 from workers.contract import Job, Sampling
 
 
@@ -34,6 +41,28 @@ def chat(*contents):
 )
 def test_a_prompt_is_measured_by_its_bytes_or_by_its_ids(sized, tokens):
     assert prompt_tokens(sized) == tokens
+
+
+LONGEST = 10 * MAX_BYTES_PER_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("sized", "param"),
+    [
+        (chat("a" * LONGEST, "b"), "messages"),
+        (job(prompts=["a", "b" * (LONGEST + 1)]), "prompt"),
+        (job(prompts=["\u20ac" * (LONGEST // 3 + 1)]), "prompt"),
+    ],
+)
+def test_a_prompt_that_no_tokenizer_makes_fit_is_refused(sized, param):
+    with pytest.raises(ApiError) as caught:
+        check_length(sized, 10)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", param)
+
+
+def test_a_prompt_that_might_fit_is_left_to_the_worker():
+    check_length(chat("a" * (LONGEST - 1), "b"), 10)
+    check_length(job(prompts=["a" * LONGEST, "b" * LONGEST, [1] * 100]), 10)
 
 
 def test_earlier_tool_calls_are_part_of_the_prompt():

@@ -10,6 +10,7 @@ import httpx2
 import openai
 import pytest
 
+from api import file_store
 from api.body import Body
 from api.errors import ApiError
 from api.file_store import PIECE_BYTES, UPLOAD_TTL_S, FileGone
@@ -100,7 +101,9 @@ async def test_files_are_listed_newest_first_in_pages(app):
     assert len((await files.list()).data) == 6
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=10001", "order=up"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=10001", "limit=0000000010001", "order=up"]
+)
 async def test_a_bad_query_is_refused(app, query):
     with pytest.raises(openai.BadRequestError):
         await app.client.files.list(extra_query=dict([query.split("=")]))
@@ -153,6 +156,16 @@ async def test_a_tenant_stores_no_more_than_it_may(redis_url):
         assert len([key for key in await keys(app) if key.endswith(":data")]) == 2
         await app.client.files.delete(file_id)
         await app.upload(bytes(1000))
+
+
+async def test_a_tenant_uploads_no_more_files_than_one_upload_can_look_at(app, monkeypatch):
+    monkeypatch.setattr(file_store, "MAX_FILES", 3)
+    ids = [await app.upload(b"") for _ in range(3)]
+    with pytest.raises(openai.APIStatusError) as caught:
+        await app.upload(b"")
+    assert (caught.value.status_code, caught.value.code) == (413, "storage_full")
+    await app.redis.delete(f"file:{ids[0]}")  # as if it had expired
+    await app.upload(b"")
 
 
 FILE = ('name="file"; filename="f"', b"data")

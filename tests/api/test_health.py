@@ -48,7 +48,7 @@ def test_without_a_worker_work_is_refused_and_the_probe_says_why(
         assert server.get("/v1/models").json["data"] == []
         assert server.get("/health").status == 200
     finally:
-        server.stop()
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def limited(api_redis, directory, start_api, fake_worker, wait):
     server = start_api(api_redis.url, directory, **settings)
     wait(lambda: server.get("/ready").status == 200, "the worker is known")
     yield server
-    server.stop()
+    server.kill()
 
 
 @contextlib.contextmanager
@@ -91,3 +91,22 @@ def test_a_full_queue_refuses_and_says_when_to_try_again(api, limited):
         reply = limited.chat("echo hi", model="tiny/demo")
         assert (reply.status, reply.json["error"]["code"]) == (503, "queue_full")
         assert int(reply.headers["retry-after"]) >= 1
+
+
+def test_a_server_that_follows_as_much_as_it_can_cancels_all_the_same(
+    api, api_redis, directory, start_api, fake_worker
+):
+    full = start_api(api_redis.url, directory, max_streams=1)
+    connection = full.connect()
+    try:
+        body = {"messages": "silent", "stream": True}
+        connection.request("POST", "/v1/chat/completions", json.dumps(body))
+        with connection.getresponse():
+            job_id = api.request(
+                "POST", "/v1/chat/completions", body, Prefer="respond-async"
+            ).headers["x-job-id"]
+            assert full.request("DELETE", f"/v1/jobs/{job_id}").status == 503
+            assert api.get(f"/v1/jobs/{job_id}?wait=30").json["state"] == "cancelled"
+    finally:
+        connection.close()
+        full.kill()

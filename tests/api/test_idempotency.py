@@ -17,13 +17,6 @@ def key():
     return f"key-{next(_numbers)}"
 
 
-@pytest.fixture(scope="module")
-def other(api_redis, directory, start_api, fake_worker):
-    server = start_api(api_redis.url, directory, ping_s=0.3)
-    yield server
-    server.stop()
-
-
 def ask(server, key, prompt="echo one two", path=CHAT, **fields):
     named = {CHAT: "messages", "/v1/completions": "prompt", "/v1/responses": "input"}[path]
     return server.request("POST", path, {named: prompt} | fields, Idempotency_Key=key)
@@ -127,3 +120,13 @@ def test_a_key_ends_with_its_record(api, key, api_redis):
         assert 0 < client.ttl(f"idem::{key}") <= 86400
         client.delete(f"job:{first}")
     assert ask(api, key, "echo three").headers["x-job-id"] != first
+
+
+def test_a_background_response_that_is_asked_for_again_shows_how_it_stands(api, other, key):
+    asked = {"path": "/v1/responses", "background": True}
+    made = ask(api, key, **asked).json
+    assert made["status"] == "queued"
+    assert api.get(f"/v1/jobs/{made['id']}?wait=30").json["state"] == "completed"
+    again = ask(other, key, **asked).json
+    assert (again["id"], again["status"]) == (made["id"], "completed")
+    assert again["output"][0]["content"][0]["text"] == "one two "

@@ -6,13 +6,6 @@ import json
 import pytest
 
 
-@pytest.fixture(scope="module")
-def other(api_redis, directory, start_api, fake_worker):
-    server = start_api(api_redis.url, directory, ping_s=0.3)
-    yield server
-    server.stop()
-
-
 def events(server, job_id, **headers):
     return server.get(f"/v1/jobs/{job_id}/events", **headers)
 

@@ -100,7 +100,11 @@ REFUSALS = {
     ),
     "a webhook to nowhere": (
         entry(rest=f'webhook_url = "ftp://x"\nwebhook_secret = "{SECRET}"'),
-        "`webhook_url` must be an address",
+        "`webhook_url` must begin with https:// or http://",
+    ),
+    "a webhook to this network": (
+        entry(rest=f'webhook_url = "http://10.0.0.1/"\nwebhook_secret = "{SECRET}"'),
+        "the webhook_url of tenant 'acme' points to a private address",
     ),
     "a weak secret": (entry(rest='webhook_secret = "whsec_AAAA"'), "24 to 64 bytes in base64"),
     "no secret": (entry(rest='webhook_secret = "hunter2"'), "24 to 64 bytes in base64"),

@@ -35,7 +35,7 @@ def server(api_redis, directory, start_api, fake_worker, wait):
     server = start_api(api_redis.url, directory, api_keys_file=str(path), max_queue_tokens=5000)
     wait(lambda: server.get("/ready").status == 200, "the fake worker is known")
     yield server
-    server.stop()
+    server.kill()
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_the_fleet_takes_so_many_jobs(api_redis, directory, start_api, paused, w
         assert 1 <= int(replies[2].headers["retry-after"]) <= 120
         assert replies[2].headers["x-job-id"] is None
     finally:
-        small.stop()
+        small.kill()
 
 
 def test_the_class_of_a_request_is_never_above_its_tenants(server, fake_worker):
@@ -230,7 +230,7 @@ def lonely(redis_server, directory, start_api, make_worker, wait):
     wait(lambda: server.get("/ready").status == 200, "the worker is known")
     yield server
     worker.stop()
-    server.stop()
+    server.kill()
 
 
 def test_new_work_is_refused_before_redis_is_full_and_streams_go_on(lonely, redis_server, wait):
@@ -279,4 +279,4 @@ def test_a_server_starts_without_redis(directory, start_api):
     try:
         assert server.get("/ready").status == 503
     finally:
-        server.stop()
+        server.kill()

@@ -16,7 +16,7 @@ def server(redis_server, directory, start_api, make_worker, wait):
     wait(lambda: server.get("/ready").status == 200, "the worker is known")
     yield server
     worker.stop()
-    server.stop()
+    server.kill()
     assert "Traceback" not in server.log.read_text()
 
 
@@ -89,11 +89,13 @@ def test_a_job_that_redis_forgot_ends_with_an_error(server, redis_server, frames
     assert end == "[DONE]"
 
 
-def test_an_outage_is_told_once_however_long_it_is(server, redis_server, frames):
+def test_an_outage_is_told_once_however_long_it_is(server, redis_server, frames, wait):
     with counting(server, 200) as response:
         received = response.read1(4096)
         redis_server.stop()
-        time.sleep(5)
+        sentence = "logs cannot be read, trying again"
+        wait(lambda: sentence in server.log.read_text(), "the outage is noticed")
+        time.sleep(1)  # ten more tries
         redis_server.start()
         received += response.read()
     assert words(frames(received)) == [f"{i} " for i in range(200)]

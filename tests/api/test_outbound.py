@@ -8,7 +8,8 @@ import time
 import httpcore2
 import pytest
 
-from api.hooks.outbound import BadUrl, Outbound, Undelivered, parse_url
+from api.hooks.outbound import Outbound, Undelivered
+from api.hooks.url import BadUrl, parse_url
 from tests.api.hook_target import Target
 
 PUBLIC = "93.184.216.34"

@@ -14,7 +14,7 @@ def server(api_redis, fake_worker, directory, start_api, tmp_path, wait):
     wait(lambda: server.get("/ready").status == 200, "the worker is known")
     yield server
     if server.process.poll() is None:
-        server.stop()
+        server.kill()
 
 
 def lines(path):

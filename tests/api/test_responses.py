@@ -14,13 +14,6 @@ RESPONSES = "/v1/responses"
 CODE = "0123456789abcdef" * 2
 
 
-@pytest.fixture(scope="module")
-def other(api_redis, directory, start_api, fake_worker):
-    server = start_api(api_redis.url, directory, ping_s=0.3)
-    yield server
-    server.stop()
-
-
 def create(server, prompt, **fields):
     return server.request("POST", RESPONSES, {"model": "m", "input": prompt, **fields})
 
@@ -332,7 +325,7 @@ def test_a_conversation_that_grew_too_large_is_refused(start_api, api_redis, dir
         reply = create(server, "echo b", previous_response_id=first)
         assert (reply.status, reply.json["error"]["code"]) == (400, "context_length_exceeded")
     finally:
-        server.stop()
+        server.kill()
 
 
 def test_a_tenant_never_sees_anothers_responses(start_api, api_redis, directory, fake_worker):
@@ -360,7 +353,7 @@ def test_a_tenant_never_sees_anothers_responses(start_api, api_redis, directory,
         assert reply.json["error"]["code"] == "item_not_found"
         assert ask("a", "POST", f"/{made['id']}/cancel").json["status"] == "cancelled"
     finally:
-        server.stop()
+        server.kill()
 
 
 def test_an_item_reference_is_resolved(api, fake_worker):
@@ -454,4 +447,4 @@ def test_an_expired_response_is_gone(start_api, api_redis, directory, fake_worke
             client.delete(contract.job_key(made), contract.log_key(made))
         assert get(server, made).status == 404
     finally:
-        server.stop()
+        server.kill()

@@ -51,7 +51,7 @@ def test_two_new_keys_differ_and_their_entries_share_a_file(capsys, tmp_path) ->
 
 def test_every_flag_lands_in_the_entry(capsys) -> None:
     flags = "--service-class batch --requests-per-min 60 --tokens-per-min 9000 --max-jobs 5"
-    hook = ("--admin", "--webhook-url", "https://acme.example/h?a=ü")
+    hook = ("--admin", "--webhook-url", "https://acme.example/h?a=%22")
     _, text = new(capsys, "--tenant", "acme", *flags.split(), *hook)
     (entry,) = tomllib.loads(text)["keys"]
     assert entry.pop("hash").startswith("sha256:")
@@ -63,7 +63,7 @@ def test_every_flag_lands_in_the_entry(capsys) -> None:
         "tokens_per_min": 9000,
         "max_jobs": 5,
         "admin": True,
-        "webhook_url": "https://acme.example/h?a=ü",
+        "webhook_url": "https://acme.example/h?a=%22",
     }
 
 
@@ -76,7 +76,10 @@ REFUSALS = {
     "a bad limit": ("keys new --tenant a --max-jobs -1", "Expected `int` >= 0 - at `max_jobs`"),
     "no number": ("keys new --tenant a --max-jobs x", "--max-jobs: invalid int value"),
     "a bad class": ("keys new --tenant a --service-class fast", "--service-class: invalid choice"),
-    "a bad address": ("keys new --tenant a --webhook-url x", "must be an address with http"),
+    "a bad address": (
+        "keys new --tenant a --webhook-url x",
+        "`webhook_url` must begin with https://",
+    ),
 }
 
 
@@ -120,3 +123,10 @@ def test_neither_check_nor_server_starts_with_bad_keys(tmp_path, redis_url, caps
         roles.api_command({"TRAMONTANE_API_KEYS_FILE": str(path)})
     path.write_text(f'[[keys]]\ntenant = "a"\nhash = "{hash_text("x")}"\n')
     assert cli.main(["check", *flags]) == 0
+
+
+def test_neither_check_nor_server_starts_with_a_bad_webhook(redis_url, capsys) -> None:
+    assert cli.main(["check", "--redis-url", redis_url, "--webhook-secret", "hunter2"]) == 2
+    assert "TRAMONTANE_WEBHOOK_SECRET is refused" in capsys.readouterr().err
+    with pytest.raises(StartError, match="must begin with https"):
+        roles.api_command({"TRAMONTANE_WEBHOOK_URL": "c.example"})

@@ -19,16 +19,15 @@ from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, ModelRef, resolve
 from tests.scripted_engine import ScriptedEngine
 from tests.workers.wire import QUEUE, Wire
-from workers.assembly import lease_thread
+from workers.assembly import lease_thread, subscription
 from workers.config import WorkerConfig
-from workers.contract import WORKERS_KEY, ModelCard, control_channel, wake_channel
+from workers.contract import WORKERS_KEY, ModelCard
 from workers.engine_process import EngineProcess
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.redis_link import Scripts, close, connect
 from workers.runs import Runs
 from workers.service import Service
-from workers.subscription import Subscription
 from workers.token_log import TokenLog
 from workers.worker import EngineWorker
 
@@ -164,21 +163,13 @@ class LocalWorker:
 
     def start(self) -> "LocalWorker":
         service = self.service
-        subscription = Subscription(
-            service.config.redis_url,
-            {
-                wake_channel(QUEUE): lambda _: self.worker.wake(),
-                control_channel(QUEUE): service.leases.cancel,
-            },
-            on_ready=self.worker.wake,
-        )
         self.task = asyncio.create_task(
             self.worker.main(
                 self.engine.run(),
                 service.token_log.run(),
                 lease_thread(service).run(),
                 service.pulse.run(),
-                subscription.run(),
+                subscription(self.worker).run(),
             )
         )
         return self

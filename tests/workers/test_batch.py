@@ -1,15 +1,17 @@
 """Batch jobs live in idle capacity: they yield at once, at their offset, and do not come back."""
 
-import asyncio
-
 import pytest
 
-from tests.workers.wire import QUEUE, check_log, ids_of, make_job, num_tokens, scripted_ids
+from tests.workers.wire import (
+    QUEUE,
+    check_log,
+    has_tokens,
+    ids_of,
+    make_job,
+    num_tokens,
+    scripted_ids,
+)
 from workers.contract import Done, Fence, lease_key
-
-
-def has_tokens(count: int):
-    return lambda events: num_tokens(events) >= count
 
 
 def batch_job(name: str, **changes):
@@ -98,5 +100,7 @@ class TestAFullCache:
 
     async def test_batch_jobs_among_themselves_just_wait(self, tight, wire):
         await wire.enqueue(batch_job("b2"))
-        await asyncio.sleep(0.3)
-        assert {"b0", "b1"} <= set(tight.worker.tasks)
+        await wire.until_true(lambda: tight.engine.stats.waiting == 1)
+        before = num_tokens(await wire.events("b0"))
+        await wire.until(has_tokens(before + 30), "b0")
+        assert {"b0", "b1", "b2"} == set(tight.worker.tasks)

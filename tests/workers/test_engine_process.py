@@ -183,6 +183,18 @@ async def test_a_model_that_is_gone_at_the_restart_ends_the_worker(bench, monkey
         engine.task.result()
 
 
+async def test_other_weights_at_the_restart_end_the_worker(bench, monkeypatch):
+    """What it was told of the model at the start, its tokenizer too, would be wrong."""
+    engine = bench()
+    await engine.start()
+    monkeypatch.setenv("SCRIPTED_FINGERPRINT", "others")
+    os.kill(engine.engine.pid, signal.SIGKILL)
+    await asyncio.wait([engine.task], timeout=20)
+    with pytest.raises(EngineDied, match="other weights"):
+        engine.task.result()
+    assert not engine.engine.is_ready
+
+
 async def test_an_engine_waits_for_a_reader_that_cannot_keep_up(bench):
     engine = bench()
     await engine.start()

@@ -8,8 +8,8 @@ import pytest
 from engine.messages import SequenceOutput, SequenceRequest
 from tests.workers.test_prepare import INFO
 from tests.workers.wire import check_log, ids_of, make_job, text_of
-from workers.contract import Done, Event, Failed, Started, Tokens, decode_event, num_events
-from workers.job_run import JobRun
+from workers.contract import Delta, Done, Event, Failed, Started, Tokens, decode_event, num_events
+from workers.job_run import ORDINARY, JobRun, Standing
 from workers.prepare import prepare
 from workers.redis_link import Scripts
 from workers.runs import Runs
@@ -33,12 +33,21 @@ class Door:
 class Table:
     """A run with its engine, its log and its router."""
 
-    def __init__(self, text, job, *, past: Sequence[Event] = (), attempt: int = 1) -> None:
+    def __init__(
+        self,
+        text,
+        job,
+        *,
+        past: Sequence[Event] = (),
+        attempt: int = 1,
+        runs: Runs | None = None,
+        standing: Standing = ORDINARY,
+    ) -> None:
         self.door = Door()
         self.log = JobLog(job.id, job.home, [], sum(num_events(event) for event in past))
         self.past = list(past)
         token_log = TokenLog(NoScripts(), job_ttl_s=1, result_ttl_s=1)
-        self.runs = Runs(token_log)
+        self.runs = runs or Runs(token_log)
         self.run = JobRun(
             job,
             prepare(job, text, INFO),
@@ -47,6 +56,7 @@ class Table:
             log=self.log,
             token_log=token_log,
             engine=self.door,
+            standing=standing,
         )
         self.run.replay(past)
         self.runs.start(self.run)
@@ -183,6 +193,28 @@ async def test_one_job_s_bad_luck_does_not_end_the_others(text, monkeypatch):
     monkeypatch.setattr(table.run.choices[0], "push", lambda *_: 1 / 0)
     table.step(c0=([10], None))
     assert table.events[-1].code == "internal_error"
+
+
+async def test_who_cannot_be_started_does_not_hurt_who_made_room_for_it(text, monkeypatch):
+    first = Table(text, make_job("a"), standing=Standing(crashes=3))
+    second = Table(text, make_job("b", max_tokens=0), runs=first.runs, standing=Standing(crashes=3))
+    assert second.events == []
+    monkeypatch.setattr(second.run.choices[0], "push", lambda *_: 1 / 0)
+    first.run.cancel()
+    first.runs.remove(first.run)
+    assert second.events[-1].code == "internal_error"
+
+
+async def test_a_suspect_s_old_tokens_prove_nothing(text):
+    past: list[Event] = [Started(0, 3), Tokens(1, (Delta(0, (8,), "x"),))]
+    job = make_job("a", n=2, max_tokens=1)
+    suspect = Table(text, job, past=past, attempt=2, standing=Standing(crashes=1))
+    assert [request.id for request in suspect.door.added] == ["a/1/2"]
+    new = Table(text, make_job("b"), runs=suspect.runs)
+    suspect.runs.on_outputs([])
+    assert new.door.added == []
+    suspect.runs.on_outputs([SequenceOutput(id="a/1/2", token_ids=[10])])
+    assert len(new.door.added) == 1
 
 
 @pytest.mark.parametrize(

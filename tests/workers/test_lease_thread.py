@@ -42,6 +42,11 @@ class Bench:
             self.task = asyncio.create_task(self.thread.run())
         return self.leases.take(job_id, 1)
 
+    async def renewed(self) -> None:
+        """Wait for the next renewal."""
+        before_s = self.leases._renewed_at_s
+        await self.wire.until_true(lambda: self.leases._renewed_at_s > before_s)
+
     def holder(self, job_id: str = "j") -> bytes | None:
         """Who has the lease; asked without the loop."""
         with redis.Redis.from_url(self.url) as client:
@@ -71,7 +76,7 @@ async def bench(redis_url):
 async def test_a_lease_lives_as_long_as_its_worker(bench):
     table = bench()
     await table.claim()
-    await asyncio.sleep(0.9)
+    await asyncio.sleep(0.7)
     assert table.holder() == b"w1:1"
     await table.end()
     deadline = time.monotonic() + 5
@@ -82,16 +87,16 @@ async def test_a_lease_lives_as_long_as_its_worker(bench):
 async def test_a_busy_loop_loses_no_lease(bench):
     table = bench()
     await table.claim()
-    await asyncio.sleep(0.2)
-    time.sleep(1.0)  # noqa: ASYNC251, this is the busy loop
+    await table.renewed()
+    time.sleep(0.7)  # noqa: ASYNC251, this is the busy loop
     assert table.holder() == b"w1:1"
 
 
 async def test_a_hung_loop_loses_its_leases_and_takes_them_back_when_it_turns_again(bench):
     table = bench(loop_s=0.2)
     claim = await table.claim()
-    await asyncio.sleep(0.2)
-    time.sleep(1.0)  # noqa: ASYNC251, this is the hung loop
+    await table.renewed()
+    time.sleep(0.9)  # noqa: ASYNC251, this is the hung loop
     assert table.holder() is None
     assert table.leases.is_stale
     await table.wire.until_true(lambda: table.holder() == b"w1:1")
@@ -102,8 +107,8 @@ async def test_a_hung_loop_loses_its_leases_and_takes_them_back_when_it_turns_ag
 async def test_what_others_took_meanwhile_is_lost(bench):
     table = bench(loop_s=0.2)
     claim = await table.claim()
-    await asyncio.sleep(0.2)
-    time.sleep(1.0)  # noqa: ASYNC251, this is the hung loop
+    await table.renewed()
+    time.sleep(0.9)  # noqa: ASYNC251, this is the hung loop
     await table.wire.script("claim", [QUEUE], ["w2", 1, 0, 60_000])
     assert table.holder() == b"w2:2"
     await table.wire.until_true(lambda: claim.is_lost)
@@ -126,7 +131,7 @@ async def test_the_loop_looks_after_the_engine_in_between(bench):
 async def test_an_outage_is_waited_for(redis_server, bench):
     table = bench(url=redis_server.url)
     await table.claim()
-    await asyncio.sleep(0.2)
+    await table.renewed()
     redis_server.restart(down_s=0.3)
     await table.wire.until_true(lambda: table.holder() == b"w1:1")
     assert not table.task.done()

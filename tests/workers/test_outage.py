@@ -2,13 +2,16 @@
 
 import asyncio
 
-from tests.workers.wire import Wire, check_log, ids_of, make_job, num_tokens, scripted_ids
+from tests.workers.wire import (
+    Wire,
+    check_log,
+    has_tokens,
+    ids_of,
+    make_job,
+    scripted_ids,
+)
 from workers.contract import Fence
 from workers.redis_link import Scripts
-
-
-def has_tokens(count: int):
-    return lambda events: num_tokens(events) >= count
 
 
 async def test_the_engine_goes_on_until_the_buffer_is_full_and_is_not_taken_for_hung(
@@ -56,7 +59,7 @@ async def test_leases_are_renewed_before_the_first_token_is_written(
     monkeypatch.setattr(Scripts, "run", remember)
     redis_server.stop()
     answered.clear()
-    await asyncio.sleep(2)  # longer than the lease, and than the client tries by itself
+    await asyncio.sleep(1)  # longer than the lease, and than the client tries by itself
     redis_server.start()
     events = await wire.finished()
     assert ids_of(events) == scripted_ids(model_files, job)
@@ -74,7 +77,7 @@ async def test_what_is_another_attempt_s_by_then_is_not_written(redis_server, lo
     redis_server.stop()
     claim = worker.service.leases.claims["j"]
     claim.attempt, claim.owner = 0, "w1:0"  # as if Redis knew a later attempt
-    await asyncio.sleep(2)  # longer than the client tries by itself; hundreds of tokens
+    await asyncio.sleep(1)  # longer than the client tries by itself; two hundred tokens
     redis_server.start()
     events = await wire.until(lambda events: any(isinstance(e, Fence) for e in events))
     (at,) = [number for number, event in enumerate(events) if isinstance(event, Fence)]

@@ -12,9 +12,9 @@ import redis
 from tests.workers.wire import (
     Wire,
     check_log,
+    has_tokens,
     ids_of,
     make_job,
-    num_tokens,
     scripted_ids,
     text_of,
     text_of_ids,
@@ -34,7 +34,7 @@ async def start_all(wire: Wire, jobs) -> None:
     for job in jobs:
         await wire.enqueue(job)
     for job in jobs:
-        await wire.until(lambda events: num_tokens(events) >= 5, job.id)
+        await wire.until(has_tokens(5), job.id)
 
 
 async def check_all(wire: Wire, jobs, text, model_files) -> int:
@@ -95,7 +95,7 @@ async def test_a_redis_outage_loses_nothing(processes, redis_server, how, text, 
     (worker,) = processes.start_ready(redis_server.url)
     await start_all(wire, jobs)
     if how == "restart":
-        redis_server.restart(down_s=1.5)
+        redis_server.restart(down_s=1.2)  # longer than a lease
     else:
         redis_server.kill()
         redis_server.start()

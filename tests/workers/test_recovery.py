@@ -8,6 +8,7 @@ import pytest
 from tests.workers.wire import (
     QUEUE,
     check_log,
+    has_tokens,
     ids_of,
     make_job,
     num_tokens,
@@ -18,10 +19,6 @@ from workers.blame import PROBATION_TOKENS
 from workers.contract import Delta, Done, Failed, Fence, Started, Tokens, encode
 from workers.redis_link import Scripts
 from workers.worker import MAX_TRIES
-
-
-def has_tokens(count: int):
-    return lambda events: num_tokens(events) >= count
 
 
 async def record(wire, job_id: str = "j") -> dict[str, str]:
@@ -244,7 +241,7 @@ class TestAHungEngine:
         assert (await record(wire))["crashes"] == "1"
 
     async def test_an_engine_that_steps_slowly_is_left_alone(self, local_worker, wire):
-        worker = local_worker(step_s=0.25, stall_s=0.8).start()
+        worker = local_worker(step_s=0.15, stall_s=0.5).start()
         await wire.enqueue(make_job(max_tokens=5))
         assert isinstance((await wire.finished())[-1], Done)
         assert worker.engine.num_kills == 0

@@ -112,6 +112,15 @@ class TestOpen:
         _, troubles = await step(wire, Append("j", 0, STARTED))
         assert troubles == [b"j", b"fenced", 1]
 
+    async def test_a_later_attempt_has_all_the_time_that_a_log_lives(self, wire):
+        await wire.enqueue(make_job())
+        await claim(wire)
+        await step(wire, Append("j", 0, STARTED, 5))
+        await wire.expire_lease()
+        await claim(wire, "w2")
+        await open_job(wire, "w2:2")
+        assert await wire.client.ttl(contract.log_key("j")) > 70
+
     async def test_a_log_that_ended_is_not_fenced(self, wire):
         await wire.enqueue(make_job())
         await claim(wire)
@@ -301,6 +310,14 @@ class TestCancel:
         assert await claim(wire, "w2") == []
 
 
+def test_the_readme_lists_every_key_of_a_queue():
+    package = Path(contract.__file__).parent
+    scripts = "".join(path.read_text() for path in (package / "lua").glob("*.lua"))
+    used = set(re.findall(r"queue \.\. ':(\w+)", scripts))
+    listed = re.findall(r"^\| Q:(\w+)", (package / "README.md").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(used)
+
+
 class TestRetry:
     RETRIED = encode(Retried(1))
     DIED = encode(Failed(1, "engine_crashed", ""))
@@ -329,6 +346,12 @@ class TestRetry:
         assert await wire.client.hgetall(f"{QUEUE}:tenants") == {b"a": b"1"}
         reply = read_claims(await wire.script("claim", [QUEUE], ["w2", 1, 0, LEASE_MS]))
         assert [(job.id, job.attempt, job.crashes) for job in reply] == [("j", 3, 0)]
+
+    async def test_the_list_of_dead_letters_forgets_those_that_have_expired(self, wire):
+        await wire.enqueue(make_job("kept"))
+        await wire.client.zadd(contract.DEAD_KEY, {"gone": 1, "kept": 2})
+        await self.die(wire)
+        assert await wire.client.zrange(contract.DEAD_KEY, 0, -1) == [b"kept", b"j"]
 
     async def test_the_second_call_after_a_lost_reply_says_the_same(self, wire):
         await self.die(wire)

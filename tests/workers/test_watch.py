@@ -37,6 +37,15 @@ def test_a_report_starts_the_clock_again():
     assert engine.kills == 0
 
 
+def test_the_engine_after_a_hung_one_has_all_its_time():
+    engine = Engine()
+    watch = Watch(engine, lambda: True, device="cuda:0", stall_s=5)
+    now_s = watch_for(engine, 5.5, watch)
+    assert engine.kills == 1
+    watch_for(engine, 4, watch, start_s=now_s)
+    assert engine.kills == 1
+
+
 def test_an_engine_without_work_or_that_is_not_heard_may_be_silent():
     engine = Engine()
     watch_for(engine, 60, Watch(engine, lambda: False, device="cuda:0", stall_s=5))

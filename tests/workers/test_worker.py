@@ -12,6 +12,7 @@ import pytest
 from tests.workers.wire import (
     QUEUE,
     check_log,
+    has_tokens,
     ids_of,
     make_job,
     num_tokens,
@@ -22,11 +23,8 @@ from tests.workers.wire import (
 from workers import contract
 from workers.contract import Done, Failed, Fence, Started
 from workers.generate import generate
+from workers.redis_link import Scripts
 from workers.worker import max_jobs
-
-
-def has_tokens(count: int):
-    return lambda events: num_tokens(events) >= count
 
 
 async def test_a_job_becomes_a_log_of_started_tokens_and_done(
@@ -240,6 +238,29 @@ class TestHandBack:
         events = await wire.events()
         assert isinstance(events[-1], Done)
         assert await wire.events("late") == []
+
+    async def test_what_is_being_claimed_at_the_signal_is_handed_back_too(
+        self, local_worker, wire, monkeypatch
+    ):
+        is_claimed, may_go_on = asyncio.Event(), asyncio.Event()
+        run = Scripts.run
+
+        async def reply_late(scripts, name, keys=(), args=()):
+            reply = await run(scripts, name, keys, args)
+            if name == "claim" and reply:
+                is_claimed.set()
+                await may_go_on.wait()
+            return reply
+
+        monkeypatch.setattr(Scripts, "run", reply_late)
+        worker = local_worker(step_s=0.005, lease_s=60).start()
+        await wire.enqueue(make_job(max_tokens=3000))
+        await is_claimed.wait()
+        worker.worker.stop()
+        await asyncio.sleep(0.05)  # long enough to leave with nothing
+        may_go_on.set()
+        await asyncio.wait([worker.task])
+        assert await wire.client.get(contract.lease_key("j")) is None
 
     async def test_a_second_signal_does_not_wait(self, local_worker, wire):
         worker = local_worker(step_s=0.01, drain_s=20).start()

@@ -152,6 +152,11 @@ def num_tokens(events: list[Event]) -> int:
     return contract.completion_tokens(events)
 
 
+def has_tokens(count: int) -> Callable[[list[Event]], bool]:
+    """True of a log with so many tokens, for `until`."""
+    return lambda events: num_tokens(events) >= count
+
+
 def ids_of(events: list[Event], choice: int = 0) -> list[int]:
     """One choice's token ids, in the log's order."""
     deltas = [d for e in events if isinstance(e, Tokens) for d in e.deltas if d.choice == choice]

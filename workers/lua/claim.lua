@@ -1,9 +1,9 @@
 -- include queue
 -- Take jobs: first back from workers whose lease ran out, then what waits, the most urgent class first, its tenants in turn.
 -- KEYS: queue   ARGV: worker, free, spare, lease ms
--- `free` places are for any class, the `spare` ones after them not for `batch`: the worker makes room for those by giving a
--- batch job back. Returns id, enqueue ms, attempt, crashes, class of each. The lease's value is `worker:attempt`; clocks are
--- Redis' own, so hosts need not agree. A batch job that had its turn by age comes as `default`: it need not give way.
+-- `free` places are for any class, the `spare` ones after them for `batch` only by its age: the worker makes room for those by
+-- giving a batch job back. Returns id, enqueue ms, attempt, crashes, class of each. The lease's value is `worker:attempt`;
+-- clocks are Redis' own, so hosts need not agree. A batch job that had its turn by age comes as `default`: it need not give way.
 local queue, worker, now = KEYS[1], ARGV[1], clock_ms()
 local leases, lease_ms = queue .. ':leases', tonumber(ARGV[4])
 local REAPED = 128 -- at most, per call
@@ -42,19 +42,20 @@ if redis.call('ZCARD', queue) > num_waiting + redis.call('ZCARD', leases) then
 end
 
 -- The first class that has a job, or the one whose oldest came first, head starts counted. Such old jobs get one place of
--- some only: else a long queue of them would turn the order of the classes round.
+-- some only: else a long queue of them would turn the order of the classes round. A spare place is for batch only by its age:
+-- a worker that always has urgent work has no other places.
 local num_aged = tonumber(redis.call('HGET', queue .. ':sums', 'aged') or 0)
 local function next_class(is_spare)
   local first, best, best_at = nil, nil, nil
   for _, class in ipairs(CLASSES) do
     local head = redis.call('ZRANGE', queue .. ':class:' .. class[1], 0, 0, 'WITHSCORES')
-    if head[2] and not (is_spare and class[1] == 'batch') then
+    if head[2] then
       local at = head[2] + class[2]
-      first = first or class[1]
+      if not (is_spare and class[1] == 'batch') then first = first or class[1] end
       if not best_at or at < best_at then best, best_at = class[1], at end
     end
   end
-  if best == first then
+  if best == first or not first then
     num_aged = 0
     return first, false
   end

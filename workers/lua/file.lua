@@ -17,17 +17,17 @@ local function drop_unused(id)
   if redis.call('EXISTS', file, file .. ':users') == 0 then redis.call('UNLINK', file .. ':data') end
 end
 
--- Bytes of the tenant's files; what has expired is forgotten.
-local function stored_bytes(tenant)
-  local files, sum = 'files:' .. tenant, 0
+-- Bytes of the tenant's files, and how many there are; what has expired is forgotten.
+local function stored(tenant)
+  local files, sum, num = 'files:' .. tenant, 0, 0
   local sizes = redis.call('HGETALL', files .. ':bytes')
   for i = 1, #sizes, 2 do
     if redis.call('EXISTS', 'file:' .. sizes[i]) == 1 then
-      sum = sum + sizes[i + 1]
+      sum, num = sum + sizes[i + 1], num + 1
     else
       redis.call('ZREM', files, sizes[i])
       redis.call('HDEL', files .. ':bytes', sizes[i])
     end
   end
-  return sum
+  return sum, num
 end

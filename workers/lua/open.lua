@@ -14,7 +14,7 @@ if #entries > 0 then
 end
 if not is_over and (#entries > 0 or tonumber(ARGV[3]) > 1) then
   redis.call('RPUSH', KEYS[3], ARGV[2])
-  if #entries == 0 then redis.call('EXPIRE', KEYS[3], ARGV[4]) end
+  redis.call('EXPIRE', KEYS[3], ARGV[4]) -- its record lives on with each attempt, too
   entries[#entries + 1] = ARGV[2]
 end
 local has_tokens = false

@@ -27,6 +27,9 @@ redis.call('PEXPIRE', KEYS[5], ARGV[5])
 if how == 'dead' then
   if ARGV[7] == 'engine_crashed' then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
   redis.call('ZADD', 'dead', whole(now), id)
+  for _, old in ipairs(redis.call('ZRANGE', 'dead', 0, 15)) do -- some of those that have expired
+    if redis.call('EXISTS', 'job:' .. old) == 0 then redis.call('ZREM', 'dead', old) end
+  end
   redis.call('PEXPIRE', KEYS[6], ARGV[5])
 end
 return 1
