@@ -83,7 +83,11 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 0.85
     idempotency_ttl_s: Annotated[
-        int, setting("How long an Idempotency-Key is remembered, in seconds.", ge=1)
+        int,
+        setting(
+            "How long an Idempotency-Key is remembered, in seconds, if its answer is kept so long.",
+            ge=1,
+        ),
     ] = 86400
     max_streams: Annotated[
         int, setting("Most requests that one API process follows at a time.", ge=1)

@@ -31,8 +31,8 @@ class BatchRun:
     """One API process's part in running batches.
 
     At most `window` lines of a batch are in the queue, and none is put into a queue that has
-    `max_queued` jobs: the rest of the queue is for those who wait for an answer. No tenant takes all
-    of these places, either.
+    `max_queued` jobs: the rest of the queue is for those who wait for an answer. No tenant takes
+    all of these places.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from api.hooks.webhooks import (
     DEAD_HOOKS_KEY,
     MAX_IN_FLIGHT,
     MAX_PER_HOST,
+    MAX_PER_TENANT,
     Notice,
     Webhooks,
     hook_key,
@@ -298,7 +299,7 @@ async def test_slow_receivers_together_leave_places_to_other_chores(post, target
     for number in range(MAX_IN_FLIGHT):
         other = others[number // MAX_PER_HOST]
         other.may_answer.clear()
-        await post.announce(other.url, f"slow_{number}")
+        await post.announce(other.url, f"slow_{number}", tenant=f"t-{number % 2}")
     under_way = [
         asyncio.create_task(post.hooks.deliver(f"slow_{number}")) for number in range(MAX_IN_FLIGHT)
     ]
@@ -312,6 +313,27 @@ async def test_slow_receivers_together_leave_places_to_other_chores(post, target
     assert await post.hooks.deliver("resp_1") is None
     for other in others:
         await other.stop()
+
+
+async def test_a_tenant_of_slow_receivers_leaves_places_to_other_tenants(post, target):
+    slow = [await Target().start() for _ in range(2)]
+    for number in range(MAX_PER_TENANT + 1):
+        slow[number % 2].may_answer.clear()
+        await post.announce(slow[number % 2].url, f"slow_{number}", tenant="t-2")
+    under_way = [
+        asyncio.create_task(post.hooks.deliver(f"slow_{number}"))
+        for number in range(MAX_PER_TENANT)
+    ]
+    await until(lambda: sum(len(one.received) for one in slow) == MAX_PER_TENANT)
+    assert await post.hooks.deliver(f"slow_{MAX_PER_TENANT}") is not None
+    assert sum(len(one.received) for one in slow) == MAX_PER_TENANT
+    await post.announce(target.url)
+    assert await post.hooks.deliver("resp_1") is None
+    for one in slow:
+        one.may_answer.set()
+    await asyncio.gather(*under_way)
+    for one in slow:
+        await one.stop()
 
 
 async def test_what_redis_forgot_is_over(post):

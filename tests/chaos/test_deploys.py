@@ -18,16 +18,16 @@ async def exit_status(node, timeout_s=30.0):
 
 async def test_case_8_a_stopping_worker_hands_its_jobs_over(start_fleet, oracle):
     fleet = start_fleet(
-        apis=1, workers=1, TRAMONTANE_LEASE_S=str(LONG_LEASE_S), TRAMONTANE_DRAIN_S="0.5"
+        apis=1, workers=2, TRAMONTANE_LEASE_S=str(LONG_LEASE_S), TRAMONTANE_DRAIN_S="0.5"
     )
+    old, new = fleet.workers
+    new.pause()  # so that the old one gets all
     async with (
         Crowd(fleet, oracle, 40, max_tokens=200) as longer,
         Crowd(fleet, oracle, 40, max_tokens=35) as shorter,
     ):
         await asyncio.gather(longer.reach(10), shorter.reach(10))
-        old = fleet.workers[0]
-        new = fleet.start_worker()
-        await eventually(lambda: new.pid in fleet.heartbeats(), "the new worker is there")
+        new.resume()
         old.terminate()
         assert await exit_status(old) == 0
         await asyncio.gather(longer.finish(), shorter.finish())
