@@ -32,10 +32,10 @@ def check_length(job: contract.Job, context_length: int) -> None:
     counted by a worker.
     """
     if job.messages is not None:
-        _check_bytes(sum(map(_message_bytes, job.messages)), context_length, "messages")
+        _check_bytes(sum(map(_message_bytes, job.messages)), context_length, job.prompt_param)
     for prompt in job.prompts or ():
         if isinstance(prompt, str):
-            _check_bytes(_bytes(prompt), context_length, "prompt")
+            _check_bytes(_bytes(prompt), context_length, job.prompt_param)
 
 
 def _check_bytes(num_bytes: int, context_length: int, param: str) -> None:

@@ -39,6 +39,7 @@ from workers.keys import (
 
 SCHEMA_VERSION = 1
 ARQ_FUNCTION = "generate"
+RESPONSES = "/v1/responses"  # the endpoint whose names differ from those of its kind of job
 
 
 ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first
@@ -96,6 +97,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     line: int = -1
     echo: dict[str, Any] = {}  # what the endpoint repeats of its request
     metadata: dict[str, str] = {}
+
+    @property
+    def prompt_param(self) -> str:
+        """What its endpoint calls the prompt."""
+        if self.endpoint == RESPONSES:
+            return "input"
+        return "messages" if self.kind == "chat" else "prompt"
 
     @property
     def num_choices(self) -> int:

@@ -48,13 +48,13 @@ def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
 def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     if text.chat_template is None:
         raise InvalidInput(
-            f"The model {job.model} has no chat template; use /v1/completions.", "messages"
+            f"The model {job.model} has no chat template; use /v1/completions.", job.prompt_param
         )
     prompt = text.chat_template.render(
         job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
     )
-    _check_length(prompt, text, info, "messages")
-    return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), "messages")
+    _check_length(prompt, text, info, job.prompt_param)
+    return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), job.prompt_param)
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -112,8 +112,7 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     asked = job.sampling.max_tokens
     room = limit - num_prompt
     if room < max(asked or 0, 1):
-        param = "messages" if job.kind == "chat" else "prompt"
-        raise PromptTooLong(num_prompt + max(asked or 0, 1), limit, param)
+        raise PromptTooLong(num_prompt + max(asked or 0, 1), limit, job.prompt_param)
     if asked is not None:
         return asked
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)

@@ -12,7 +12,7 @@ import msgspec
 from api.schema.response_object import InputText, ItemMessage, OutputText
 from workers import contract
 
-ENDPOINT = "/v1/responses"
+ENDPOINT = contract.RESPONSES
 _SEPARATOR = "\n"  # between the parts of a message, as in a chat
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from api.errors import ApiError
@@ -16,7 +17,8 @@ from workers.contract import Job, Sampling
 
 
 def job(max_tokens=None, n=1, **prompt):
-    spec: dict[str, Any] = {"id": "j", "kind": "completion", "model": "m", "home": "A"}
+    kind = "chat" if "messages" in prompt else "completion"
+    spec: dict[str, Any] = {"id": "j", "kind": kind, "model": "m", "home": "A"}
     sampling = Sampling(seed=1, max_tokens=max_tokens)
     return Job(**spec, created_s=1, sampling=sampling, n=n, **prompt)
 
@@ -50,6 +52,10 @@ LONGEST = 10 * MAX_BYTES_PER_TOKEN
     ("sized", "param"),
     [
         (chat("a" * LONGEST, "b"), "messages"),
+        (
+            msgspec.structs.replace(chat("a" * LONGEST, "b"), endpoint="/v1/responses"),
+            "input",
+        ),
         (job(prompts=["a", "b" * (LONGEST + 1)]), "prompt"),
         (job(prompts=["\u20ac" * (LONGEST // 3 + 1)]), "prompt"),
     ],

@@ -88,6 +88,16 @@ def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fi
     assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "prompt")
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "param"), [("/v1/responses", "input"), ("/v1/chat/completions", "messages")]
+)
+def test_a_prompt_that_is_too_long_goes_by_the_name_its_endpoint_has_for_it(text, endpoint, param):
+    job = chat(endpoint=endpoint, max_tokens=64)
+    with pytest.raises(PromptTooLong) as refusal:
+        prepare(job, text, INFO)
+    assert refusal.value.param == param
+
+
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 def test_a_monster_of_a_prompt_is_refused_at_once_and_takes_no_memory(text, kind):
     monster = "one two three, and so on. " * (30_000_000 // 26)
