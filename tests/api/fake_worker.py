@@ -15,6 +15,7 @@ from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
 MODEL = "tiny/demo"
 CONTEXT_LENGTH = 2048
 VOCAB_SIZE = 100
+TURN_S = 5.0  # a command whose reply never comes must not silence the worker for a whole session
 AWAY = (
     redis.exceptions.ConnectionError,
     redis.exceptions.TimeoutError,
@@ -147,12 +148,13 @@ class FakeWorker:
         beats_s = 0.0
         while not self._is_stopped:
             with contextlib.suppress(*AWAY):
-                if time.monotonic() - beats_s > 0.2:
-                    await self._beat()
-                    beats_s = time.monotonic()
-                if not self.is_paused:
-                    await self._claim()
-                    await self._step()
+                async with asyncio.timeout(TURN_S):
+                    if time.monotonic() - beats_s > 0.2:
+                        await self._beat()
+                        beats_s = time.monotonic()
+                    if not self.is_paused:
+                        await self._claim()
+                        await self._step()
             await asyncio.sleep(self.step_s)
         control.cancel()
         await asyncio.gather(control, return_exceptions=True)
