@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 
 from api.config import ApiConfig
 from api.server import command
+from tests.api.batch_app import BatchApp, process
 from tests.api.fake_worker import FakeWorker
 
 ROOT = Path(__file__).parents[2]
@@ -203,3 +204,20 @@ def other(api_redis, fake_worker, directory) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def frames() -> Callable[[bytes], list[tuple[int | None, Any]]]:
     return parse_frames
+
+
+@pytest.fixture
+def worker(redis_url: str) -> Iterator[FakeWorker]:
+    """The fake worker of one test."""
+    worker = FakeWorker(redis_url)
+    worker.start()
+    yield worker
+    worker.stop()
+
+
+@pytest.fixture
+async def app(redis_url: str, worker: FakeWorker) -> AsyncIterator[BatchApp]:
+    """An API process of one test, in this process, that does its chores."""
+    async with process(redis_url) as app:
+        app.work()
+        yield app

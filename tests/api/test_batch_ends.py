@@ -6,25 +6,10 @@ import openai
 import pytest
 
 from tests.api.batch_app import line, lines, outputs, process, running
-from tests.api.fake_worker import MODEL, FakeWorker
+from tests.api.fake_worker import MODEL
 from workers import contract
 
 QUEUE = contract.queue_key(MODEL)
-
-
-@pytest.fixture
-def worker(redis_url):
-    worker = FakeWorker(redis_url)
-    worker.start()
-    yield worker
-    worker.stop()
-
-
-@pytest.fixture
-async def app(redis_url, worker):
-    async with process(redis_url) as app:
-        app.work()
-        yield app
 
 
 async def test_a_batch_that_is_cancelled_keeps_what_is_done(app, worker):

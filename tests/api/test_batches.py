@@ -14,21 +14,6 @@ from workers import contract
 QUEUE = contract.queue_key(MODEL)
 
 
-@pytest.fixture
-def worker(redis_url):
-    worker = FakeWorker(redis_url)
-    worker.start()
-    yield worker
-    worker.stop()
-
-
-@pytest.fixture
-async def app(redis_url, worker):
-    async with process(redis_url) as app:
-        app.work()
-        yield app
-
-
 async def test_every_line_gets_its_answer(app, worker):
     batch_id = await app.begin(lines(30), metadata={"a": "b"})
     batch, answers, errors = await outputs(app, batch_id)

@@ -6,16 +6,12 @@ what a burst far beyond the queue's bound gets.
 
 import argparse
 import asyncio
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
 import uvloop
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from engine.text.text_model import load_text_model  # noqa: E402
 from engine.weights.files import ModelRef, resolve  # noqa: E402
 from tests.bench.keep_alive import Connection  # noqa: E402
+from tests.bench.report import report  # noqa: E402
 from tests.chaos.crowd import Crowd, question  # noqa: E402
 from tests.chaos.fleet import Fleet, Node, eventually, fleet_of  # noqa: E402
 from tests.chaos.proxy import Thread  # noqa: E402
@@ -165,25 +162,6 @@ def targets(options: argparse.Namespace) -> dict[str, str]:
     }
 
 
-def report(result: dict[str, float], options: argparse.Namespace) -> None:
-    print("| figure | measured | target |\n|---|---|---|")
-    goals = targets(options)
-    for name, value in result.items():
-        print(f"| {name} | {value:.2f} | {goals.get(name, '')} |")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
-    machine = (
-        f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    )
-    given = {name: value for name, value in vars(options).items() if name != "out"}
-    print(f"\ncommit {commit}; {machine}; {given}")
-    if options.out:
-        with Path(options.out).open("a") as file:
-            line = {"bench": "recovery", "commit": commit, "machine": machine, **result}
-            file.write(json.dumps(line | {"options": given}) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="of each kind of move; 0: none")
@@ -196,7 +174,7 @@ def main() -> None:
     parser.add_argument("--out", default="")
     options = parser.parse_args()
     result = uvloop.run(run(options))
-    report(result, options)
+    report("recovery", result, targets(options), options)
     if result.get("burst_accepted_done") != result.get("burst_accepted"):
         sys.exit("a job that was accepted did not end well")
 

@@ -5,17 +5,13 @@
 
 import argparse
 import asyncio
-import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import psutil
 import uvloop
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +23,7 @@ from engine.text.detokenizer import Detokenizer  # noqa: E402
 from engine.text.text_model import load_text_model  # noqa: E402
 from engine.weights.files import ModelRef, resolve  # noqa: E402
 from tests.bench.deployment import Deployment  # noqa: E402
+from tests.bench.report import report  # noqa: E402
 from tests.bench.sse_client import Stream, request_bytes  # noqa: E402
 from tests.scripted_engine import load_engine  # noqa: E402
 
@@ -164,24 +161,6 @@ TARGETS = {
 }
 
 
-def report(result: dict[str, float], options: argparse.Namespace) -> None:
-    print("| figure | measured | target |\n|---|---|---|")
-    for name, value in result.items():
-        print(f"| {name} | {value:.2f} | {TARGETS.get(name, '')} |")
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=ROOT
-    ).stdout.strip()
-    machine = (
-        f"{psutil.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    )
-    given = {name: value for name, value in vars(options).items() if name != "out"}
-    print(f"\ncommit {commit}; {machine}; {given}")
-    if options.out:
-        with Path(options.out).open("a") as file:
-            line = {"bench": "relay", "commit": commit, "machine": machine, **result}
-            file.write(json.dumps(line | {"options": given}) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--streams", type=int, default=256)
@@ -192,7 +171,7 @@ def main() -> None:
     parser.add_argument("--out", default="")
     options = parser.parse_args()
     result = uvloop.run(run(options))
-    report(result, options)
+    report("relay", result, TARGETS, options)
     if result["streams_with_wrong_text"] or result["streams_out_of_order"]:
         sys.exit("a stream was incomplete or out of order")
 

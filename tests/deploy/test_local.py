@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from deploy import cli
-from deploy.client import Client
+from deploy.client import Client, ServerError
+from deploy.errors import StartError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -105,7 +106,7 @@ def start(tmp_path: Path, wait_until) -> Iterator[Start]:
 def can_answer(serve: Serve) -> bool:
     try:
         return bool(serve.ask())
-    except Exception:
+    except (ServerError, StartError):
         return False
 
 

@@ -102,11 +102,18 @@ def unused_port() -> int:
 
 @pytest.fixture(scope="session")
 def stack(_shared_redis) -> Iterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="tr-e2e-") as directory:
-        stack = Stack(_shared_redis.url, Path(directory))
+    """On a Redis of its own: its worker lives, and beats, as long as the session does."""
+    with (
+        tempfile.TemporaryDirectory(prefix="tr-") as data,
+        tempfile.TemporaryDirectory(prefix="tr-e2e-") as directory,
+    ):
+        server = type(_shared_redis)(Path(data))
+        server.start()
+        stack = Stack(server.url, Path(directory))
         stack.start_worker()
         yield stack
         stack.stop()
+        server.stop()
 
 
 @pytest.fixture(scope="session")
