@@ -21,28 +21,40 @@ _INDEX_FILE = "model.safetensors.index.json"
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
+Kind = Literal["plain", "gguf", "ggml"]
+
+
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asked for.
 
     `model` is a directory, a GGUF file, `org/name[@revision]`, or `builtin`. `file` names GGUF
     files in it, several splits apart by `;`. `token_source` is `literal:TOKEN`, `env:VARIABLE`,
-    `path:FILE`, `cache` or `none`.
+    `path:FILE`, `cache` or `none`. `tokenizer` is a directory, a tokenizer.json or a repository to
+    take in the place of the weights' own; `gqa` is what a GGML file does not say: query heads per
+    key-value head.
     """
 
     model: str
-    kind: Literal["auto", "plain", "gguf"] = "auto"
+    kind: Literal["auto"] | Kind = "auto"
     file: str | None = None
     revision: str | None = None
     token_source: str = "cache"
+    tokenizer: str | None = None
+    gqa: int = 1
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """A model on disk. `name` is what it is served as; `weights` are safetensors or GGUF files."""
+    """A model on disk. `name` is what it is served as; `weights` are its files of tensors.
 
-    kind: Literal["plain", "gguf"]
+    `tokenizer` is the directory of a tokenizer to take in the place of the weights' own.
+    """
+
+    kind: Kind
     name: str
     directory: Path
     weights: tuple[Path, ...]
+    tokenizer: Path | None = None
+    gqa: int = 1
 
 
 def resolve(
@@ -103,7 +115,7 @@ def _gguf_stem(file: str) -> str:
     return split["stem"] if split else file.removesuffix(".gguf")
 
 
-def _guess_kind(ref: ModelRef, directory: Path) -> Literal["plain", "gguf"]:
+def _guess_kind(ref: ModelRef, directory: Path) -> Kind:
     if ref.file is not None:
         return "gguf"
     if (directory / "config.json").is_file():
