@@ -3,14 +3,15 @@
     python tests/bench/load.py [--layers 9] [--cases safetensors-bf16,gguf-f16,…] [--out FILE]
 
 Writes Llama-shaped files of random weights to a temporary directory, reads each once so that the
-kernel has it, and loads it by `load_engine` with a small KV cache in a process of its own. `peak` is
-the most memory that process ever had (VmHWM, mapped pages of files too) beyond what it had after
-its imports, over the bytes of the model's weights in the dtype they are loaded to. `start_s` counts
-from the call of `load_engine` to its return.
+kernel has it, and loads it by `load_engine` with a small KV cache in a process of its own. `peak`
+is the most memory that process ever had (VmHWM, mapped pages of files too) beyond what it had after
+its imports, over the bytes of the model's weights in the dtype they are loaded to; `after` the same
+at the end. `start_s` counts from the call of `load_engine` to its return.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -28,9 +29,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 sys.path.insert(0, str(ROOT))
-from engine.config import EngineConfig  # noqa: E402
-from engine.engine import load_engine  # noqa: E402
-from engine.weights.files import ModelRef, resolve  # noqa: E402
+from engine.config import EngineConfig
+from engine.engine import load_engine
+from engine.weights.files import ModelRef, resolve
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 32000
 HEAD_DIM = HIDDEN // HEADS
@@ -147,9 +148,7 @@ def write(name: str, directory: Path, num_layers: int) -> Path:
 
 def status_bytes(key: str) -> int:
     """A line of /proc/self/status, such as VmHWM."""
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if key in line
-    )
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if key in line)
     return int(line.split()[1]) * 1024
 
 
@@ -172,7 +171,8 @@ def load(path: str, dtype: str) -> None:
 
 
 def read_once(path: Path) -> None:
-    """Have the kernel cache the files."""
+    """Have the kernel cache the files, and be through with writing them."""
+    os.sync()
     for file in [path] if path.is_file() else sorted(path.iterdir()):
         with file.open("rb") as opened:
             while opened.read(1 << 24):
