@@ -72,7 +72,7 @@ class GgmlTensors:
 
 def _halves(rows: Tensor, num_heads: int) -> Tensor:
     """Rows of each head from adjacent pairs to two halves, as `kernels.ops.rotary` has them."""
-    if not rows.dim() or len(rows) % (2 * num_heads):  # of a shape that the loader will refuse
+    if not rows.numel() or not rows.dim() or len(rows) % (2 * num_heads):  # the loader refuses it
         return rows
     pairs = rows.reshape(num_heads, -1, 2, *rows.shape[1:])
     return pairs.transpose(1, 2).reshape(rows.shape)

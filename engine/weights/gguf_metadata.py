@@ -17,6 +17,7 @@ PLAIN_TYPES = frozenset(kind for kind, (block, _) in GGML_QUANT_SIZES.items() if
 
 _DEFAULT_ALIGNMENT = 32
 _MAX_DIMENSIONS = 8  # ggml has 4
+_MAX_ELEMENTS = 1 << 56
 _LEAST_KEY_BYTES = 13  # a name's length, a type, one byte
 _LEAST_TENSOR_BYTES = 24  # a name's length, the number of dimensions, a type, an offset
 
@@ -123,6 +124,8 @@ def _tensor_info(cursor: GgufCursor) -> _Info:
     if (num_dimensions := cursor.u32()) > _MAX_DIMENSIONS:
         raise ValueError(f"{name} has {num_dimensions} dimensions")
     dimensions = [cursor.u64() for _ in range(num_dimensions)]
+    if prod(max(size, 1) for size in dimensions) > _MAX_ELEMENTS:  # 0 may be among them
+        raise ValueError(f"{name} has the impossible dimensions {dimensions}")
     return _Info(name, tuple(reversed(dimensions)), cursor.u32(), cursor.u64())
 
 

@@ -20,6 +20,7 @@ Size = Annotated[int, msgspec.Meta(ge=0)]
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 _MAX_DIMENSIONS = 64
+_MAX_ELEMENTS = 1 << 56
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
@@ -86,6 +87,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_size(name: str, tensor: SafetensorsTensor) -> None:
     if len(tensor.shape) > _MAX_DIMENSIONS:
         raise ValueError(f"{name} has {len(tensor.shape)} dimensions")
+    if prod(max(size, 1) for size in tensor.shape) > _MAX_ELEMENTS:  # 0 may be among them
+        raise ValueError(f"{name} has an impossible shape")
     if (bits := _BITS.get(tensor.dtype)) is None:
         return  # of a kind that came later; an error if it is wanted
     start, end = tensor.data_offsets

@@ -25,7 +25,7 @@ def read_shards(
     there is no index to say whose it is.
     """
     headers = {path: read_header(path) for path in paths}
-    index = read_json_if_there(directory / INDEX_FILE, _Index) if len(paths) > 1 else None
+    index = read_json_if_there(directory / INDEX_FILE, _Index)
     listed = {} if index is None else _listed(index, directory, headers)
     places = dict(listed)
     for path, header in headers.items():
@@ -44,6 +44,8 @@ def _listed(
 ) -> dict[str, Path]:
     places = {}
     for name, file in index.weight_map.items():
+        if ".." in Path(file).parts or Path(file).is_absolute():
+            raise LoadError(f"{directory / INDEX_FILE} names {file}, outside of its directory.")
         header = headers.get(directory / file)
         if header is None or name not in header.tensors:
             raise LoadError(

@@ -149,6 +149,14 @@ def string(text):
                 tensors=1,
                 body=string(b"a") + struct.pack("<I4QIQ", 4, *[1 << 63] * 4, 0, 0) + bytes(32),
             ),
+            "a has the impossible dimensions",
+        ),
+        (
+            header(tensors=1, body=string(b"a") + struct.pack("<I2QIQ", 2, 1 << 62, 0, 0, 0)),
+            "a has the impossible dimensions",
+        ),
+        (
+            header(tensors=1, body=string(b"a") + struct.pack("<I2QIQ", 2, 1 << 20, 99, 0, 0)),
             "its tensors need",
         ),
         (
@@ -168,6 +176,8 @@ def string(text):
         "key-twice",
         "dimensions",
         "overflow",
+        "huge-nothing",
+        "more-than-the-file",
         "tensor-twice",
     ],
 )
