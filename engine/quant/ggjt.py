@@ -55,32 +55,32 @@ def _halves(packed: Bytes) -> Bytes:
 
 
 def _q4_0(nibbles: Nibbles, blocks: Bytes) -> Floats:
-    scale = blocks[:, :4].copy().view("<f4")
+    scale = blocks[:, :4].copy().view(np.float32)
     return scale * (nibbles(blocks[:, 4:]).astype(np.float32) - 8)
 
 
 def _q4_1(nibbles: Nibbles, blocks: Bytes) -> Floats:
-    scale, least = blocks[:, :4].copy().view("<f4"), blocks[:, 4:8].copy().view("<f4")
+    scale, least = blocks[:, :4].copy().view(np.float32), blocks[:, 4:8].copy().view(np.float32)
     return scale * nibbles(blocks[:, 8:]).astype(np.float32) + least
 
 
 def _q5_0(nibbles: Nibbles, blocks: Bytes) -> Floats:
-    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
     return scale * (_five_bits(nibbles, blocks[:, 2:]).astype(np.float32) - 16)
 
 
 def _q5_1(nibbles: Nibbles, blocks: Bytes) -> Floats:
-    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)
-    least = blocks[:, 2:4].copy().view("<f2").astype(np.float32)
+    scale = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    least = blocks[:, 2:4].copy().view(np.float16).astype(np.float32)
     return scale * _five_bits(nibbles, blocks[:, 4:]).astype(np.float32) + least
 
 
 def _five_bits(nibbles: Nibbles, packed: Bytes) -> Bytes:
     """Fifth bits come first, four bytes of them, in the order of the weights in any version."""
     high = np.unpackbits(packed[:, :4], axis=1, bitorder="little")
-    return nibbles(packed[:, 4:]) | (high << 4)
+    return nibbles(packed[:, 4:]) | (high * np.uint8(16))
 
 
 def _q8_0(blocks: Bytes) -> Floats:
-    scale = blocks[:, :4].copy().view("<f4")
+    scale = blocks[:, :4].copy().view(np.float32)
     return scale * blocks[:, 4:].view(np.int8).astype(np.float32)

@@ -6,5 +6,5 @@ from numpy.typing import NDArray
 
 def unpack(blocks: NDArray[np.uint8]) -> NDArray[np.float32]:
     """[N, 292] to [N, 256]: float32 d, int8 q, then int16 sums (not needed); a weight is d * q."""
-    scale = blocks[:, :4].copy().view("<f4")
+    scale = blocks[:, :4].copy().view(np.float32)
     return scale * blocks[:, 4:260].view(np.int8).astype(np.float32)

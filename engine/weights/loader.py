@@ -31,10 +31,12 @@ class Loader:
                 f"{name} has the shape {list(shape)}, but by the model's configuration it "
                 f"is {list(target.shape)}; the files do not belong together."
             )
-        start, target_rows = 0, torch.atleast_1d(target)
-        for piece in self.checkpoint.pieces(name):
-            rows = torch.atleast_1d(piece)
-            target_rows[start : start + len(rows)].copy_(rows)
+        start = 0
+        for rows in self.checkpoint.pieces(name):
+            if not rows.dim():  # a scalar has no rows
+                target.copy_(rows)
+                break
+            target[start : start + len(rows)].copy_(rows)
             start += len(rows)
         self._used.add(name)
         self.done_bytes += target.nbytes

@@ -70,9 +70,9 @@ class TensorReader:
 
     def _read(self, place: Place, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         """Weights from `start` to `stop`, whole blocks, flat; unpacked into `buffer` if given."""
-        is_plain = isinstance(place.form, torch.dtype)
         if start == stop:
-            return torch.empty(0, dtype=place.form if is_plain else torch.float32)
+            dtype = place.form if isinstance(place.form, torch.dtype) else torch.float32
+            return torch.empty(0, dtype=dtype)
         data = self._files.read(place.path, *_stretch(place, start, stop))
         if isinstance(place.form, torch.dtype):
             return _plain(data, place.form, place.is_swapped)
