@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
+from engine.quant.row_format import Codes, RowFormat
 
 _SIZES = (0, 1, 2, 3, 4, 6, 8, 12)  # twice the floats' sizes; the fourth bit is the sign
 _VALUES = torch.tensor([*_SIZES, *(-size for size in _SIZES)], dtype=torch.int8)
@@ -43,4 +43,4 @@ def _scale(exponent: Tensor) -> Tensor:
     return bits.view(torch.float32)
 
 
-MXFP4 = BlockFormat("MXFP4", 32, 17, _unpack, _encode)
+MXFP4 = RowFormat("MXFP4", 32, 17, _unpack, _encode)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves, join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.importance import importance_of
 from engine.quant.k_affine import fit_blocks
+from engine.quant.row_format import Codes, RowFormat
 
 _GROUP = 16
 _STEPS = tuple(step / 20 for step in range(-18, 19))
@@ -31,4 +31,4 @@ def _encode(weights: Tensor, importance: Tensor | None) -> Tensor:
     return torch.cat([fit.scales | (fit.mins << 4), codes, *ends], dim=1)
 
 
-Q2_K = BlockFormat("Q2_K", 256, 84, _unpack, _encode, takes_imatrix=True)
+Q2_K = RowFormat("Q2_K", 256, 84, _unpack, _encode, takes_imatrix=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves, join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.importance import importance_of
 from engine.quant.k_signed import fit_signed
+from engine.quant.row_format import Codes, RowFormat
 
 _GROUP = 16
 _STEPS = tuple(step / 10 for step in range(-9, 10))
@@ -44,4 +44,4 @@ def _join_scales(scales: Tensor) -> Tensor:
     return torch.cat([low, join_bits((numbers >> 4).view(-1, 4, 4), 2)], dim=1)
 
 
-Q3_K = BlockFormat("Q3_K", 256, 110, _unpack, _encode, takes_imatrix=True)
+Q3_K = RowFormat("Q3_K", 256, 110, _unpack, _encode, takes_imatrix=True)

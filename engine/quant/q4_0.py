@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves, join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import signed_codes
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -22,4 +22,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([half_bytes(scale[:, 0]), join_bits(codes.view(-1, 2, 16), 4)], dim=1)
 
 
-Q4_0 = BlockFormat("Q4_0", 32, 18, _unpack, _encode)
+Q4_0 = RowFormat("Q4_0", 32, 18, _unpack, _encode)

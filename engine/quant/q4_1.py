@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves, join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import offset_codes
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -22,4 +22,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([half_bytes(scale[:, 0]), half_bytes(least[:, 0]), nibbles], dim=1)
 
 
-Q4_1 = BlockFormat("Q4_1", 32, 20, _unpack, _encode)
+Q4_1 = RowFormat("Q4_1", 32, 20, _unpack, _encode)

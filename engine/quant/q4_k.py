@@ -15,9 +15,9 @@ from engine.quant.bits import (
     split_bits,
     split_six_bits,
 )
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.importance import importance_of
 from engine.quant.k_affine import fit_blocks
+from engine.quant.row_format import Codes, RowFormat
 
 _GROUP = 32
 _STEPS = tuple(step / 10 for step in range(-10, 11))
@@ -38,4 +38,4 @@ def _encode(weights: Tensor, importance: Tensor | None) -> Tensor:
     return torch.cat([*ends, join_six_bits(fit.scales, fit.mins), codes], dim=1)
 
 
-Q4_K = BlockFormat("Q4_K", 256, 144, _unpack, _encode, takes_imatrix=True)
+Q4_K = RowFormat("Q4_K", 256, 144, _unpack, _encode, takes_imatrix=True)

@@ -14,8 +14,8 @@ from engine.quant.bits import (
     split_bits,
     split_bitset,
 )
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import signed_codes
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -29,4 +29,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([half_bytes(scale[:, 0]), join_bitset(codes >> 4), nibbles], dim=1)
 
 
-Q5_0 = BlockFormat("Q5_0", 32, 22, _unpack, _encode)
+Q5_0 = RowFormat("Q5_0", 32, 22, _unpack, _encode)

@@ -14,8 +14,8 @@ from engine.quant.bits import (
     split_bits,
     split_bitset,
 )
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import offset_codes
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -30,4 +30,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([*ends, join_bitset(codes >> 4), nibbles], dim=1)
 
 
-Q5_1 = BlockFormat("Q5_1", 32, 24, _unpack, _encode)
+Q5_1 = RowFormat("Q5_1", 32, 24, _unpack, _encode)

@@ -15,9 +15,9 @@ from engine.quant.bits import (
     split_bits,
     split_six_bits,
 )
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.importance import importance_of
 from engine.quant.k_affine import fit_blocks
+from engine.quant.row_format import Codes, RowFormat
 
 _GROUP = 32
 _STEPS = tuple(step / 10 for step in range(-5, 11))
@@ -40,4 +40,4 @@ def _encode(weights: Tensor, importance: Tensor | None) -> Tensor:
     return torch.cat([*ends, join_six_bits(fit.scales, fit.mins), high, low], dim=1)
 
 
-Q5_K = BlockFormat("Q5_K", 256, 176, _unpack, _encode, takes_imatrix=True)
+Q5_K = RowFormat("Q5_K", 256, 176, _unpack, _encode, takes_imatrix=True)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves, join_bits, split_bits
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.k_signed import fit_signed
+from engine.quant.row_format import Codes, RowFormat
 
 _STEPS = tuple(step / 10 for step in range(-9, 10))
 
@@ -31,4 +31,4 @@ def _encode(weights: Tensor, importance: Tensor | None) -> Tensor:
     return torch.cat([low, high, scales, half_bytes(fit.scale)], dim=1)
 
 
-Q6_K = BlockFormat("Q6_K", 256, 210, _unpack, _encode, takes_imatrix=True)
+Q6_K = RowFormat("Q6_K", 256, 210, _unpack, _encode, takes_imatrix=True)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from engine.quant.bits import half_bytes, halves
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import inverse, round_away
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -22,4 +22,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([*ends, codes.to(torch.int8).view(torch.uint8)], dim=1)
 
 
-Q8_1 = BlockFormat("Q8_1", 32, 36, _unpack, _encode)
+Q8_1 = RowFormat("Q8_1", 32, 36, _unpack, _encode)

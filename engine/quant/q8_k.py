@@ -6,8 +6,8 @@ Bytes: float32 d, int8 q, then 16 int16 sums. A weight is d * q. Source: ggml-qu
 import torch
 from torch import Tensor
 
-from engine.quant.format import BlockFormat, Codes
 from engine.quant.rounding import inverse
+from engine.quant.row_format import Codes, RowFormat
 
 
 def _unpack(blocks: Tensor) -> Codes:
@@ -24,4 +24,4 @@ def _encode(weights: Tensor, _importance: Tensor | None) -> Tensor:
     return torch.cat([part.contiguous().view(torch.uint8) for part in parts], dim=1)
 
 
-Q8_K = BlockFormat("Q8_K", 256, 292, _unpack, _encode)
+Q8_K = RowFormat("Q8_K", 256, 292, _unpack, _encode)

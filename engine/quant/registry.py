@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from math import prod
 
 from engine.errors import InvalidInput
-from engine.quant.format import BlockFormat
 from engine.quant.fp8 import FP8
 from engine.quant.hqq import HQQ4, HQQ8
 from engine.quant.mxfp4 import MXFP4
@@ -23,18 +22,19 @@ from engine.quant.q6_k import Q6_K
 from engine.quant.q8_0 import Q8_0
 from engine.quant.q8_1 import Q8_1
 from engine.quant.q8_k import Q8_K
+from engine.quant.row_format import RowFormat
 from engine.quant.tensor_format import TensorFormat
 
-Format = BlockFormat | TensorFormat
+Format = RowFormat | TensorFormat
 
-BLOCK_FORMATS = (
+ROW_FORMATS = (
     *(Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1),
     *(Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Q8_K, MXFP4),
 )
 LEVELS: dict[str, Format] = {"2": Q2_K, "3": Q3_K, "4": Q4_K, "5": Q5_K, "6": Q6_K, "8": Q8_0}
 NAMES: dict[str, Format] = {
     **LEVELS,
-    **{kind.name.replace("_K", "K"): kind for kind in BLOCK_FORMATS[:-1]},
+    **{kind.name.replace("_K", "K"): kind for kind in ROW_FORMATS[:-1]},
     **{"HQQ8": HQQ8, "HQQ4": HQQ4, "FP8": FP8, "MXFP4": MXFP4},
 }
 
@@ -81,5 +81,5 @@ def step_up(kind: Format) -> Format:
 
 
 def _fits(kind: Format, shape: Sequence[int]) -> bool:
-    length = shape[-1] if isinstance(kind, BlockFormat) else prod(shape)
+    length = shape[-1] if isinstance(kind, RowFormat) else prod(shape)
     return length > 0 and length % kind.num_weights == 0

@@ -6,9 +6,9 @@ import torch
 from gguf import quants
 from gguf.constants import GGMLQuantizationType
 
-from engine.quant.registry import BLOCK_FORMATS
+from engine.quant.registry import ROW_FORMATS
 
-BY_NAME = {kind.name: kind for kind in BLOCK_FORMATS}
+BY_NAME = {kind.name: kind for kind in ROW_FORMATS}
 IN_GGUF_PY = [name for name in BY_NAME if name not in ("Q8_1", "Q8_K")]
 SIMPLE = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4"]
 HALF_SCALES_AT = {

@@ -21,7 +21,7 @@ class Codes(NamedTuple):
     mins: Tensor | None = None
 
 
-class BlockFormat(NamedTuple):
+class RowFormat(NamedTuple):
     """A packed format: blocks of `num_weights` neighbours of a row in `num_bytes` bytes.
 
     `unpack` takes blocks [N, num_bytes] apart. `encode` makes them of finite float32 weights
