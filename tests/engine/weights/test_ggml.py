@@ -67,7 +67,7 @@ def test_a_safetensors_file_of_the_same_weights_loads_to_the_same_model(tmp_path
 
 
 def test_the_configuration_is_that_of_the_model(tmp_path):
-    llama = tiny.make_model("llama", norm_eps=1e-5)
+    llama = tiny.make_model("llama", rms_norm_eps=1e-5)
     path = write_ggml(llama, tmp_path / "x.bin", Type.F16)
     llama.save_pretrained(tmp_path / "plain")
     expected = open_checkpoint(resolve(ModelRef(model=str(tmp_path / "plain")))).config
