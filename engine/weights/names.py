@@ -22,6 +22,9 @@ _BLOCK = {
     "ffn_down": "mlp.down_proj",
 }
 _BLOCK_TENSOR = re.compile(r"blk\.(?P<layer>\d+)\.(?P<part>\w+)\.(?P<kind>weight|bias)")
+_HF_BLOCK = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<part>[\w.]+)")
+_GGUF_ROOT = {hf: gguf for gguf, hf in _ROOT.items()}
+_GGUF_BLOCK = {hf: gguf for gguf, hf in _BLOCK.items()}
 _ROOT_TENSOR = re.compile(r"(?P<part>\w+)\.(?P<kind>weight|bias)")
 
 
@@ -37,3 +40,14 @@ def hf_name(gguf_name: str, names: Mapping[str, str]) -> str:
         part = names.get(match["part"], _ROOT.get(match["part"]))
         return f"{part}.{match['kind']}" if part else gguf_name
     return gguf_name
+
+
+def gguf_name(hf_name: str) -> str | None:
+    """The way back, for families without names of their own; None without a counterpart."""
+    module, _, kind = hf_name.rpartition(".")
+    if kind not in ("weight", "bias"):
+        return None
+    if match := _HF_BLOCK.fullmatch(module):
+        part = _GGUF_BLOCK.get(match["part"])
+        return f"blk.{match['layer']}.{part}.{kind}" if part else None
+    return f"{_GGUF_ROOT[module]}.{kind}" if module in _GGUF_ROOT else None

@@ -1,0 +1,172 @@
+"""What a GGUF file says of a byte-level BPE tokenizer, from tokenizer.json. The way back is in
+gguf_tokenizer.py, which also judges whether the file would cut text as tokenizer.json does.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from engine.errors import LoadError
+from engine.json_file import read_json
+from engine.text.gguf_tokenizer import TokenType, build_tokenizer
+from engine.text.hf_tokenizer import load_tokenizer
+from engine.text.template_files import find_template
+from engine.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+# As llama.cpp calls them; the first under which all of the texts below come out the same is taken.
+_PROFILES = (
+    *("llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "deepseek-v3", "deepseek-coder"),
+    *("starcoder", "refact"),
+)
+_TEXTS = (
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 🦙🦙 😶‍🌫️ (joined) ✅ ------======= ",
+    "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 1314151天 2024-11-28 $1,000.50 99%",
+    "```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure",
+    "I'll make it, 'D you like some tea? We'Ve a'lL. THEY'LL pay -- won't they? o'clock",
+    "def f(x):\n    return x**2  # square\n\tif x != y:\r\n\r\n        pass\n",
+    "Ça va très bien, nai\u0308ve fac\u0327ade e\u0301 ½ ² Ⅷ ﬁ Straße កាន់តែពិសេសអាច",
+    "你好世界。今天天气很好。こんにちは世界、元気ですか。我想在apple工作",
+    "안녕하세요 세계 여러분 Привет, мир! нещо на Български Καλημέρα",
+    "CamelCaseWords HTTPServer iPhone foo_bar/baz-qux a/b/c https://x.org/?q=1&r=2",
+    *(" leading", "trailing ", "   three", "a  b   c    d", "\n\n\nnew\n\nlines\n"),
+    "\u3000wide\u00a0hard 😀😀 👩‍👩‍👧 🇩🇪 ❤️ \u200d \ufffd ∑∫√",
+)
+
+
+class _Token(msgspec.Struct):
+    id: int
+    content: str
+    special: bool = False
+
+
+class _Model(msgspec.Struct):
+    type: str = ""
+    vocab: dict[str, int] | list[Any] = {}
+    merges: list[str | tuple[str, str]] = []
+
+
+class _Document(msgspec.Struct):
+    model: _Model
+    added_tokens: list[_Token] = []
+
+
+def gguf_vocabulary(directory: Path, size: int, eos_ids: Sequence[int]) -> dict[str, Any]:
+    """The metadata keys of a model's tokenizer and chat template, whole names to values.
+
+    `size` is the number of rows of the model's embeddings; `eos_ids` end a text. Raises LoadError
+    for a tokenizer of another kind, and for one that would not make the same tokens from the file.
+    """
+    original = load_tokenizer(directory)
+    path = directory / "tokenizer.json"
+    document = _read(path)
+    metadata = {
+        **_tokens(document, size, path),
+        **_ids(original, eos_ids),
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.merges": [_merge(pair) for pair in document.model.merges],
+        "tokenizer.ggml.add_bos_token": _adds(original, original.encode(""), "bos_token"),
+        "tokenizer.ggml.add_eos_token": _adds(original, original.encode(""), "eos_token"),
+    }
+    metadata["tokenizer.ggml.pre"] = _find_profile(original, metadata, document, path)
+    return metadata | _template(directory)
+
+
+def _read(path: Path) -> _Document:
+    try:
+        document = read_json(path, _Document)
+    except LoadError:
+        document = _Document(_Model())
+    is_byte_level = document.model.type in ("BPE", "") and isinstance(document.model.vocab, dict)
+    if not is_byte_level or not document.model.merges or "<0x00>" in document.model.vocab:
+        raise LoadError(
+            f"{path} is no byte-level BPE tokenizer, which is the only kind that can be written; "
+            "convert the model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
+        )
+    return document
+
+
+def _merge(pair: str | tuple[str, str]) -> str:
+    return pair if isinstance(pair, str) else " ".join(pair)
+
+
+def _tokens(document: _Document, size: int, path: Path) -> dict[str, Any]:
+    """Token texts and types by id. Rows of the embeddings that no token has are unused."""
+    assert isinstance(document.model.vocab, dict)
+    tokens = [f"[PAD{index}]" for index in range(size)]
+    types = [TokenType.UNUSED] * size
+    entries = [(text, index, TokenType.NORMAL) for text, index in document.model.vocab.items()]
+    for token in document.added_tokens:
+        kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
+        entries.append((token.content, token.id, kind))
+    for text, index, kind in entries:
+        if not 0 <= index < size:
+            raise LoadError(
+                f"{path} has a token {text!r} with the id {index}, and the model has {size} rows; "
+                "they do not belong together."
+            )
+        tokens[index], types[index] = text, kind
+    return {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [int(kind) for kind in types],
+    }
+
+
+def _ids(tokenizer: Tokenizer, eos_ids: Sequence[int]) -> dict[str, int]:
+    """Named ids. There are three keys for tokens that end a text; the tokenizer's own is first."""
+    named = {
+        "bos_token_id": _named(tokenizer, "bos_token"),
+        "padding_token_id": _named(tokenizer, "pad_token"),
+        "unknown_token_id": _named(tokenizer, "unk_token"),
+    }
+    own = _named(tokenizer, "eos_token")
+    known = set(eos_ids) if eos_ids or own is None else {own}
+    ends = sorted(known, key=lambda index: (index != own, index))
+    keys = ("eos_token_id", "eot_token_id", "eom_token_id")
+    if len(ends) > len(keys):
+        logger.warning("a GGUF file has room for 3 end tokens: %s are left out", ends[len(keys) :])
+    named.update(zip(keys, ends, strict=False))
+    return {f"tokenizer.ggml.{key}": index for key, index in named.items() if index is not None}
+
+
+def _named(tokenizer: Tokenizer, name: str) -> int | None:
+    text = tokenizer.special_tokens.get(name)
+    return None if text is None else tokenizer.token_to_id(text)
+
+
+def _adds(tokenizer: Tokenizer, empty: Sequence[int], name: str) -> bool:
+    """Whether the tokenizer puts this token around a text: around an empty one it stands alone."""
+    return _named(tokenizer, name) in empty
+
+
+def _find_profile(
+    original: Tokenizer, metadata: Mapping[str, Any], document: _Document, path: Path
+) -> str:
+    texts = [*_TEXTS, *(f"a {t.content} b{t.content}c" for t in document.added_tokens)]
+    for name in _PROFILES:
+        written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
+        if _agree(original, written, texts):
+            return name
+    raise LoadError(
+        f"{path} cuts text in a way that no GGUF tokenizer profile known here does; convert the "
+        "model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
+    )
+
+
+def _agree(one: Tokenizer, other: Tokenizer, texts: Iterable[str]) -> bool:
+    return all(one.encode(text) == other.encode(text) for text in texts)
+
+
+def _template(directory: Path) -> dict[str, Any]:
+    source = find_template(directory, {})
+    if source is None:
+        return {}
+    keys: dict[str, Any] = {"tokenizer.chat_template": source.plain}
+    if source.tools is not None:
+        keys["tokenizer.chat_template.tool_use"] = source.tools
+        keys["tokenizer.chat_templates"] = ["tool_use"]
+    return keys

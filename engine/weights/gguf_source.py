@@ -1,0 +1,115 @@
+"""A GGUF file as the source of another: its metadata, its tensors, in their order.
+
+What the file says is copied as it is, so this needs to know neither architecture nor tokenizer.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from gguf import GGUFReader
+from gguf.constants import GGMLQuantizationType as Type, GGUFValueType
+from torch import Tensor
+
+from engine.errors import LoadError
+from engine.quant.block_format import block_format
+from engine.weights.files import ModelFiles
+from engine.weights.ggml_tensors import PLAIN_DTYPES
+from engine.weights.gguf_keys import GgufKeys
+from engine.weights.gguf_metadata import GgufTensor, read_gguf
+from engine.weights.gguf_mixture import ModelFacts
+from engine.weights.tensor_reader import Place, TensorReader
+
+_NOT_COPIED = ("GGUF.", "split.", "general.file_type", "general.quantization_version")
+
+
+class MetadataValue(NamedTuple):
+    """A value of a GGUF file with its type; `item` is the type of an array's items."""
+
+    value: Any
+    type: GGUFValueType
+    item: GGUFValueType | None = None
+
+
+class SourceTensor(NamedTuple):
+    """A tensor to write: its GGUF name, its shape, and the type that it has now."""
+
+    name: str
+    shape: tuple[int, ...]
+    type: Type
+
+
+class Source(Protocol):
+    """What a GGUF file is to be made of."""
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`."""
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the choice of types depends on."""
+
+    def metadata(self) -> dict[str, MetadataValue]:
+        """Keys and values, without those that tell of the quantisation."""
+
+    def tensors(self) -> list[SourceTensor]:
+        """The tensors, in the order in which to write them."""
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """A tensor's weights, some rows at a time, each piece valid until the next."""
+
+    def packed(self, name: str) -> Tensor:
+        """A tensor's bytes as they are, flat uint8, if it has a packed type already."""
+
+
+class GgufSource:
+    """`files.weights`, all splits together. Raises LoadError for files that cannot be read."""
+
+    def __init__(self, files: ModelFiles) -> None:
+        self._path = files.weights[0]
+        self._header = read_gguf(files.weights)
+        self._reader = TensorReader()
+        keys = GgufKeys(self._header, self._path)
+        self.architecture: str = keys.prefix
+        heads = keys.optional("attention.head_count", int, 1)
+        self.facts = ModelFacts(
+            architecture=keys.prefix,
+            num_layers=keys.optional("block_count", int, 0),
+            group=heads // max(keys.optional("attention.head_count_kv", int, heads), 1),
+            num_experts=keys.optional("expert_count", int, 0),
+            is_tied=not keys.has("output.weight"),
+        )
+
+    def metadata(self) -> dict[str, MetadataValue]:
+        """As in the first file, value types and all."""
+        fields = GGUFReader(self._path).fields
+        return {
+            name: MetadataValue(
+                field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
+            )
+            for name, field in fields.items()
+            if not name.startswith(_NOT_COPIED) and name != "general.architecture"
+        }
+
+    def tensors(self) -> list[SourceTensor]:
+        """Those of all splits, in file order."""
+        return [SourceTensor(t.name, t.shape, t.type) for t in self._header.tensors.values()]
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """Packed types as float32."""
+        return self._reader.pieces(_place(self._header.tensors[name]))
+
+    def packed(self, name: str) -> Tensor:
+        """Flat bytes, little-endian."""
+        tensor = self._header.tensors[name]
+        if tensor.is_big_endian:
+            raise LoadError(f"{tensor.path} is big-endian; use the little-endian file.")
+        place = Place((tensor.num_bytes,), tensor.path, tensor.offset, torch.uint8)
+        return self._reader.tensor(place)
+
+
+def _place(tensor: GgufTensor) -> Place:
+    dtype = PLAIN_DTYPES.get(tensor.type)
+    form = block_format(tensor.type) if dtype is None else dtype
+    return Place(tensor.shape, tensor.path, tensor.offset, form, tensor.is_big_endian)
