@@ -13,18 +13,18 @@ from engine.errors import LoadError
 from engine.json_file import read_json
 from engine.text.gguf_tokenizer import TokenType, build_tokenizer
 from engine.text.hf_tokenizer import load_tokenizer
+from engine.text.pretokenizers import Profile, find_profile
 from engine.text.template_files import find_template
 from engine.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-# As llama.cpp calls them; the first under which all of the texts below come out the same is taken.
-_PROFILES = (
-    *("llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "deepseek-v3", "deepseek-coder"),
-    *("starcoder", "refact"),
-)
+# As llama.cpp calls them.
+_PROFILES = ("llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "deepseek-v3", "deepseek-coder")
+_DIGITS = r"\p{N}"
+# What the written tokenizer must make the same tokens of, besides having the same rules.
 _TEXTS = (
-    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 🦙🦙 😶‍🌫️ (joined) ✅ ------======= ",
+    "\n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n🚀 (normal) 🦙🦙 😶‍🌫️ ✅ ----==== ",
     "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 1314151天 2024-11-28 $1,000.50 99%",
     "```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure",
     "I'll make it, 'D you like some tea? We'Ve a'lL. THEY'LL pay -- won't they? o'clock",
@@ -48,10 +48,27 @@ class _Model(msgspec.Struct):
     type: str = ""
     vocab: dict[str, int] | list[Any] = {}
     merges: list[str | tuple[str, str]] = []
+    ignore_merges: bool = False
+
+
+class _Step(msgspec.Struct):
+    """A normalizer or a pre-tokenizer, with the fields of those kinds that a profile can have."""
+
+    type: str
+    pretokenizers: list["_Step"] = []
+    normalizers: list["_Step"] = []
+    pattern: dict[str, str] = {}
+    behavior: str = "Isolated"
+    invert: bool = False
+    individual_digits: bool = False
+    use_regex: bool = True
+    add_prefix_space: bool = False
 
 
 class _Document(msgspec.Struct):
     model: _Model
+    normalizer: _Step | None = None
+    pre_tokenizer: _Step | None = None
     added_tokens: list[_Token] = []
 
 
@@ -147,14 +164,51 @@ def _find_profile(
     original: Tokenizer, metadata: Mapping[str, Any], document: _Document, path: Path
 ) -> str:
     texts = [*_TEXTS, *(f"a {t.content} b{t.content}c" for t in document.added_tokens)]
+    rules = _rules(document)
     for name in _PROFILES:
-        written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
-        if _agree(original, written, texts):
-            return name
+        profile = find_profile(name)
+        if rules == msgspec.structs.replace(profile, adds_bos=False):
+            written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
+            if _agree(original, written, texts):
+                return name
     raise LoadError(
         f"{path} cuts text in a way that no GGUF tokenizer profile known here does; convert the "
         "model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
     )
+
+
+def _rules(document: _Document) -> Profile | None:
+    """The profile that tokenizer.json spells out, None if it does what no profile can."""
+    steps = _flat(document.pre_tokenizer)
+    cuts = [_pattern(step) for step in steps[:-1]]
+    last = steps[-1] if steps else None
+    if None in cuts or last is None or last.type != "ByteLevel" or last.add_prefix_space:
+        return None
+    normalizers = [step.type for step in _flat(document.normalizer)]
+    if normalizers not in ([], ["NFC"]):
+        return None
+    return Profile(
+        patterns=tuple(cut for cut in cuts if cut is not None),
+        splits_words=last.use_regex,
+        is_nfc=bool(normalizers),
+        ignores_merges=document.model.ignore_merges,
+    )
+
+
+def _flat(step: _Step | None) -> list[_Step]:
+    if step is None:
+        return []
+    if step.type != "Sequence":
+        return [step]
+    return [part for inner in step.pretokenizers + step.normalizers for part in _flat(inner)]
+
+
+def _pattern(step: _Step) -> str | None:
+    if step.type == "Digits" and step.individual_digits:
+        return _DIGITS
+    if step.type == "Split" and step.behavior == "Isolated" and not step.invert:
+        return step.pattern.get("Regex")
+    return None
 
 
 def _agree(one: Tokenizer, other: Tokenizer, texts: Iterable[str]) -> bool:
