@@ -3,11 +3,12 @@ gguf_tokenizer.py, which also judges whether the file would cut text as tokenize
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from tokenizers import models
 
 from engine.errors import LoadError
 from engine.json_file import read_json
@@ -166,15 +167,35 @@ def _find_profile(
     texts = [*_TEXTS, *(f"a {t.content} b{t.content}c" for t in document.added_tokens)]
     rules = _rules(document)
     for name in _PROFILES:
-        profile = find_profile(name)
-        if rules == msgspec.structs.replace(profile, adds_bos=False):
-            written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
-            if _agree(original, written, texts):
-                return name
+        if rules is None or not _is_same(rules, find_profile(name), document):
+            continue
+        written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
+        if all(written.encode(text) == original.encode(text) for text in texts):
+            return name
     raise LoadError(
         f"{path} cuts text in a way that no GGUF tokenizer profile known here does; convert the "
         "model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
     )
+
+
+def _is_same(rules: Profile, profile: Profile, document: _Document) -> bool:
+    if (rules.patterns, rules.splits_words, rules.is_nfc) != (
+        profile.patterns,
+        profile.splits_words,
+        profile.is_nfc,
+    ):
+        return False
+    return rules.ignores_merges == profile.ignores_merges or _reaches_all(document)
+
+
+def _reaches_all(document: _Document) -> bool:
+    """Whether the merges make each token of its own text: then it is one whether ignored or not."""
+    model = document.model
+    assert isinstance(model.vocab, dict)
+    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in model.merges]
+    bpe = models.BPE(vocab=model.vocab, merges=merges)
+    added = {token.content for token in document.added_tokens}
+    return all(len(bpe.tokenize(token)) == 1 for token in model.vocab.keys() - added)
 
 
 def _rules(document: _Document) -> Profile | None:
@@ -209,10 +230,6 @@ def _pattern(step: _Step) -> str | None:
     if step.type == "Split" and step.behavior == "Isolated" and not step.invert:
         return step.pattern.get("Regex")
     return None
-
-
-def _agree(one: Tokenizer, other: Tokenizer, texts: Iterable[str]) -> bool:
-    return all(one.encode(text) == other.encode(text) for text in texts)
 
 
 def _template(directory: Path) -> dict[str, Any]:

@@ -94,6 +94,11 @@ def byte_level(request: pytest.FixtureRequest) -> tuple[str, tokenizers.Tokenize
 
 
 @pytest.fixture(scope="session")
+def llama3() -> tokenizers.Tokenizer:
+    return train_byte_level("llama-bpe")
+
+
+@pytest.fixture(scope="session")
 def gpt2() -> tokenizers.Tokenizer:
     return train_byte_level("gpt-2")
 

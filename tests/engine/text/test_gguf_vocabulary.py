@@ -109,6 +109,24 @@ def test_a_way_of_cutting_that_no_profile_has_is_refused(gpt2, tmp_path):
         gguf_vocabulary(save(tmp_path, backend), backend.get_vocab_size(), ())
 
 
+@pytest.mark.parametrize("extra", [[], ["zqzq"]], ids=["reached", "out of reach"])
+def test_merges_may_be_ignored_only_where_they_reach_every_token(llama3, tmp_path, extra):
+    """Llama 3's cuts with merges that count: its profile ignores them for words that are tokens."""
+    backend = llama3
+    document = json.loads(backend.to_str())
+    document["model"]["ignore_merges"] = False
+    first = len(backend.get_vocab())
+    document["model"]["vocab"] |= {text: first + i for i, text in enumerate(extra)}
+    changed = tokenizers.Tokenizer.from_str(json.dumps(document))
+    save(tmp_path, changed)
+    size = changed.get_vocab_size()
+    if extra:
+        with pytest.raises(LoadError, match="no GGUF tokenizer profile"):
+            gguf_vocabulary(tmp_path, size, ())
+    else:
+        assert gguf_vocabulary(tmp_path, size, ())["tokenizer.ggml.pre"] == "llama-bpe"
+
+
 def test_sentencepiece_is_refused(llama, tmp_path):
     with pytest.raises(LoadError, match="no byte-level BPE tokenizer"):
         gguf_vocabulary(save(tmp_path, llama), llama.get_vocab_size(), ())
