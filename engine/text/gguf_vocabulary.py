@@ -112,6 +112,11 @@ def _merge(pair: str | tuple[str, str]) -> str:
     return pair if isinstance(pair, str) else " ".join(pair)
 
 
+def _pair(merge: str | tuple[str, str]) -> tuple[str, str]:
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first, second
+
+
 def _tokens(document: _Document, size: int, path: Path) -> dict[str, Any]:
     """Token texts and types by id. Rows of the embeddings that no token has are unused."""
     assert isinstance(document.model.vocab, dict)
@@ -192,7 +197,7 @@ def _reaches_all(document: _Document) -> bool:
     """Whether the merges make each token of its own text: then it is one whether ignored or not."""
     model = document.model
     assert isinstance(model.vocab, dict)
-    merges = [tuple(pair.split(" ")) if isinstance(pair, str) else pair for pair in model.merges]
+    merges = [_pair(pair) for pair in model.merges]
     bpe = models.BPE(vocab=model.vocab, merges=merges)
     added = {token.content for token in document.added_tokens}
     return all(len(bpe.tokenize(token)) == 1 for token in model.vocab.keys() - added)

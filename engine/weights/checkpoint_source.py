@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-import torch
 from gguf.constants import GGMLQuantizationType as Type, GGUFValueType
 from torch import Tensor
 
@@ -30,7 +29,6 @@ ARCHITECTURES = {
     "Qwen3ForCausalLM": "qwen3",
 }
 _ROPE_FREQS = "rope_freqs.weight"
-_TYPES = {torch.float32: Type.F32, torch.float16: Type.F16, torch.bfloat16: Type.BF16}
 
 
 class CheckpointSource:
@@ -83,9 +81,8 @@ class CheckpointSource:
             return iter((_pairs(self._checkpoint.tensor(hf), self._config.num_kv_heads),))
         return self._checkpoint.pieces(hf)
 
-    def packed(self, name: str) -> Tensor:
-        """No tensor here is packed."""
-        raise AssertionError(name)
+    def stored(self, name: str) -> None:
+        """None: files of another kind."""
 
     def _divisors(self) -> Tensor | None:
         """What llama.cpp divides frequencies by, where they are scaled one by one (Llama 3)."""

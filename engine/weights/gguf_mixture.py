@@ -1,4 +1,4 @@
-"""Which type each tensor of a GGUF file gets. Knows names and shapes, no weights. Torch-free.
+"""Which type each tensor of a GGUF file gets. Knows names and shapes, no weights.
 
 llama.cpp's names (Q4_K_M) give llama.cpp's choice: more bits for the tensors that need them, as in
 llama_tensor_get_type_impl of llama-quant.cpp. The guide's names without an underscore (Q4K) and its

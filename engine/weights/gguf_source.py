@@ -20,7 +20,10 @@ from engine.weights.gguf_metadata import GgufTensor, read_gguf
 from engine.weights.gguf_mixture import ModelFacts
 from engine.weights.tensor_reader import Place, TensorReader
 
-_NOT_COPIED = ("GGUF.", "split.", "general.file_type", "general.quantization_version")
+_NOT_COPIED = (
+    *("GGUF.", "split.", "general.architecture"),
+    *("general.file_type", "general.quantization_version"),
+)
 
 
 class MetadataValue(NamedTuple):
@@ -59,8 +62,8 @@ class Source(Protocol):
     def pieces(self, name: str) -> Iterator[Tensor]:
         """A tensor's weights, some rows at a time, each piece valid until the next."""
 
-    def packed(self, name: str) -> Tensor:
-        """A tensor's bytes as they are, flat uint8, if it has a packed type already."""
+    def stored(self, name: str) -> Tensor | None:
+        """A tensor's bytes, flat uint8, if they are those of a GGUF file as they are."""
 
 
 class GgufSource:
@@ -83,14 +86,19 @@ class GgufSource:
 
     def metadata(self) -> dict[str, MetadataValue]:
         """As in the first file, value types and all."""
-        fields = GGUFReader(self._path).fields
-        return {
+        try:
+            fields = GGUFReader(self._path).fields
+        except ValueError as error:
+            raise LoadError(f"{self._path} cannot be read by gguf-py: {error}.") from error
+        values = {
             name: MetadataValue(
                 field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None
             )
             for name, field in fields.items()
-            if not name.startswith(_NOT_COPIED) and name != "general.architecture"
+            if not name.startswith(_NOT_COPIED)
         }
+        # gguf-py writes no empty arrays, and they say no more than none.
+        return {name: value for name, value in values.items() if value.value != []}
 
     def tensors(self) -> list[SourceTensor]:
         """Those of all splits, in file order."""
@@ -100,11 +108,11 @@ class GgufSource:
         """Packed types as float32."""
         return self._reader.pieces(_place(self._header.tensors[name]))
 
-    def packed(self, name: str) -> Tensor:
-        """Flat bytes, little-endian."""
+    def stored(self, name: str) -> Tensor | None:
+        """Those of a big-endian file are not; they go by `pieces`."""
         tensor = self._header.tensors[name]
         if tensor.is_big_endian:
-            raise LoadError(f"{tensor.path} is big-endian; use the little-endian file.")
+            return None
         place = Place((tensor.num_bytes,), tensor.path, tensor.offset, torch.uint8)
         return self._reader.tensor(place)
 

@@ -65,6 +65,7 @@ def write_gguf(
     if path.exists():
         raise LoadError(f"{path} exists; remove it, or choose another name with -o.")
     plan = [_plan(tensor, source, scheme) for tensor in source.tensors()]
+    _warn_of_second_packing(plan)
     partial = path.with_name(f"{path.name}.partial")
     try:
         with _writer(source, scheme, plan, partial) as writer:
@@ -81,6 +82,17 @@ def _plan(tensor: SourceTensor, source: Source, scheme: Scheme) -> _Planned:
     if not is_packed(tensor.name, tensor.shape):
         return _Planned(tensor, tensor.type)
     return _Planned(tensor, scheme.choose(tensor.name, tensor.shape, source.facts))
+
+
+def _warn_of_second_packing(plan: list[_Planned]) -> None:
+    twice = [p for p in plan if p.type is not p.source.type and p.source.type not in _PLAIN]
+    if twice:
+        logger.warning(
+            "%d tensors are packed already (%s) and are packed again from that: a file made from "
+            "the unquantised model would be better",
+            len(twice),
+            ", ".join(sorted({planned.source.type.name for planned in twice})),
+        )
 
 
 @contextmanager
@@ -125,8 +137,8 @@ def _write_tensors(
 def _bytes(source: Source, planned: _Planned) -> Tensor:
     """The tensor as the file has it, flat uint8."""
     tensor, kind = planned
-    if tensor.type is kind and isinstance(source, GgufSource):
-        return source.packed(tensor.name)
+    if tensor.type is kind and (stored := source.stored(tensor.name)) is not None:
+        return stored
     packed = torch.empty(planned.num_bytes, dtype=torch.uint8)
     start = 0
     for piece in source.pieces(tensor.name):
@@ -141,6 +153,8 @@ def _pack(weights: Tensor, kind: Type, name: str) -> Tensor:
     try:
         if kind in _FORMATS:
             return _FORMATS[kind].quantize(weights).view(-1)
+        if kind not in _PLAIN:
+            raise ValueError(f"{kind.name} is a type to be read only")
         plain = weights.to(_PLAIN[kind])
         if not plain.isfinite().all():
             raise ValueError(f"there are weights that are no finite numbers in {kind.name}")

@@ -9,7 +9,7 @@ from gguf import GGMLQuantizationType as Type, GGUFReader
 from gguf.quants import dequantize
 
 from engine.models.registry import load_class
-from engine.quant.registry import find_format
+from engine.quant.registry import ROW_FORMATS
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.gguf_mixture import find_scheme
@@ -21,8 +21,8 @@ from tests.engine.weights.tiny_tokenizer import write_tokenizer
 llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.nightly
 
-NAMES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2K", "Q3K", "Q4K", "Q5K", "Q6K", "MXFP4"]
-K_NAMES = ["Q2K", "Q3K", "Q4K", "Q5K", "Q6K"]
+FORMATS = {kind.name: kind for kind in ROW_FORMATS if kind.name not in ("Q8_1", "Q8_K")}
+K_NAMES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
 MIXTURES = [  # without Q2_K_S, which llama.cpp refuses without an imatrix
     *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L"),
     *("Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "F16", "BF16", "F32"),
@@ -55,7 +55,7 @@ def by_llama_cpp(rows, kind, imatrix):
     floats = ctypes.POINTER(ctypes.c_float)
     quantize.restype = ctypes.c_size_t
     quantize.argtypes = [ctypes.c_int, floats, ctypes.c_void_p, *[ctypes.c_int64] * 3, floats]
-    block = find_format(kind.name)
+    block = FORMATS[kind.name]
     packed = np.zeros((len(rows), rows.shape[1] // block.num_weights * block.num_bytes), np.uint8)
     importance = None if imatrix is None else imatrix.ctypes.data_as(floats)
     size = quantize(
@@ -71,13 +71,13 @@ def rmse(weights, rows, imatrix):
 
 @pytest.mark.parametrize("draw", [gaussian, heavy_tailed, with_outliers])
 @pytest.mark.parametrize(
-    ("name", "has_imatrix"), [*((n, False) for n in NAMES), *((n, True) for n in K_NAMES)]
+    ("name", "has_imatrix"), [*((n, False) for n in FORMATS), *((n, True) for n in K_NAMES)]
 )
 def test_the_error_is_within_two_percent_of_llama_cpps(name, has_imatrix, draw):
     rng = np.random.default_rng(11)
     rows = (0.02 * draw(rng, (64, 2048))).astype(np.float32)
     imatrix = (rng.random(2048) ** 3 * 10 + 0.01).astype(np.float32) if has_imatrix else None
-    block = find_format(name)
+    block = FORMATS[name]
     importance = None if imatrix is None else torch.from_numpy(imatrix)
     ours = block.dequantize(block.quantize(torch.from_numpy(rows), importance)).numpy()
     theirs = by_llama_cpp(rows, Type[block.name], imatrix)

@@ -37,8 +37,8 @@ def assert_same_bits(ours, theirs):
     """Equal to the last bit and the sign of zeros; one NaN is as good as another."""
     is_nan = np.isnan(theirs)
     assert np.array_equal(np.isnan(ours), is_nan)
-    bits = (np.where(is_nan, np.float32(0), a).view(np.uint32) for a in (ours, theirs))
-    assert np.array_equal(*bits)
+    one, other = (np.where(is_nan, np.float32(0), a).view(np.uint32) for a in (ours, theirs))
+    assert np.array_equal(one, other)
 
 
 def by_gguf_py(blocks, name):

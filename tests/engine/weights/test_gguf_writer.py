@@ -1,5 +1,7 @@
 """Models written as GGUF: read back by our own reader, and by gguf-py."""
 
+import json
+
 import msgspec
 import pytest
 import torch
@@ -195,3 +197,37 @@ def test_a_directory_that_is_not_there_is_one_sentence(tmp_path):
     save(tmp_path / "hf", "llama")
     with pytest.raises(LoadError, match="cannot be written: No such file"):
         convert(tmp_path / "hf", "F16", tmp_path / "no" / "out.gguf")
+
+
+def test_packing_what_was_packed_already_is_told(tmp_path, caplog):
+    model = tiny.make_model("llama")
+    path = gguf_files.write_gguf(model, tmp_path / "in.gguf", Type.Q8_0)
+    convert(path, "Q4_0", tmp_path / "out.gguf")
+    assert "tensors are packed already (Q8_0) and are packed again" in caplog.text
+    weights = open_path(path).tensor("model.layers.1.mlp.up_proj.weight").clone()
+    written = open_path(tmp_path / "out.gguf").tensor("model.layers.1.mlp.up_proj.weight")
+    assert torch.equal(written, round_trip(weights, Type.Q4_0))
+
+
+def test_an_alignment_of_its_own_is_kept(tmp_path):
+    model = tiny.make_model("llama")
+
+    def align(writer):
+        writer.add_custom_alignment(128)
+
+    path = gguf_files.write_gguf(model, tmp_path / "in.gguf", Type.F16, describe=align)
+    convert(path, "Q4_0", tmp_path / "out.gguf")
+    reader = GGUFReader(tmp_path / "out.gguf")
+    assert reader.alignment == 128
+    assert all(tensor.data_offset % 128 == 0 for tensor in reader.tensors)
+    assert open_path(tmp_path / "out.gguf").names() == open_path(path).names()
+
+
+def test_positions_that_a_gguf_file_cannot_say_are_refused(tmp_path):
+    save(tmp_path / "hf", "llama")
+    source = tmp_path / "hf"
+    config = json.loads((source / "config.json").read_text())
+    config["rope_parameters"] = {**tiny._YARN, "mscale": 1.0, "mscale_all_dim": 1.0}
+    (source / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match="YaRN with mscale or without truncation"):
+        convert(source, "F16", tmp_path / "out.gguf")
