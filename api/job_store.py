@@ -78,9 +78,9 @@ class JobStore:
     async def expire_wait(self, job_id: str) -> float | None:
         """End a job that no worker took in time: the handler of the chores `wait:{job}`.
 
-        A job that has started, or even ended, is left alone. One that was cancelled, or whose
-        deadline has passed, is looked at until it is over: its worker ends it, and if that is dead
-        we do. Raises ApiError.
+        A job that has started, or even ended, is left alone. One that was cancelled, whose
+        deadline has passed, or whose record is about to expire is looked at until it is over: its
+        worker ends it, and if that is dead we do. Raises ApiError.
         """
         found, is_cancelled, (now_s, now_us) = await self._broker.call(
             lambda: self._read_wait(job_id)
@@ -91,7 +91,7 @@ class JobStore:
         job, now_ms = contract.decode_job(spec), now_s * 1000 + now_us // 1000
         failed = CANCELLED
         if not is_cancelled:
-            failed = _expired(now_ms, int(queued_ms or 0), int(deadline_ms or 0))
+            failed = _expired(job, now_ms, int(queued_ms or 0), int(deadline_ms or 0))
         is_due = failed.code != "no_workers"
         whom: Whom = "waiting" if is_due else "unstarted"
         await self._broker.end_waiting(job, queue.decode(), failed, whom)
@@ -152,9 +152,11 @@ def _ms(text: bytes) -> int | None:
     return int(text) if text else None
 
 
-def _expired(now_ms: int, queued_ms: int, deadline_ms: int) -> contract.Failed:
+def _expired(job: contract.Job, now_ms: int, queued_ms: int, deadline_ms: int) -> contract.Failed:
     if 0 < deadline_ms <= now_ms:
         what = "The deadline passed before a worker took the request."
         return contract.Failed(0, "deadline_exceeded", what)
+    if job.is_detached:  # it waits for as long as its record lives
+        return contract.Failed(0, "job_expired", "The request waited too long and was given up.")
     waited_s = max(0, now_ms - queued_ms) // 1000
     return contract.Failed(0, "no_workers", f"No worker took the request within {waited_s} s.")

@@ -25,7 +25,7 @@ async def broker(redis_url):
     await broker.close()
 
 
-async def enqueue(broker, job_id="j", **terms):
+async def enqueue(broker, job_id="j", *, fields=None, **terms):
     job = Job(
         id=job_id,
         kind="completion",
@@ -34,6 +34,7 @@ async def enqueue(broker, job_id="j", **terms):
         created_s=int(time.time()),
         prompts=["a"],
         sampling=Sampling(seed=1),
+        **(fields or {}),
     )
     await broker.enqueue(job, QUEUE, Terms(**terms))
 
@@ -145,6 +146,17 @@ async def test_a_cancel_holds_for_a_job_whose_worker_dies_and_has_no_heir(broker
 async def test_a_job_that_is_no_more_is_nothing_to_do(broker):
     await JobStore(broker).expire_wait("gone")
     assert await broker.redis.keys("*") == []
+
+
+async def test_work_that_nobody_waits_for_does_not_vanish_with_its_record(broker):
+    await enqueue(broker, fields={"is_detached": True, "webhook": "http://a.example"})
+    score = await broker.redis.zscore("chores", "wait:j")
+    left_ms = await broker.redis.pttl(contract.job_key("j"))
+    assert time.time() * 1000 < score < time.time() * 1000 + left_ms - 60_000
+    assert await JobStore(broker).expire_wait("j") is None
+    assert [event.code for event in await log_of(broker)] == ["job_expired"]
+    assert await broker.redis.zcard(QUEUE) == 0
+    assert await broker.redis.zscore("chores", "ended:j") is not None, "its webhook is told"
 
 
 async def test_whoever_waits_hears_of_it(broker):

@@ -9,6 +9,7 @@
 -- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
 local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
+local GIVE_UP = 0.98 -- of a record's life
 
 if a.digest ~= '' then
   local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
@@ -80,9 +81,12 @@ redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'queue', queue, 'queued_ms', whole(
 redis.call('PEXPIRE', KEYS[1], whole(a.ttl_ms))
 redis.call('SET', KEYS[2], ARGV[2], 'PX', whole(a.ttl_ms))
 if a.deadline_ms > 0 then redis.call('HSET', KEYS[1], 'deadline_ms', whole(now + a.deadline_ms)) end
-local wait = a.wait_ms
-if a.deadline_ms > 0 and (wait == 0 or a.deadline_ms < wait) then wait = a.deadline_ms end
-if wait > 0 then redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id) end
+-- Whoever waits must not vanish with the record: nobody would be told, and the queue would count it for ever.
+local wait = GIVE_UP * a.ttl_ms
+for _, ms in ipairs({a.wait_ms, a.deadline_ms}) do
+  if ms > 0 then wait = math.min(wait, ms) end
+end
+redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id)
 if a.digest ~= '' then
   redis.call('HSET', KEYS[5], 'digest', a.digest, 'job', a.id)
   redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
