@@ -32,7 +32,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     path = directory / "config.json"
     # First of all: another family may lack the keys that these ones have.
     check_architecture(architecture := read_json(path, _Family).architectures[0])
-    keys = read_json(path, hf_keys(architecture))
+    keys = _read_keys(path, hf_keys(architecture))
     _check_quantisation(keys, path)
     _check_rope(keys, rope := keys.rope(), path)
     rope_scaling = parse_rope_scaling(rope, str(path))
@@ -56,6 +56,21 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "dtype": stored_dtype(weights),
     }
     return ModelConfig(architecture=architecture, **{**common, **_fields(keys, path)})
+
+
+def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
+    """A section has the language model's keys; what is said of the whole model goes before it."""
+    if not kind.section:
+        return read_json(path, kind)
+    whole = read_json(path, dict[str, Any])
+    section = whole.get(kind.section)
+    if not isinstance(section, dict):
+        raise LoadError(f"{path} cannot be used: it has no object `{kind.section}`.")
+    values = {**section, **{key: value for key, value in whole.items() if value is not None}}
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{path} cannot be used: {error}, of {kind.section}.") from error
 
 
 def _fields(keys: HfKeys, path: Path) -> dict[str, Any]:

@@ -28,6 +28,7 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
     """config.json with transformers' defaults; a wrong type or a missing key is an error."""
 
     has_partial_rotary: ClassVar[bool] = False
+    section: ClassVar[str] = ""  # the object of config.json that has the keys; empty: the whole
 
     vocab_size: Count
     hidden_size: Count
