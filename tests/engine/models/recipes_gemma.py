@@ -77,13 +77,17 @@ RECIPES: dict[str, tuple[tuple[Any, Any], dict[str, Any]]] = {
         {
             **_WIDE_HEADS,
             **_LAYERS,
-            "query_pre_attn_scalar": 20,
             "final_logit_softcapping": 2.0,
             "tie_word_embeddings": False,
         },
     ),
     "gemma3-vision": (
         _GEMMA3_VISION,
-        {**_WIDE_HEADS, **_LAYERS, "rope_parameters": _GLOBAL_LINEAR},
+        {
+            **_WIDE_HEADS,
+            **_LAYERS,
+            "query_pre_attn_scalar": 20,
+            "rope_parameters": _GLOBAL_LINEAR,
+        },
     ),
 }
