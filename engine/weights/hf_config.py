@@ -3,7 +3,7 @@
 Torch-free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +34,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     check_architecture(architecture := read_json(path, _Family).architectures[0])
     keys = _read_keys(path, hf_keys(architecture))
     _check_quantisation(keys, path)
-    _check_rope(keys, rope := keys.rope(), path)
+    _check_rope(keys, rope := _asked(keys.rope, path), path)
     rope_scaling = parse_rope_scaling(rope, str(path))
     head_dim = _head_dim(keys, path)
     common = {
@@ -55,7 +55,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "bos_token_id": keys.bos_token_id,
         "dtype": stored_dtype(weights),
     }
-    return ModelConfig(architecture=architecture, **{**common, **_fields(keys, path)})
+    return ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
 
 
 def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
@@ -73,9 +73,10 @@ def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
         raise LoadError(f"{path} cannot be used: {error}, of {kind.section}.") from error
 
 
-def _fields(keys: HfKeys, path: Path) -> dict[str, Any]:
+def _asked(answer: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
+    """What the family's keys say; their errors do not name the file."""
     try:
-        return keys.fields()
+        return answer()
     except LoadError as error:
         raise LoadError(f"{path}: {error}.") from error
 

@@ -63,8 +63,11 @@ class Gemma3Keys(AnyGemmaKeys, frozen=True, kw_only=True):
         return super(Gemma3Keys, flat).rope()
 
     def _parameters(self, kind: str) -> dict[str, Any]:
-        values = (self.rope_parameters or {}).get(kind) or {}
-        return values if isinstance(values, dict) else {}
+        """Those of one kind of layers in transformers 5's spelling."""
+        values = (self.rope_parameters or {kind: {}}).get(kind)
+        if not isinstance(values, dict):
+            raise LoadError(f"rope_parameters must have an object {kind}")
+        return values
 
     def _local_theta(self) -> float:
         values = self._parameters(_LOCAL)
