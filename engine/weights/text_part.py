@@ -11,7 +11,8 @@ from engine.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
-# transformers wrote the first form until 4.51, the second since, and both are published.
+# Files that transformers saves have the first form; the second is what the modules are called in
+# memory since 4.52, which other tools save.
 _PLACES = (
     (re.compile(r"language_model\.(model\.|lm_head\.)"), r"\1"),
     (re.compile(r"model\.language_model\."), "model."),

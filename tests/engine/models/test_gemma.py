@@ -77,7 +77,7 @@ def vision(tmp_path):
 
 
 def as_since_4_52(tensors):
-    """The names that transformers 4.52 to 4.57 gave to a model in memory, and some files have."""
+    """The names of the modules in memory since transformers 4.52."""
     return {
         f"model.{name.replace('language_model.model.', 'language_model.')}": tensor
         for name, tensor in tensors.items()
