@@ -37,6 +37,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # added to the norms' weights as they are loaded
+    is_norm_wide: bool = False  # the norms' weights are float32, multiplied before rounding
     activation: Activation = "silu"
     rotary_dim: int = 0  # leading dimensions of a head that are turned; 0: all
     rope_theta: float = 10000.0

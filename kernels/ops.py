@@ -14,6 +14,7 @@ from kernels.cpu import (
 )
 from kernels.reference import (
     add_rms_norm as reference_add_rms_norm,
+    gelu_mul as reference_gelu_mul,
     philox as reference_philox,
     rms_norm as reference_rms_norm,
     silu_mul as reference_silu_mul,
@@ -54,6 +55,15 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
         return launch(gate_up)
     return reference_silu_mul.silu_mul(gate_up)
+
+
+def gelu_mul(gate_up: Tensor) -> Tensor:
+    """`gelu(gate) * up` of gate_up [T, 2I], GELU by tanh; returns [T, I]."""
+    if gate_up.is_cuda:
+        from kernels.gelu_mul import gelu_mul as launch
+
+        return launch(gate_up)
+    return reference_gelu_mul.gelu_mul(gate_up)
 
 
 def write_kv(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from engine.batch import Batch
 from engine.config import ModelConfig
 from engine.layers.linear import Linear
-from engine.layers.norm import RMSNorm
+from engine.layers.norm import make_rms_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
@@ -38,9 +38,9 @@ class Attention(nn.Module):
         )
         self.q_norm = self.k_norm = None
         if config.qk_norm:
-            norm = (config.norm_eps, dtype, device, config.norm_offset)
             q_size, k_size = self.sizes[:2] if config.qk_norm == "row" else [config.head_dim] * 2
-            self.q_norm, self.k_norm = RMSNorm(q_size, *norm), RMSNorm(k_size, *norm)
+            self.q_norm = make_rms_norm(config, q_size, dtype, device)
+            self.k_norm = make_rms_norm(config, k_size, dtype, device)
         self.norms_rows = config.qk_norm == "row"
 
     def load(

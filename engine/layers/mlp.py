@@ -11,7 +11,10 @@ from engine.layers.linear import Linear
 from engine.weights.loader import Loader
 from kernels import ops
 
-_GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": ops.silu_mul}
+_GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": ops.silu_mul,
+    "gelu_tanh": ops.gelu_mul,
+}
 
 
 class GatedMLP(nn.Module):

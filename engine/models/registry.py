@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     ModelClass = Callable[[ModelConfig, torch.dtype, torch.device], Decoder]
 
 MODELS = {
+    "GemmaForCausalLM": "engine.models.gemma",
+    "Gemma2ForCausalLM": "engine.models.gemma2",
+    "Gemma3ForCausalLM": "engine.models.gemma3",
+    "Gemma3ForConditionalGeneration": "engine.models.gemma3",
     "LlamaForCausalLM": "engine.models.llama",
     "MistralForCausalLM": "engine.models.mistral",
     "Qwen2ForCausalLM": "engine.models.qwen2",
@@ -23,6 +27,9 @@ MODELS = {
 
 # `general.architecture` of GGUF files -> the module of weights/families that reads them.
 GGUF_FAMILIES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",

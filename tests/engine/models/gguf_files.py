@@ -15,7 +15,10 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import PreTrainedModel
 
+from tests.engine.models import gguf_gemma
+
 _ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+_ARCH |= gguf_gemma.ARCH
 _NAMES = (
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -106,6 +109,8 @@ def _add_tensor(
         packed = _permute(packed, config.num_attention_heads)
     if writer.arch == "llama" and "k_proj" in name:
         packed = _permute(packed, config.num_key_value_heads)
+    if gguf_gemma.is_gemma(writer):
+        name, packed = gguf_gemma.tensor(writer, name, packed)
     for hf, gguf in _NAMES:
         name = name.replace(hf, gguf)
     writer.add_tensor(name, np.ascontiguousarray(packed), raw_dtype=kind)
@@ -132,6 +137,8 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
         writer.add_value_length(head_dim)
     if config.model_type == "mistral" and config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
+    if gguf_gemma.is_gemma(writer):
+        gguf_gemma.add_metadata(writer, config)
     _add_rope(writer, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{i}" for i in range(config.vocab_size)])
@@ -141,7 +148,7 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
 
 
 def _add_rope(writer: GGUFWriter, config: Any) -> None:
-    rope = config.rope_parameters
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] == "linear":
         writer.add_string(f"{writer.arch}.rope.scaling.type", "linear")

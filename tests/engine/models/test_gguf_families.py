@@ -4,7 +4,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from engine.errors import LoadError
-from tests.engine.models import gguf_files, tiny
+from tests.engine.models import gguf_files, gguf_gemma, tiny
 from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.paged import PagedModel
 
@@ -26,6 +26,7 @@ RECIPES = (
     "mistral",
     "qwen2",
     "qwen3",
+    *gguf_gemma.RECIPES,
 )
 
 
@@ -48,6 +49,14 @@ def test_an_unpacked_file_has_transformers_logits(name, tmp_path, load_model):
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
 def test_a_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name)
+    path = write_gguf(model, tmp_path / "model.gguf", kind)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_K], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "gemma3"])
+def test_a_packed_gemma_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
+    model = tiny.make_model(name, **WIDE)
     path = write_gguf(model, tmp_path / "model.gguf", kind)
     assert max_error(model, path, load_model) <= TOLERANCE
 
