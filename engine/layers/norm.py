@@ -70,7 +70,7 @@ class LayerNorm(nn.Module):
         loader.copy(f"{name}.bias", self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] to the same shape."""
+        """[T, D] or [T, H, D] to the same shape."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +79,11 @@ class LayerNorm(nn.Module):
         return self.forward(total), total
 
 
-def make_norm(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> RMSNorm | LayerNorm:
-    """The model's norm over a token's hidden state."""
+def make_norm(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, size: int = 0
+) -> RMSNorm | LayerNorm:
+    """The model's norm over a token's hidden state, or over `size` values."""
+    size = size or config.hidden_size
     if config.norm == "layer":
-        return LayerNorm(config.hidden_size, config.norm_eps, dtype, device)
-    return RMSNorm(config.hidden_size, config.norm_eps, dtype, device, config.norm_offset)
+        return LayerNorm(size, config.norm_eps, dtype, device)
+    return RMSNorm(size, config.norm_eps, dtype, device, config.norm_offset)

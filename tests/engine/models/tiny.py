@@ -21,6 +21,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.engine.models import recipes_phi
+
 VOCAB_SIZE = 320
 
 _SHAPE: dict[str, Any] = {
@@ -70,6 +72,7 @@ RECIPES: dict[str, tuple[tuple[Any, Any], dict[str, Any]]] = {
     "qwen2-window": (_QWEN2, _WINDOW),
     "qwen3": (_QWEN3, {"head_dim": 32}),
     "qwen3-window": (_QWEN3, {"head_dim": 32, "attention_bias": True, **_WINDOW}),
+    **recipes_phi.RECIPES,
 }
 
 
