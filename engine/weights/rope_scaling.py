@@ -47,7 +47,9 @@ class Yarn(msgspec.Struct, frozen=True, tag_field="rope_type", tag="yarn", omit_
     truncate: bool = True
 
 
-class LongRope(msgspec.Struct, frozen=True, tag_field="rope_type", tag="longrope"):
+class LongRope(
+    msgspec.Struct, frozen=True, tag_field="rope_type", tag="longrope", omit_defaults=True
+):
     """LongRoPE (arXiv 2402.13753): one divisor per frequency, of two lists.
 
     Sequences of more than `original_max_position_embeddings` tokens have the long factors.
