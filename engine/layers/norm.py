@@ -69,7 +69,7 @@ class LayerNorm(nn.Module):
         loader.copy(f"{name}.bias", self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] to the same shape."""
+        """[T, D] or [T, H, D] to the same shape."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,16 +78,12 @@ class LayerNorm(nn.Module):
         return self.forward(total), total
 
 
-def make_norm(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> RMSNorm | LayerNorm:
-    """The model's norm over a token's hidden state."""
+def make_norm(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, size: int = 0
+) -> RMSNorm | LayerNorm:
+    """The model's norm over a token's hidden state, or over `size` values."""
+    size = size or config.hidden_size
     if config.norm == "layer":
-        return LayerNorm(config.hidden_size, config.norm_eps, dtype, device)
-    return make_rms_norm(config, config.hidden_size, dtype, device)
-
-
-def make_rms_norm(
-    config: ModelConfig, size: int, dtype: torch.dtype, device: torch.device
-) -> RMSNorm:
-    """A root-mean-square norm of the model's kind over `size` elements."""
+        return LayerNorm(size, config.norm_eps, dtype, device)
     weight_dtype = torch.float32 if config.is_norm_wide else dtype
     return RMSNorm(size, config.norm_eps, weight_dtype, device, config.norm_offset)

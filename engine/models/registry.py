@@ -21,8 +21,11 @@ MODELS = {
     "Gemma3ForConditionalGeneration": "engine.models.gemma3",
     "LlamaForCausalLM": "engine.models.llama",
     "MistralForCausalLM": "engine.models.mistral",
+    "PhiForCausalLM": "engine.models.phi",
+    "Phi3ForCausalLM": "engine.models.phi3",
     "Qwen2ForCausalLM": "engine.models.qwen2",
     "Qwen3ForCausalLM": "engine.models.qwen3",
+    "Starcoder2ForCausalLM": "engine.models.starcoder2",
 }
 
 # `general.architecture` of GGUF files -> the module of weights/families that reads them.
@@ -31,8 +34,11 @@ GGUF_FAMILIES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "llama": "llama",
+    "phi2": "phi",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "starcoder2": "starcoder2",
 }
 
 

@@ -26,7 +26,9 @@ _PLAIN = {
     GGMLQuantizationType.F64: torch.float64,
 }
 _ROWS = 1024  # unpacked at a time
-_IN_CONFIG = frozenset({"rope_freqs.weight"})
+_IN_CONFIG = frozenset(
+    {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
+)
 
 
 class GgufCheckpoint:

@@ -20,6 +20,10 @@ class Loader:
         self.done_bytes = 0
         self._used: set[str] = set()
 
+    def has(self, name: str) -> bool:
+        """True if the checkpoint has a tensor of that name."""
+        return name in self.checkpoint.names()
+
     @torch.no_grad()
     def copy(self, name: str, target: Tensor) -> None:
         """Fill `target` with the tensor `name`, cast to its dtype.

@@ -7,6 +7,7 @@ from engine.weights.files import ModelFiles
 from engine.weights.gguf_config import read_gguf_config
 from engine.weights.gguf_metadata import read_gguf
 from engine.weights.hf_config import read_hf_config
+from engine.weights.rope_scaling import check_rope_factors
 
 
 def read_model_config(files: ModelFiles) -> ModelConfig:
@@ -34,4 +35,5 @@ def check_model_config(config: ModelConfig, name: str) -> ModelConfig:
             f"{name} turns {config.num_turned} of the {config.head_dim} dimensions of a head; "
             "rotary needs an even number of them."
         )
+    check_rope_factors(config, name)
     return config

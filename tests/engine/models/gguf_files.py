@@ -15,10 +15,16 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import PreTrainedModel
 
-from tests.engine.models import gguf_gemma
+from tests.engine.models import gguf_gemma, gguf_phi
 
-_ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-_ARCH |= gguf_gemma.ARCH
+_ARCH = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    **gguf_gemma.ARCH,
+    **gguf_phi.ARCH,
+}
 _NAMES = (
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -111,9 +117,14 @@ def _add_tensor(
         packed = _permute(packed, config.num_key_value_heads)
     if gguf_gemma.is_gemma(writer):
         name, packed = gguf_gemma.tensor(writer, name, packed)
-    for hf, gguf in _NAMES:
+    writer.add_tensor(gguf_name(name, writer.arch), np.ascontiguousarray(packed), raw_dtype=kind)
+
+
+def gguf_name(name: str, arch: str) -> str:
+    """What a file of that architecture calls a tensor of Hugging Face's."""
+    for hf, gguf in (*gguf_phi.NAMES.get(arch, ()), *_NAMES):
         name = name.replace(hf, gguf)
-    writer.add_tensor(name, np.ascontiguousarray(packed), raw_dtype=kind)
+    return name
 
 
 def _permute(rows: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
@@ -130,7 +141,7 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_norm_eps(writer, config)
     head_dim = getattr(config, "head_dim", None)
     if head_dim is not None:
         writer.add_key_length(head_dim)
@@ -140,11 +151,19 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
     if gguf_gemma.is_gemma(writer):
         gguf_gemma.add_metadata(writer, config)
     _add_rope(writer, config)
+    gguf_phi.add_metadata(writer, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{i}" for i in range(config.vocab_size)])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_eot_token_id(5)
+
+
+def _add_norm_eps(writer: GGUFWriter, config: Any) -> None:
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
 
 
 def _add_rope(writer: GGUFWriter, config: Any) -> None:

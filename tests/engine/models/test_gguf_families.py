@@ -27,6 +27,14 @@ RECIPES = (
     "qwen2",
     "qwen3",
     *gguf_gemma.RECIPES,
+    "phi",
+    "phi3",
+    "phi3-window",
+    "phi3-partial",
+    "phi3-long",
+    "phi3-long-window",
+    "starcoder2",
+    "starcoder2-window",
 )
 
 
@@ -46,7 +54,7 @@ def test_an_unpacked_file_has_transformers_logits(name, tmp_path, load_model):
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0], ids=lambda t: t.name)
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "phi", "phi3", "starcoder2"])
 def test_a_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name)
     path = write_gguf(model, tmp_path / "model.gguf", kind)
@@ -62,7 +70,7 @@ def test_a_packed_gemma_has_the_logits_of_its_weights(name, kind, tmp_path, load
 
 
 @pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q5_K, Type.Q6_K], ids=lambda t: t.name)
-@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3", "phi", "phi3", "starcoder2"])
 def test_a_k_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name, **WIDE)
     path = write_gguf(model, tmp_path / "model.gguf", kind)

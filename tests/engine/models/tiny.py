@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from tests.engine.models import recipes_gemma
+from tests.engine.models import recipes_gemma, recipes_phi
 
 VOCAB_SIZE = 320
 
@@ -73,6 +73,7 @@ RECIPES: dict[str, tuple[tuple[Any, Any], dict[str, Any]]] = {
     "qwen3": (_QWEN3, {"head_dim": 32}),
     "qwen3-window": (_QWEN3, {"head_dim": 32, "attention_bias": True, **_WINDOW}),
     **recipes_gemma.RECIPES,
+    **recipes_phi.RECIPES,
 }
 
 
