@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 
+# short spellings of `EngineConfig.dtype`, as mistral.rs has them
+DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
