@@ -4,8 +4,11 @@ from typing import Any
 
 import msgspec
 
-# short spellings of `EngineConfig.dtype`, as mistral.rs has them
-DTYPES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+# other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM
+DTYPES = {
+    **{"f32": "float32", "bf16": "bfloat16", "f16": "float16"},
+    **{"float": "float32", "half": "float16"},
+}
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
