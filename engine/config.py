@@ -4,12 +4,6 @@ from typing import Any
 
 import msgspec
 
-# other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM
-DTYPES = {
-    **{"f32": "float32", "bf16": "bfloat16", "f16": "float16"},
-    **{"float": "float32", "half": "float16"},
-}
-
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
@@ -24,6 +18,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_cache: bool = True
     paged_attn: bool = True  # False: one block per sequence, as long as the context
     num_threads: int = 0  # 0: torch's own choice
+
+
+# other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM
+DTYPES = {
+    **{"f32": "float32", "bf16": "bfloat16", "f16": "float16"},
+    **{"float": "float32", "half": "float16"},
+}
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):

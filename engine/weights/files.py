@@ -3,7 +3,8 @@
 Torch-free.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -18,7 +19,7 @@ from engine.weights.file_choice import stem_of
 from engine.weights.ggml_magic import check_ggml
 from engine.weights.hub_token import check_source, read_token
 from engine.weights.progress import Progress
-from engine.weights.selection import INDEX_FILE, Kind, select, select_tokenizer
+from engine.weights.selection import INDEX_FILE, VOCABULARIES, Kind, select, select_tokenizer
 
 BUILTIN = "builtin"
 BUILTIN_NAME = "tramontane-tiny"
@@ -71,10 +72,21 @@ def resolve(
     check_source(ref.token_source)
     environ = environ or {}
     files = _find(ref, progress, environ)
-    if ref.arch is not None and files.kind == "plain":
-        check_asked(ref.arch, files.directory)
+    _check_asked(ref, files)
     tokenizer = None if ref.tokenizer is None else _find_tokenizer(ref, environ)
     return msgspec.structs.replace(files, tokenizer=tokenizer, gqa=ref.gqa)
+
+
+def _check_asked(ref: ModelRef, files: ModelFiles) -> None:
+    """Nothing that is asked for is ignored in silence."""
+    if ref.gqa != 1 and files.kind != "ggml":
+        raise LoadError(f"{files.name} says itself how its heads are grouped; leave --gqa out.")
+    if ref.arch is not None and files.kind != "plain":
+        raise LoadError(
+            f"--arch is checked with config.json, which {files.kind} has not; leave it out."
+        )
+    if ref.arch is not None:
+        check_asked(ref.arch, files.directory)
 
 
 def _find(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) -> ModelFiles:
@@ -120,12 +132,19 @@ def _named_in(directory: Path, file: str | None) -> set[str]:
 def _in_repo(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) -> ModelFiles:
     repo = hub.parse_repo(ref.model, ref.revision)
     listing = hub.list_files(repo, read_token(ref.token_source, environ))
-    try:
+    with _reason_of(listing):
         needed = select(ref.kind, ref.file, listing.sizes, repo.id).needed
         directory = hub.download(listing, needed, progress)
         return _take(ref, set(listing.sizes), directory, repo.id, repo.id)
+
+
+@contextmanager
+def _reason_of(listing: hub.Listing) -> Iterator[None]:
+    """What the cache lacks the Hub may have: then the reason is that it gave no answer."""
+    try:
+        yield
     except LoadError as error:
-        if listing.reason:  # the Hub may have what the cache lacks
+        if listing.reason:
             raise LoadError(listing.reason) from error
         raise
 
@@ -178,10 +197,11 @@ def _find_tokenizer(ref: ModelRef, environ: Mapping[str, str]) -> Path:
         return _directory_of(path)
     repo = hub.parse_repo(ref.tokenizer)
     listing = hub.list_files(repo, read_token(ref.token_source, environ))
-    return hub.download(listing, select_tokenizer(listing.sizes, repo.id))
+    with _reason_of(listing):
+        return hub.download(listing, select_tokenizer(listing.sizes, repo.id))
 
 
 def _directory_of(path: Path) -> Path:
-    if path.name == "tokenizer.json":
+    if any(path.name in files for files in VOCABULARIES):
         return path.parent
     raise LoadError(f"{path} is no tokenizer.json; give that file, its directory, or a repository.")

@@ -17,6 +17,8 @@ _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "tokenizer.model", "*.jinja", "chat_template.json"),
 )
+# any of these is a tokenizer
+VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
 _PLAIN_FILES = (
     *("config.json", "generation_config.json", *_TOKENIZER_FILES),
     *("model*.safetensors", INDEX_FILE),
@@ -41,6 +43,11 @@ def select(
     `file` is what `-f` says. Raises LoadError if it is not there or one of several is not named.
     """
     found = kind if kind != "auto" else _guess_kind(file, names)
+    if found == "plain" and file is not None:
+        raise LoadError(
+            f"{file} is asked for, but {where} is to be read as plain safetensors, all files "
+            "of it; leave -f out, or the kind."
+        )
     if found == "plain":
         return Selection("plain", (), _choose_plain(names, where))
     weights = _choose_packed(found, file, names, where)
@@ -58,11 +65,12 @@ def _choose_packed(
 
 
 def select_tokenizer(names: Collection[str], where: str) -> tuple[str, ...]:
-    """The tokenizer's files among `names`. Raises LoadError if there is no tokenizer.json."""
+    """The tokenizer's files among `names`. Raises LoadError if they hold no vocabulary."""
     chosen = _matching(names, _TOKENIZER_FILES)
-    if "tokenizer.json" not in chosen:
+    if not any(set(files) <= set(chosen) for files in VOCABULARIES):
         raise LoadError(
-            f"{where} has no tokenizer.json; name a model that has one with --tok-model-id."
+            f"{where} has no tokenizer.json (nor tokenizer.model, nor vocab.json with merges.txt); "
+            "name a model that has one with --tok-model-id."
         )
     return chosen
 

@@ -166,6 +166,11 @@ def test_a_tokenizer_is_a_directory_or_the_file_in_it(directory, tmp_path):
     other = tmp_path / "tokenizer-of-another"
     other.mkdir()
     (other / "tokenizer.json").write_bytes(b"{}")
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "tokenizer.model").write_bytes(b"")
+    for given in (slow, slow / "tokenizer.model"):
+        assert resolve(ModelRef(model=str(model), tokenizer=str(given))).tokenizer == slow
     for given in (other, other / "tokenizer.json"):
         assert resolve(ModelRef(model=str(model), tokenizer=str(given))).tokenizer == other
     assert resolve(ModelRef(model=str(model))).tokenizer is None
@@ -175,7 +180,7 @@ def test_what_is_no_tokenizer_is_refused(directory, tmp_path):
     model = directory("one.gguf", "vocab.txt")
     (tmp_path / "empty").mkdir()
     cases = {
-        tmp_path / "empty": "has no tokenizer.json; name a model that has one",
+        tmp_path / "empty": "has no tokenizer.json .*; name a model that has one",
         model / "vocab.txt": "vocab.txt is no tokenizer.json",
         tmp_path / "nowhere" / "at" / "all": "neither a directory nor a repository",
     }
@@ -196,6 +201,24 @@ def test_another_architecture_than_the_one_asked_for_is_refused(directory):
     (path / "config.json").write_text('{"architectures": ["Phi3ForCausalLM"]}')
     with pytest.raises(LoadError, match="names the architecture Phi3ForCausalLM, not phi2; leave"):
         resolve(ModelRef(model=str(path), arch="phi2"))
+
+
+@pytest.mark.parametrize(
+    ("ref", "says"),
+    [
+        ({"gqa": 8}, "one says itself how its heads are grouped; leave --gqa out"),
+        ({"arch": "llama"}, "--arch is checked with config.json, which gguf has not"),
+        ({"kind": "plain", "file": "one.gguf"}, "one.gguf is asked for, but .* leave -f out"),
+    ],
+)
+def test_what_does_not_go_with_the_files_is_refused_not_ignored(directory, ref, says):
+    with pytest.raises(LoadError, match=says):
+        resolve(ModelRef(model=str(directory("one.gguf")), **ref))
+
+
+def test_the_built_in_model_has_no_file_to_choose():
+    with pytest.raises(LoadError, match=r"a.gguf is asked for"):
+        resolve(ModelRef(model="builtin", file="a.gguf"))
 
 
 @pytest.mark.parametrize("model", ["builtin", "directory"])

@@ -105,10 +105,21 @@ def test_a_tokenizer_is_fetched_from_its_repository_without_the_weights(hub, tmp
     assert (files.tokenizer / "tokenizer.json").read_bytes() == PLAIN["tokenizer.json"]
 
 
+def test_without_a_network_a_tokenizer_that_the_cache_lacks_is_said_to_be_missing(hub, tmp_path):
+    hub.files = {**GGUF, **PLAIN}
+    ref = ModelRef(model="org/tiny", file="Q4_0")
+    resolve(ref)
+    hub.failure = httpx2.ConnectError("Name or service not known")
+    with pytest.raises(LoadError, match="not in the cache and the Hub cannot be reached"):
+        resolve(ModelRef(model="org/tiny", file="Q4_0", tokenizer="org/tiny"))
+
+
 def test_a_repository_without_a_tokenizer_is_refused_as_one(hub, tmp_path):
     (tmp_path / "one.gguf").write_bytes(b"GGUF")
     hub.files = GGUF
-    with pytest.raises(LoadError, match=r"org/tiny has no tokenizer.json; name a model that has"):
+    with pytest.raises(
+        LoadError, match=r"org/tiny has no tokenizer.json .*; name a model that has"
+    ):
         resolve(ModelRef(model=str(tmp_path / "one.gguf"), tokenizer="org/tiny"))
 
 
