@@ -1,8 +1,10 @@
 """The engine's configuration and the parameters of a sequence, as plain data. Knows no torch."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+Activation = Literal["silu", "gelu", "gelu_tanh"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,20 +41,43 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_kv_heads: int
     head_dim: int
     context_length: int
-    rms_norm_eps: float = 1e-5
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-5
+    norm_offset: float = 0.0  # added to the norms' weights as they are loaded
+    activation: Activation = "silu"
+    rotary_dim: int = 0  # leading dimensions of a head that are turned; 0: all
     rope_theta: float = 10000.0
     rope_scaling: dict[str, Any] | None = None
-    sliding_window: int | None = None
-    # first layer that uses the window (Qwen2's max_window_layers); 0: all layers
-    first_window_layer: int = 0
-    tie_word_embeddings: bool = False
-    attention_bias: bool = False  # bias on q, k, v
+    local_rope_theta: float = 0.0  # of layers with a window, unscaled; 0: they are like the others
+    rope_free_layers: tuple[int, ...] = ()
+    windows: tuple[int, ...] = ()  # a layer's sliding window in tokens, 0: none; empty: no layer's
+    attention_scale: float = 0.0  # 0: head_dim ** -0.5
+    attention_softcap: float = 0.0  # 0: off
+    attention_bias: bool = False  # on q, k, v
     attention_output_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: bool = False
+    qk_norm: Literal["", "head", "row"] = ""  # over each head, or over all heads of a token
+    num_experts: int = 0
+    num_experts_per_token: int = 0
+    expert_intermediate_size: int = 0
+    is_topk_normalised: bool = True  # the chosen experts' weights add up to one
+    dense_layers: tuple[int, ...] = ()  # those without experts in a model that has them
+    embedding_scale: float = 1.0
+    tie_word_embeddings: bool = False
+    lm_head_bias: bool = False
+    logit_softcap: float = 0.0  # 0: off
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     dtype: str = "float32"  # the dtype that the files store
+
+    @property
+    def num_turned(self) -> int:
+        """Leading dimensions of a head that rotary positions turn."""
+        return self.rotary_dim or self.head_dim
+
+    def window(self, layer: int) -> int:
+        """The layer's sliding window in tokens, 0 for none."""
+        return self.windows[layer] if self.windows else 0
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):

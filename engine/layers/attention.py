@@ -1,5 +1,7 @@
 """Self-attention over the paged cache, projections included. Knows no sequences, only slots."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -7,19 +9,26 @@ from engine.batch import Batch
 from engine.config import ModelConfig
 from engine.layers.linear import Linear
 from engine.layers.norm import RMSNorm
-from engine.layers.rotary import Rotation
+from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; query, key and value are one Linear. `window` 0 sees all tokens."""
+    """Grouped-query attention of one layer; query, key and value are one Linear.
+
+    A layer with a window sees a token and the `window - 1` before it.
+    """
 
     def __init__(
-        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, *, window: int = 0
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, layer: int
     ) -> None:
         super().__init__()
-        self.head_dim, self.window = config.head_dim, window
+        self.head_dim = config.head_dim
+        self.window = config.window(layer)
+        self.rotary = rotary_of(config, layer)
+        self.scale = config.attention_scale or config.head_dim**-0.5
+        self.softcap = config.attention_softcap
         self.sizes = [h * config.head_dim for h in (config.num_heads, *(config.num_kv_heads,) * 2)]
         self.qkv_proj = Linear(
             config.hidden_size, self.sizes, dtype, device, bias=config.attention_bias
@@ -29,26 +38,39 @@ class Attention(nn.Module):
         )
         self.q_norm = self.k_norm = None
         if config.qk_norm:
-            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype, device)
-            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype, device)
+            norm = (config.norm_eps, dtype, device, config.norm_offset)
+            q_size, k_size = self.sizes[:2] if config.qk_norm == "row" else [config.head_dim] * 2
+            self.q_norm, self.k_norm = RMSNorm(q_size, *norm), RMSNorm(k_size, *norm)
+        self.norms_rows = config.qk_norm == "row"
 
-    def load(self, loader: Loader, prefix: str) -> None:
-        """Fill from the projections, and the norms if there are, below `prefix`."""
-        self.qkv_proj.load(loader, *(f"{prefix}.{part}_proj" for part in "qkv"))
-        self.o_proj.load(loader, f"{prefix}.o_proj")
+    def load(
+        self,
+        loader: Loader,
+        prefix: str,
+        qkv: Sequence[str] = ("q_proj", "k_proj", "v_proj"),
+        output: str = "o_proj",
+    ) -> None:
+        """Fill from the projections, and the norms if there are, below `prefix`.
+
+        `qkv` may be the name of one tensor that has all three.
+        """
+        self.qkv_proj.load(loader, *(f"{prefix}.{name}" for name in qkv))
+        self.o_proj.load(loader, f"{prefix}.{output}")
         if self.q_norm is not None and self.k_norm is not None:
             self.q_norm.load(loader, f"{prefix}.q_norm")
             self.k_norm.load(loader, f"{prefix}.k_norm")
 
     def forward(
-        self, x: Tensor, batch: Batch, rotation: Rotation, kv_cache: tuple[Tensor, Tensor]
+        self,
+        x: Tensor,
+        batch: Batch,
+        rotations: Sequence[Rotation],
+        kv_cache: tuple[Tensor, Tensor],
     ) -> Tensor:
         """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
-        parts = self.qkv_proj(x).split(self.sizes, dim=-1)
-        query, key, value = (part.unflatten(-1, (-1, self.head_dim)) for part in parts)
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        query, key = ops.rotary(query, key, *rotation)
+        query, key, value = self._heads(x)
+        if self.rotary is not None:
+            query, key = ops.rotary(query, key, *rotations[self.rotary])
         ops.write_kv(key, value, *kv_cache, batch.slots)
         attended = ops.paged_attention(
             query,
@@ -56,8 +78,24 @@ class Attention(nn.Module):
             batch.block_tables,
             batch.query_starts,
             batch.context_lengths,
-            self.head_dim**-0.5,
+            self.scale,
             self.window,
+            self.softcap,
         )
         output: Tensor = self.o_proj(attended.flatten(1))
         return output
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query [T, Hq, D], key and value [T, Hkv, D], normalised where the model does."""
+        query, key, value = self.qkv_proj(x).split(self.sizes, dim=-1)
+        if self.norms_rows:
+            query, key = self._normalised(query, key)
+        heads = [part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value)]
+        if not self.norms_rows:
+            heads[:2] = self._normalised(*heads[:2])
+        return heads[0], heads[1], heads[2]
+
+    def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if self.q_norm is None or self.k_norm is None:
+            return query, key
+        return self.q_norm(query), self.k_norm(key)

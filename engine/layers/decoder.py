@@ -1,6 +1,8 @@
-"""The frame of a decoder: embedding, pre-norm layers, final norm, logits. Knows no family."""
+"""The frame of a decoder: embedding, layers, final norm, logits. Knows no family."""
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,78 +13,115 @@ from engine.layers.attention import Attention
 from engine.layers.embedding import Embedding
 from engine.layers.linear import Linear
 from engine.layers.mlp import GatedMLP
-from engine.layers.norm import RMSNorm
-from engine.layers.rotary import RotaryEmbedding, Rotation
+from engine.layers.norm import make_norm
+from engine.layers.rotary import Rotation, make_rotaries
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.loader import Loader
 from engine.weights.progress import Progress
 
 
-class DecoderLayer(nn.Module):
-    """Attention, then the feed-forward block, each on the normalised sum of all before it."""
+class Layer(nn.Module):
+    """One layer of a decoder."""
 
     def __init__(
-        self,
-        config: ModelConfig,
-        dtype: torch.dtype,
-        device: torch.device,
-        *,
-        attention: Attention,
-        mlp: GatedMLP,
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, layer: int
     ) -> None:
+        """The layer of an index."""
         super().__init__()
-        self.input_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
-        self.attention = attention
-        self.post_attention_norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
-        self.mlp = mlp
 
+    @abstractmethod
     def load(self, loader: Loader, prefix: str) -> None:
         """Fill from the tensors below `prefix`."""
-        self.input_norm.load(loader, f"{prefix}.input_layernorm")
-        self.attention.load(loader, f"{prefix}.self_attn")
-        self.post_attention_norm.load(loader, f"{prefix}.post_attention_layernorm")
-        self.mlp.load(loader, f"{prefix}.mlp")
 
+    @abstractmethod
     def forward(
         self,
         x: Tensor,
         residual: Tensor | None,
         batch: Batch,
-        rotation: Rotation,
+        rotations: Sequence[Rotation],
         kv_cache: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Takes what the layer before added and the sum before that; gives its own two.
 
         All are [T, hidden]; before the first layer there is no sum.
         """
+
+
+class FeedForward(Protocol):
+    """The part of a layer that sees one token at a time."""
+
+    def load(self, loader: Loader, prefix: str) -> None:
+        """Fill from the tensors below `prefix`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, hidden] to [T, hidden]."""
+
+
+class DecoderLayer(Layer):
+    """Attention, then the feed-forward block, each on the normalised sum of all before it."""
+
+    feed_forward = "mlp"  # its name in a checkpoint
+
+    def __init__(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, layer: int
+    ) -> None:
+        super().__init__(config, dtype, device, layer)
+        self.input_norm = make_norm(config, dtype, device)
+        self.attention = Attention(config, dtype, device, layer)
+        self.post_attention_norm = make_norm(config, dtype, device)
+        self.mlp = self.make_mlp(config, dtype, device, layer)
+
+    def make_mlp(
+        self, config: ModelConfig, dtype: torch.dtype, device: torch.device, _layer: int
+    ) -> FeedForward:
+        """The layer's feed-forward block, an nn.Module."""
+        return GatedMLP(config, dtype, device)
+
+    def load(self, loader: Loader, prefix: str) -> None:
+        """Fill from the tensors below `prefix`."""
+        self.input_norm.load(loader, f"{prefix}.input_layernorm")
+        self.attention.load(loader, f"{prefix}.self_attn")
+        self.post_attention_norm.load(loader, f"{prefix}.post_attention_layernorm")
+        self.mlp.load(loader, f"{prefix}.{self.feed_forward}")
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        batch: Batch,
+        rotations: Sequence[Rotation],
+        kv_cache: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """As `Layer` has it."""
         if residual is None:
             x, residual = self.input_norm(x), x
         else:
             x, residual = self.input_norm.add(x, residual)
-        x = self.attention(x, batch, rotation, kv_cache)
+        x = self.attention(x, batch, rotations, kv_cache)
         x, residual = self.post_attention_norm.add(x, residual)
         return self.mlp(x), residual
 
 
 class Decoder(nn.Module):
-    """A causal language model; a family gives it its layers."""
+    """A causal language model. A family with other layers or names overrides what differs."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        dtype: torch.dtype,
-        device: torch.device,
-        layer: Callable[[int], DecoderLayer],
-    ) -> None:
-        """`layer` makes the layer of an index. The weights are empty until `load`."""
+    layer_class: type[Layer] = DecoderLayer
+    final_norm = "model.norm"  # its name in a checkpoint
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        """The weights are empty until `load`."""
         super().__init__()
         self.config = config
-        self.embedding = Embedding(config.vocab_size, config.hidden_size, dtype, device)
-        self.rotary = RotaryEmbedding(config, device)
-        self._layers = [layer(index) for index in range(config.num_layers)]
+        hidden, vocab = config.hidden_size, config.vocab_size
+        self.embedding = Embedding(vocab, hidden, dtype, device)
+        self.rotaries = nn.ModuleList(make_rotaries(config, device))
+        self._layers = [
+            self.layer_class(config, dtype, device, index) for index in range(config.num_layers)
+        ]
         self.layers = nn.ModuleList(self._layers)
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, device)
-        self.lm_head = Linear(config.hidden_size, (config.vocab_size,), dtype, device)
+        self.norm = make_norm(config, dtype, device)
+        self.lm_head = Linear(hidden, (vocab,), dtype, device, bias=config.lm_head_bias)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embedding.weight
 
@@ -95,7 +134,7 @@ class Decoder(nn.Module):
         self.embedding.load(loader, "model.embed_tokens")
         for index, layer in enumerate(self._layers):
             layer.load(loader, f"model.layers.{index}")
-        self.norm.load(loader, "model.norm")
+        self.norm.load(loader, self.final_norm)
         if not self.config.tie_word_embeddings:
             self.lm_head.load(loader, "lm_head")
         # Old checkpoints keep the rotary frequencies, some tied ones a copy of the embedding.
@@ -105,14 +144,19 @@ class Decoder(nn.Module):
     def forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """A step's tokens to their final states [T, hidden]. One (keys, values) pair per layer."""
         x: Tensor = self.embedding(batch.token_ids)
+        if self.config.embedding_scale != 1.0:
+            # The scale is rounded to the model's type, as transformers does.
+            x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         residual: Tensor | None = None
-        rotation = self.rotary(batch.positions)
+        rotations = [rotary(batch.positions) for rotary in self.rotaries]
         for layer, layer_cache in zip(self._layers, kv_cache, strict=True):
-            x, residual = layer(x, residual, batch, rotation, layer_cache)
+            x, residual = layer(x, residual, batch, rotations, layer_cache)
         assert residual is not None, "a model has at least one layer"
         return self.norm.add(x, residual)[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Final states [S', hidden] to logits [S', vocab] float32."""
-        logits: Tensor = self.lm_head(hidden)
-        return logits.float()
+        logits: Tensor = self.lm_head(hidden).float()
+        if cap := self.config.logit_softcap:
+            logits = logits.div_(cap).tanh_().mul_(cap)
+        return logits

@@ -29,7 +29,10 @@ class Linear(nn.Module):
         self.bias = parameter((rows,), dtype, device) if bias else None
 
     def load(self, loader: Loader, *names: str) -> None:
-        """Fill from `{name}.weight` and `{name}.bias` of one name per stacked projection."""
+        """Fill from `{name}.weight` and `{name}.bias` of one name per stacked projection.
+
+        A single name has all of them, stacked already.
+        """
         _copy_parts(loader, [f"{name}.weight" for name in names], self.weight, self.out_features)
         if self.bias is not None:
             _copy_parts(loader, [f"{name}.bias" for name in names], self.bias, self.out_features)
@@ -45,5 +48,6 @@ def parameter(shape: Sequence[int], dtype: torch.dtype, device: torch.device) ->
 
 
 def _copy_parts(loader: Loader, names: list[str], stacked: Tensor, sizes: Sequence[int]) -> None:
-    for name, part in zip(names, torch.split(stacked, list(sizes)), strict=True):
+    parts = torch.split(stacked, list(sizes)) if len(names) > 1 else [stacked]
+    for name, part in zip(names, parts, strict=True):
         loader.copy(name, part)

@@ -1,29 +1,43 @@
-"""The gated feed-forward block, SwiGLU. Knows nothing of attention."""
+"""The feed-forward block of a layer. Knows nothing of attention."""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
+from engine.errors import LoadError
 from engine.layers.linear import Linear
 from engine.weights.loader import Loader
 from kernels import ops
 
+_GATES: Mapping[str, Callable[[Tensor], Tensor]] = {"silu": ops.silu_mul}
+
 
 class GatedMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))` (arXiv 2002.05202), gate and up as one Linear."""
+    """`down(act(gate(x)) * up(x))` (arXiv 2002.05202), gate and up as one Linear."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
+        """Raises LoadError for an activation that has no kernel."""
         super().__init__()
+        if config.activation not in _GATES:
+            raise LoadError(
+                f"a gated MLP with the activation {config.activation} is not supported; supported "
+                f"are {', '.join(_GATES)}."
+            )
+        self.gate = _GATES[config.activation]
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_up_proj = Linear(hidden, (inner, inner), dtype, device, bias=bias)
         self.down_proj = Linear(inner, (hidden,), dtype, device, bias=bias)
 
-    def load(self, loader: Loader, prefix: str) -> None:
-        """Fill from the three projections below `prefix`."""
-        self.gate_up_proj.load(loader, f"{prefix}.gate_proj", f"{prefix}.up_proj")
+    def load(
+        self, loader: Loader, prefix: str, gate_up: Sequence[str] = ("gate_proj", "up_proj")
+    ) -> None:
+        """Fill from the projections below `prefix`. `gate_up` may be one tensor that has both."""
+        self.gate_up_proj.load(loader, *(f"{prefix}.{name}" for name in gate_up))
         self.down_proj.load(loader, f"{prefix}.down_proj")
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
-        output: Tensor = self.down_proj(ops.silu_mul(self.gate_up_proj(x)))
+        output: Tensor = self.down_proj(self.gate(self.gate_up_proj(x)))
         return output

@@ -11,29 +11,52 @@ from torch import Tensor, nn
 from engine.config import ModelConfig
 from engine.weights.rope_scaling import Factors, Linear, Llama3, Yarn, load_rope_scaling
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [T, head_dim / 2] float32
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [T, R / 2] float32, R turned dimensions
+
+_GLOBAL, _LOCAL = 0, 1
 
 
 class RotaryEmbedding(nn.Module):
     """Cosines and sines for `kernels.ops.rotary`, computed once per step for all layers."""
 
-    inverse_frequencies: Tensor  # [head_dim / 2] float32
+    inverse_frequencies: Tensor  # [R / 2] float32
 
-    def __init__(self, config: ModelConfig, device: torch.device) -> None:
+    def __init__(self, frequencies: Tensor, magnitude: float, device: torch.device) -> None:
+        """`frequencies` are radians per position; cosines and sines are times `magnitude`."""
         super().__init__()
-        frequencies, self.magnitude = rope_frequencies(config)
+        self.magnitude = magnitude
         self.register_buffer("inverse_frequencies", frequencies.to(device), persistent=False)
 
     def forward(self, positions: Tensor) -> Rotation:
-        """Positions [T] to cosines and sines [T, head_dim / 2], float32."""
+        """Positions [T] to cosines and sines [T, R / 2], float32."""
         angles = positions[:, None].float() * self.inverse_frequencies
         return angles.cos() * self.magnitude, angles.sin() * self.magnitude
 
 
+def make_rotaries(config: ModelConfig, device: torch.device) -> list[RotaryEmbedding]:
+    """The model's one rotary or, if layers with a window have another, that one second."""
+    rotaries = [RotaryEmbedding(*rope_frequencies(config), device)]
+    if config.local_rope_theta:
+        local = _plain_frequencies(config, config.local_rope_theta)
+        rotaries.append(RotaryEmbedding(local, 1.0, device))
+    return rotaries
+
+
+def rotary_of(config: ModelConfig, layer: int) -> int | None:
+    """Which of `make_rotaries` a layer uses; None: its queries and keys are not turned."""
+    if layer in config.rope_free_layers:
+        return None
+    return _LOCAL if config.local_rope_theta and config.window(layer) else _GLOBAL
+
+
+def _plain_frequencies(config: ModelConfig, theta: float) -> Tensor:
+    size = config.num_turned
+    return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float) / size))
+
+
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians per position, [head_dim / 2] float32, and a factor for cosines and sines."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float) / config.head_dim
-    frequencies = 1.0 / (config.rope_theta**exponents)
+    """Radians per position, [R / 2] float32, and a factor for cosines and sines."""
+    frequencies = _plain_frequencies(config, config.rope_theta)
     match load_rope_scaling(config.rope_scaling):
         case None:
             return frequencies, 1.0
@@ -65,7 +88,7 @@ def _yarn(frequencies: Tensor, scaling: Yarn, config: ModelConfig) -> Tensor:
     high = _yarn_dimension(scaling.beta_slow or 1, scaling, config)
     if scaling.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, config.head_dim - 1)
+    low, high = max(low, 0), min(high, config.num_turned - 1)
     steps = torch.arange(len(frequencies), dtype=torch.float) - low
     # Equal bounds would divide by zero; transformers' own guard.
     ramp = (steps / (high - low if high != low else 0.001)).clamp(0, 1)
@@ -75,7 +98,7 @@ def _yarn(frequencies: Tensor, scaling: Yarn, config: ModelConfig) -> Tensor:
 def _yarn_dimension(num_rotations: float, scaling: Yarn, config: ModelConfig) -> float:
     """The dimension that turns `num_rotations` times within the original context length."""
     turns = scaling.original_max_position_embeddings / (num_rotations * 2 * math.pi)
-    return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
+    return config.num_turned * math.log(turns) / (2 * math.log(config.rope_theta))
 
 
 def _yarn_magnitude(scaling: Yarn) -> float:

@@ -21,6 +21,13 @@ MODELS = {
     "Qwen3ForCausalLM": "engine.models.qwen3",
 }
 
+# `general.architecture` of GGUF files -> the module of weights/families that reads them.
+GGUF_FAMILIES = {
+    "llama": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+}
+
 
 def check_architecture(architecture: str) -> None:
     """Raise LoadError, naming the known ones, for an architecture that no file here implements."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.weights.files import ModelFiles
-from engine.weights.gguf_config import read_gguf_config
+from engine.weights.gguf_config import read_gguf_config, read_gguf_family
 from engine.weights.gguf_metadata import GgufTensor, read_gguf
 from engine.weights.model_config import check_model_config
 from engine.weights.names import hf_name
@@ -40,9 +40,9 @@ class GgufCheckpoint:
         tensors = [t for t in header.tensors.values() if t.name not in _IN_CONFIG]
         _check_types(tensors)
         self._path = files.weights[0]
-        self._tensors = {hf_name(tensor.name): tensor for tensor in tensors}
-        # Files that say llama have their query and key rows in the order of Meta's own rotary.
-        self._is_permuted = header.metadata["general.architecture"] == "llama"
+        family = read_gguf_family(header, files.weights[0])
+        self._tensors = {hf_name(tensor.name, family.names): tensor for tensor in tensors}
+        self._is_permuted = family.is_permuted
         self._maps: dict[Path, mmap.mmap] = {}
 
     def names(self) -> frozenset[str]:

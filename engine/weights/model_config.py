@@ -29,6 +29,9 @@ def check_model_config(config: ModelConfig, name: str) -> ModelConfig:
             f"{name} has {config.num_heads} attention heads, which is no multiple of its "
             f"{config.num_kv_heads} key-value heads."
         )
-    if config.head_dim % 2:
-        raise LoadError(f"{name} has heads of size {config.head_dim}; rotary needs an even size.")
+    if config.num_turned % 2 or config.num_turned > config.head_dim:
+        raise LoadError(
+            f"{name} turns {config.num_turned} of the {config.head_dim} dimensions of a head; "
+            "rotary needs an even number of them."
+        )
     return config

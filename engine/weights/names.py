@@ -1,6 +1,7 @@
 """What a GGUF file calls the tensors that Hugging Face checkpoints name. Knows names only."""
 
 import re
+from collections.abc import Mapping
 
 _ROOT = {
     "token_embd": "model.embed_tokens",
@@ -24,12 +25,15 @@ _BLOCK_TENSOR = re.compile(r"blk\.(?P<layer>\d+)\.(?P<part>\w+)\.(?P<kind>weight
 _ROOT_TENSOR = re.compile(r"(?P<part>\w+)\.(?P<kind>weight|bias)")
 
 
-def hf_name(gguf_name: str) -> str:
-    """The Hugging Face name of a GGUF tensor; a name without a counterpart stays as it is."""
+def hf_name(gguf_name: str, names: Mapping[str, str]) -> str:
+    """The Hugging Face name of a GGUF tensor; a name without a counterpart stays as it is.
+
+    `names` are those of block and root tensors that the family has otherwise.
+    """
     if match := _BLOCK_TENSOR.fullmatch(gguf_name):
-        part = _BLOCK.get(match["part"])
+        part = names.get(match["part"], _BLOCK.get(match["part"]))
         return f"model.layers.{match['layer']}.{part}.{match['kind']}" if part else gguf_name
     if match := _ROOT_TENSOR.fullmatch(gguf_name):
-        part = _ROOT.get(match["part"])
+        part = names.get(match["part"], _ROOT.get(match["part"]))
         return f"{part}.{match['kind']}" if part else gguf_name
     return gguf_name

@@ -61,7 +61,9 @@ def test_scaled_frequencies_are_transformers(theta, values):
 
 
 def test_a_rotary_step_has_a_row_of_angles_per_token():
-    rotary = RotaryEmbedding(model_config(10000.0, None, head_dim=8), torch.device("cpu"))
+    rotary = RotaryEmbedding(
+        *rope_frequencies(model_config(10000.0, None, head_dim=8)), torch.device("cpu")
+    )
     cos, sin = rotary(torch.tensor([0, 3, 100000]))
     angles = torch.tensor([[0.0], [3.0], [100000.0]]) * torch.tensor([1.0, 0.1, 0.01, 0.001])
     assert torch.allclose(cos, angles.cos(), atol=5e-3)

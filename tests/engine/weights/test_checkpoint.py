@@ -189,4 +189,4 @@ def test_a_safetensors_file_cut_short_is_refused_before_it_is_loaded(tmp_path, l
     ],
 )
 def test_gguf_names_become_hugging_face_names(gguf, hf):
-    assert hf_name(gguf) == hf
+    assert hf_name(gguf, {}) == hf

@@ -74,7 +74,7 @@ def test_the_shape_is_read(read):
 
 def test_a_llama_file_with_a_window_is_mistral(read):
     config = read({**LLAMA, "llama.attention.sliding_window": 128})
-    assert (config.architecture, config.sliding_window) == ("MistralForCausalLM", 128)
+    assert (config.architecture, config.windows) == ("MistralForCausalLM", (128, 128))
 
 
 def test_flags_follow_the_tensors_that_are_there(read):
@@ -82,7 +82,7 @@ def test_flags_follow_the_tensors_that_are_there(read):
         "output.weight": [1.0],
         "blk.0.attn_q.bias": [1.0],
         "blk.0.attn_output.bias": [1.0],
-        "blk.0.ffn_gate.bias": [1.0],
+        "blk.0.ffn_up.bias": [1.0],
         "blk.0.attn_q_norm.weight": [1.0],
     }
     config = read(LLAMA, **names)
@@ -90,7 +90,7 @@ def test_flags_follow_the_tensors_that_are_there(read):
     assert config.attention_bias
     assert config.attention_output_bias
     assert config.mlp_bias
-    assert config.qk_norm
+    assert config.qk_norm == "head"
 
 
 def test_every_end_of_sequence_counts(read):

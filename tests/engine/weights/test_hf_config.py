@@ -54,7 +54,7 @@ def test_the_shape_is_read(read):
     assert (config.num_layers, config.num_heads, config.num_kv_heads) == (4, 8, 2)
     assert (config.head_dim, config.context_length) == (8, 512)
     assert (config.rope_theta, config.rope_scaling) == (10000.0, None)
-    assert config.rms_norm_eps == 1e-6
+    assert config.norm_eps == 1e-6
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -88,18 +88,17 @@ def test_yarn_stretches_the_context_length(read):
 
 
 @pytest.mark.parametrize(
-    ("config", "window", "first"),
+    ("config", "windows"),
     [
-        (family("Llama", sliding_window=16), None, 0),
-        (family("Mistral", sliding_window=16), 16, 0),
-        (family("Mistral", sliding_window=None), None, 0),
-        (family("Mistral"), 4096, 0),
-        (family("Qwen2", sliding_window=16), None, 0),
-        (family("Qwen2", sliding_window=16, use_sliding_window=True), 16, 28),
+        (family("Llama", sliding_window=16), ()),
+        (family("Mistral", sliding_window=16), (16,) * 4),
+        (family("Mistral", sliding_window=None), (0,) * 4),
+        (family("Mistral"), (4096,) * 4),
+        (family("Qwen2", sliding_window=16), ()),
+        (family("Qwen2", sliding_window=16, use_sliding_window=True), (0,) * 4),
         (
             family("Qwen2", sliding_window=16, use_sliding_window=True, max_window_layers=3),
-            16,
-            3,
+            (0, 0, 0, 16),
         ),
         (
             family(
@@ -107,27 +106,25 @@ def test_yarn_stretches_the_context_length(read):
                 sliding_window=16,
                 use_sliding_window=True,
                 max_window_layers=4,
-                layer_types=["full_attention"] + ["sliding_attention"] * 3,
+                layer_types=["full_attention", "sliding_attention"] * 2,
             ),
-            16,
-            1,
+            (0, 16, 0, 16),
         ),
     ],
     ids=["llama", "mistral", "no-window", "v0.1-default", "switch-off", "on", "layers", "types"],
 )
-def test_the_window_is_where_transformers_has_it(read, config, window, first):
-    config = read(config)
-    assert (config.sliding_window, config.first_window_layer) == (window, first)
+def test_the_windows_are_where_transformers_has_them(read, config, windows):
+    assert read(config).windows == windows
 
 
 @pytest.mark.parametrize(
     ("config", "flags"),
     [
-        (family("Llama"), (False, False, False, False)),
-        (family("Llama", attention_bias=True, mlp_bias=True), (True, True, True, False)),
-        (family("Qwen2"), (True, False, False, False)),
-        (family("Qwen3", head_dim=16), (False, False, False, True)),
-        (family("Qwen3", head_dim=16, attention_bias=True), (True, True, False, True)),
+        (family("Llama"), (False, False, False, "")),
+        (family("Llama", attention_bias=True, mlp_bias=True), (True, True, True, "")),
+        (family("Qwen2"), (True, False, False, "")),
+        (family("Qwen3", head_dim=16), (False, False, False, "head")),
+        (family("Qwen3", head_dim=16, attention_bias=True), (True, True, False, "head")),
     ],
     ids=["llama", "llama-bias", "qwen2", "qwen3", "qwen3-bias"],
 )
@@ -168,8 +165,8 @@ def test_a_missing_key_is_named(read, key):
         ({"rms_norm_eps": -1.0}, r"\$.rms_norm_eps"),
         ({"num_attention_heads": 7}, "hidden_size 64 is no multiple of num_attention_heads 7"),
         ({"num_key_value_heads": 3}, "8 attention heads, which is no multiple of its 3"),
-        ({"head_dim": 7}, "heads of size 7; rotary needs an even size"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported"),
+        ({"head_dim": 7}, "turns 7 of the 7 dimensions of a head; rotary needs an even"),
+        ({"hidden_act": "relu6"}, "the activation 'relu6' is not supported"),
         ({"rope_theta": 0}, r"\$.rope_theta"),
         ({"rope_parameters": {"rope_theta": "x"}}, "rope_theta must be a positive number"),
         ({"rope_parameters": {"full_attention": {}}}, "rope parameters that differ by layer"),
@@ -185,9 +182,9 @@ def test_a_key_that_makes_no_sense_is_named(read, changes, says):
         read({**LLAMA, **changes})
 
 
-def test_layer_types_in_another_order_are_refused(read):
-    types = ["sliding_attention", "full_attention"] * 2
-    with pytest.raises(LoadError, match="layer_types must be full_attention layers followed by"):
+@pytest.mark.parametrize("types", [["full_attention"] * 3, ["full_attention"] * 3 + ["linear"]])
+def test_layer_types_that_do_not_fit_are_refused(read, types):
+    with pytest.raises(LoadError, match="layer_types must be 4 of full_attention and sliding"):
         read(family("Qwen2", use_sliding_window=True, layer_types=types))
 
 
