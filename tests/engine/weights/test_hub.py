@@ -117,9 +117,7 @@ def test_without_a_network_a_tokenizer_that_the_cache_lacks_is_said_to_be_missin
 def test_a_repository_without_a_tokenizer_is_refused_as_one(hub, tmp_path):
     (tmp_path / "one.gguf").write_bytes(b"GGUF")
     hub.files = GGUF
-    with pytest.raises(
-        LoadError, match=r"org/tiny has no tokenizer.json .*; name a model that has"
-    ):
+    with pytest.raises(LoadError, match=r"org/tiny has no tokenizer.json .*; name a model"):
         resolve(ModelRef(model=str(tmp_path / "one.gguf"), tokenizer="org/tiny"))
 
 
