@@ -19,6 +19,7 @@ from deploy.preflight import find_model
 from engine.config import EngineConfig
 from engine.errors import EngineError, LoadError
 from engine.messages import EngineLike, SequenceRequest
+from engine.progress_bar import Bar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
@@ -27,7 +28,6 @@ from workers.config import WorkerConfig, engine_config, model_ref
 from workers.contract import Job, Sampling
 from workers.environment import load
 from workers.prepare import prepare
-from workers.progress import Bar
 
 SUMMARY = "generate in one process, without a server; with no prompt, from a pipe or a terminal"
 CONFIGS = (WorkerConfig,)

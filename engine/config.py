@@ -22,6 +22,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int = 0  # 0: torch's own choice
 
 
+# other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM
+DTYPES = {
+    **{"f32": "float32", "bf16": "bfloat16", "f16": "float16"},
+    **{"float": "float32", "half": "float16"},
+}
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder's shape, whatever file it came from. Names follow Hugging Face's config.json."""
 

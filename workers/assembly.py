@@ -14,6 +14,7 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from engine.messages import EngineInfo
+from engine.progress_bar import Bar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
 from workers.config import WorkerConfig, engine_config, model_ref
@@ -30,7 +31,6 @@ from workers.environment import variables
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
-from workers.progress import Bar
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
 from workers.runs import Runs

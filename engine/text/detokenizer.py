@@ -12,27 +12,33 @@ _REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Streams the text of one answer: a function of the ids pushed, whatever their grouping.
 
-    Never splits a character, never holds back a complete one, skips special tokens. All pushes and
-    the flush together are what `Tokenizer.decode` makes of all the ids, with one exception: where a
-    run of `<0xNN>` tokens turns out not to be UTF-8, the full decode gives up the whole run, while
-    here its characters before the fault were already shown.
+    Never splits a character, never holds back a complete one, skips special tokens unless it is
+    told to show them. All pushes and the flush together are what `Tokenizer.decode` makes of all
+    the ids, with one exception: where a run of `<0xNN>` tokens turns out not to be UTF-8, the full
+    decode gives up the whole run, while here its characters before the fault were already shown.
 
     `is_continuation`: the text goes on from a prompt, so a SentencePiece vocabulary's first space
     is a space.
     """
 
-    def __init__(self, tokenizer: Tokenizer, is_continuation: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        is_continuation: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
         rule = tokenizer.rule
         self._tokenizer = tokenizer
         self._assembler = _ByteLevel() if rule.is_byte_level else _ByteFallback()
         self._lead = rule.lead
+        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._max_lead = 0 if is_continuation else rule.max_lead
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is complete with these ids."""
         tokenizer, take = self._tokenizer, self._assembler.take
-        special_ids = tokenizer.special_ids
-        texts = [take(tokenizer.piece(i)) for i in token_ids if i not in special_ids]
+        skipped_ids = self._skipped_ids
+        texts = [take(tokenizer.piece(i)) for i in token_ids if i not in skipped_ids]
         return self._without_lead("".join(texts))
 
     def flush(self) -> str:

@@ -37,8 +37,8 @@ def cut(ids: list[int], data: st.DataObject) -> list[list[int]]:
     return [ids[a:b] for a, b in itertools.pairwise([0, *places, len(ids)])]
 
 
-def stream(tokenizer: Tokenizer, groups: list[list[int]]) -> str:
-    detokenizer = Detokenizer(tokenizer)
+def stream(tokenizer: Tokenizer, groups: list[list[int]], *, skips: bool = True) -> str:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skips)
     return "".join(detokenizer.push(group) for group in groups) + detokenizer.flush()
 
 
@@ -54,7 +54,8 @@ def test_the_streamed_text_of_a_text_is_the_full_decode(pair, any_text):
     check()
 
 
-def test_the_streamed_text_of_any_ids_is_the_full_decode(pair):
+@pytest.mark.parametrize("skips", [True, False], ids=["special-skipped", "special-shown"])
+def test_the_streamed_text_of_any_ids_is_the_full_decode(pair, skips):
     tokenizer, original = pair
     ids_strategy = st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=25)
     bytes_strategy = st.lists(st.integers(0, 300), max_size=12)
@@ -62,15 +63,17 @@ def test_the_streamed_text_of_any_ids_is_the_full_decode(pair):
     @relaxed
     @given(ids_strategy | bytes_strategy, st.data())
     def check(ids: list[int], data: st.DataObject) -> None:
-        assume(tokenizer.rule.is_byte_level or not shows_before_a_fault(tokenizer, ids))
-        assert stream(tokenizer, cut(ids, data)) == original.decode(ids, skip_special_tokens=True)
+        assume(tokenizer.rule.is_byte_level or not shows_before_a_fault(tokenizer, ids, skips))
+        expected = original.decode(ids, skip_special_tokens=skips)
+        assert stream(tokenizer, cut(ids, data), skips=skips) == expected
 
     check()
 
 
-def shows_before_a_fault(tokenizer: Tokenizer, ids: list[int]) -> bool:
+def shows_before_a_fault(tokenizer: Tokenizer, ids: list[int], skips: bool) -> bool:
     """The documented exception: a run of bytes that begins with a character and is not UTF-8."""
-    visible = [i for i in ids if i < tokenizer.vocab_size and i not in tokenizer.special_ids]
+    skipped = tokenizer.special_ids if skips else frozenset()
+    visible = [i for i in ids if i < tokenizer.vocab_size and i not in skipped]
     for is_byte, group in itertools.groupby(visible, lambda i: 3 <= i < 259):
         run = b"".join(tokenizer.token_bytes(i) for i in group) if is_byte else b""
         try:
