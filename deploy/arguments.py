@@ -18,6 +18,8 @@ ALIASES = {
     "--model": ("-m", "--model-id", "--quantized-model-id"),
     "--file": ("-f", "--quantized-filename"),
     "--port": ("-p",),
+    "--chat-template": ("-c",),
+    "--jinja-explicit": ("-j",),
 }
 _NUMBER = re.compile(r"-\d+(\.\d*)?|-\.\d+")
 _SWITCHES = frozenset({"-h", "--help", "--version", "--admin"})

@@ -175,9 +175,9 @@ def sentencepiece() -> SentencePiece:
 @pytest.fixture(scope="session")
 def llama(sentencepiece: SentencePiece) -> tokenizers.Tokenizer:
     """The same vocabulary laid out as Llama-2's and Mistral's tokenizer.json."""
-    from transformers.convert_slow_tokenizer import generate_merges
+    from transformers.tokenization_utils_base import generate_merges
 
-    merges = generate_merges(sentencepiece.piece_scores, list(sentencepiece.piece_scores.items()))
+    merges = generate_merges(sentencepiece.piece_scores, sentencepiece.piece_scores)
     backend = tokenizers.Tokenizer(
         models.BPE(sentencepiece.ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )

@@ -21,7 +21,7 @@ relaxed = settings(
 
 
 @pytest.fixture
-def model(tmp_path):
+def model(tmp_path: Path):
     """Puts one of the SentencePiece models into a directory, with a tokenizer_config.json."""
 
     def make(kind: str, **config) -> Path:
@@ -33,7 +33,7 @@ def model(tmp_path):
 
 
 @pytest.fixture
-def byte_level_files(tmp_path, gpt2):
+def byte_level_files(tmp_path: Path, gpt2):
     """Writes a tokenizer's vocab.json, merges.txt and added_tokens.json."""
 
     def make(model_type: str = "gpt2", **config) -> Path:
