@@ -73,6 +73,12 @@ def byte_level(request: pytest.FixtureRequest) -> tuple[str, tokenizers.Tokenize
 
 
 @pytest.fixture(scope="session")
+def train() -> Callable[[str], tokenizers.Tokenizer]:
+    """Makes a tokenizer of a profile."""
+    return train_byte_level
+
+
+@pytest.fixture(scope="session")
 def gpt2() -> tokenizers.Tokenizer:
     return train_byte_level("gpt-2")
 
