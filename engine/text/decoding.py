@@ -24,6 +24,7 @@ def _bytes_of_chars() -> dict[str, int]:
 
 
 _BYTES_OF_CHARS = _bytes_of_chars()
+_CHARS_OF_BYTES = {byte: char for char, byte in _BYTES_OF_CHARS.items()}
 
 
 class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +64,11 @@ def sentencepiece_rule(drops_first_space: bool) -> DecodeRule:
     return DecodeRule(
         has_byte_fallback=True, replacements=(("▁", " "),), max_lead=int(drops_first_space)
     )
+
+
+def byte_level_text(piece: bytes) -> str:
+    """How a byte-level vocabulary writes these bytes."""
+    return "".join(_CHARS_OF_BYTES[byte] for byte in piece)
 
 
 def _byte_level(token: str) -> bytes:

@@ -19,7 +19,7 @@ class _TokenizerJson(msgspec.Struct):
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.json, or else tokenizer.model, or vocab.json and merges.txt.
+    """Read tokenizer.json, or else tekken.json, tokenizer.model, or vocab.json and merges.txt.
 
     tokenizer_config.json and special_tokens_map.json name the special tokens. As in transformers 5,
     tokenizer.json alone says whether BOS and EOS are added; an older `add_bos_token` in the config

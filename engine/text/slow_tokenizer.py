@@ -1,9 +1,9 @@
-"""Builds a Tokenizer from a directory that has no tokenizer.json: tokenizer.model, or vocab.json.
+"""Builds a Tokenizer from a directory without tokenizer.json: tokenizer.model, vocab.json, tekken.
 
 Those are what Hugging Face's older ("slow") tokenizers read. Knows no GGUF and no chat template.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from engine.text.sentencepiece_model import (
     read_sentencepiece_model,
 )
 from engine.text.special_tokens import added_tokens, named_tokens, read_settings
+from engine.text.tekken import load_tekken
 from engine.text.token_type import TokenType
 from engine.text.tokenizer import Tokenizer
 from engine.text.vocabulary import (
@@ -39,26 +40,21 @@ _PROFILES = {
 }
 
 
+_Build = Callable[[Path, Mapping[str, Any], Mapping[int, AddedToken]], Tokenizer]
+
+
 class _ModelType(msgspec.Struct):
     model_type: str = ""
 
 
 def load_slow_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.model, or vocab.json and merges.txt, and the tokens that the configs add.
+    """Read tekken.json, tokenizer.model, or vocab.json and merges.txt with the configs' tokens.
 
     Raises LoadError if there is neither, or it is damaged.
     """
+    build = _builder(directory)
     settings = read_settings(directory)
     added = added_tokens(directory, settings)
-    if (directory / "tokenizer.model").is_file():
-        build = _from_model
-    elif (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
-        build = _from_merges
-    else:
-        raise LoadError(
-            f"{directory / 'tokenizer.json'} does not exist; put the tokenizer.json of the model "
-            "there, or its tokenizer.model, or its vocab.json and merges.txt."
-        )
     try:
         return build(directory, settings, added)
     except LoadError:
@@ -67,6 +63,19 @@ def load_slow_tokenizer(directory: Path) -> Tokenizer:
         raise LoadError(
             f"the tokenizer in {directory} is damaged ({error}); download it again."
         ) from error
+
+
+def _builder(directory: Path) -> _Build:
+    if (directory / "tekken.json").is_file():
+        return lambda directory, settings, added: load_tekken(directory / "tekken.json")
+    if (directory / "tokenizer.model").is_file():
+        return _from_model
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return _from_merges
+    raise LoadError(
+        f"{directory / 'tokenizer.json'} does not exist; put the tokenizer.json of the model "
+        "there, or its tokenizer.model, its vocab.json and merges.txt, or its tekken.json."
+    )
 
 
 def _from_model(
