@@ -24,6 +24,8 @@ ALIASES = {
     "--max-model-len": ("--max-seq-len",),
     "--host": ("--serve-ip",),
     "--port": ("-p",),
+    "--chat-template": ("-c",),
+    "--jinja-explicit": ("-j",),
 }
 # flags of mistral.rs that have no equal here, and what there is in their place
 _ELSEWHERE = {

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from engine.config import DTYPES, EngineConfig
+from engine.text.template_files import TemplateChoice
 from engine.weights.files import ModelRef
 from workers.environment import setting
 
@@ -58,6 +59,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting("Hub token: `literal:TOKEN`, `env:NAME`, `path:FILE`, `cache` or `none`."),
     ] = "cache"
+    chat_template: Annotated[
+        str,
+        setting(
+            "Chat template in the place of the model's: a .jinja or .json file, the name of a "
+            "bundled one (`chatml`, `llama3`, …), or the text itself."
+        ),
+    ] = ""
+    jinja_explicit: Annotated[
+        str, setting("Chat template that goes before all others, --chat-template included.")
+    ] = ""
     device: Annotated[str, setting("`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "f32", "bf16", "f16"],
@@ -135,6 +146,11 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,
     )
+
+
+def template_choice(config: WorkerConfig) -> TemplateChoice:
+    """The chat template that the user sets, if any."""
+    return TemplateChoice(explicit=config.jinja_explicit, given=config.chat_template)
 
 
 def model_ref(config: WorkerConfig) -> ModelRef:

@@ -92,6 +92,15 @@ COMMAND_LINES = {
             "TRAMONTANE_MODEL_FILE": "a.gguf",
         },
     ),
+    "mistral.rs's short names of templates": (
+        "-c mine.json -j explicit.jinja plain -m dir",
+        {
+            "TRAMONTANE_CHAT_TEMPLATE": "mine.json",
+            "TRAMONTANE_JINJA_EXPLICIT": "explicit.jinja",
+            "TRAMONTANE_KIND": "plain",
+            "TRAMONTANE_MODEL": "dir",
+        },
+    ),
     "a value that looks like a kind": (
         "plain -m plain",
         {"TRAMONTANE_KIND": "plain", "TRAMONTANE_MODEL": "plain"},

@@ -3,8 +3,9 @@
 import pytest
 
 from engine.config import EngineConfig
+from engine.text.template_files import TemplateChoice
 from engine.weights.files import ModelRef
-from workers.config import WorkerConfig, engine_config, model_ref
+from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.environment import SettingError, load, settings_of
 
 
@@ -98,3 +99,10 @@ def test_the_guide_s_flags_have_their_names():
 def test_a_bad_value_is_refused_by_name(variable, value):
     with pytest.raises(SettingError, match=variable):
         load(WorkerConfig, {variable: value})
+
+
+def test_the_templates_that_a_user_sets_reach_the_text_side():
+    settings = {"TRAMONTANE_CHAT_TEMPLATE": "chatml", "TRAMONTANE_JINJA_EXPLICIT": "a.jinja"}
+    choice = template_choice(load(WorkerConfig, settings))
+    assert choice == TemplateChoice(given="chatml", explicit="a.jinja")
+    assert template_choice(load(WorkerConfig, {})) == TemplateChoice()

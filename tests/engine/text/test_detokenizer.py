@@ -1,6 +1,7 @@
 """The streamed text is the whole text, whatever the grouping; no character waits or is split."""
 
 import itertools
+import json
 
 import pytest
 import tokenizers
@@ -18,7 +19,10 @@ relaxed = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["gpt-2", "llama", "llama without a first space"])
+KINDS = ["gpt-2", "llama", "llama without a first space"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request, gpt2, byte_level_metadata, llama, sentencepiece):
     """Our tokenizer, and the original that says what the text is."""
     if request.param == "gpt-2":
@@ -148,3 +152,29 @@ def test_every_decoder_step_of_a_supported_kind_is_followed():
     tokenizer = Tokenizer(backend, parse_decoder(spec), {})
     for ids in itertools.product(range(3), repeat=4):
         assert stream(tokenizer, [[i] for i in ids]) == backend.decode(list(ids))
+
+
+@pytest.fixture(scope="module", params=["always", "first", "never"])
+def metaspace(request, llama):
+    """A tokenizer whose decoder takes spaces off the first token only, as T5's does."""
+    original = tokenizers.Tokenizer.from_str(llama.to_str())
+    original.decoder = tokenizers.decoders.Metaspace(prepend_scheme=request.param)
+    spec = json.loads(original.to_str())["decoder"]
+    return Tokenizer(original, parse_decoder(spec), {}), original
+
+
+def test_a_metaspace_decoder_is_followed_token_by_token(metaspace):
+    tokenizer, original = metaspace
+
+    @relaxed
+    @given(st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=25), st.data())
+    def check(ids: list[int], data: st.DataObject) -> None:
+        assert stream(tokenizer, cut(ids, data)) == original.decode(ids, skip_special_tokens=True)
+
+    check()
+
+
+def test_a_metaspace_decoder_keeps_the_spaces_of_a_continuation(metaspace):
+    tokenizer, _ = metaspace
+    ids = tokenizer.encode("the the", add_special_tokens=False)
+    assert Detokenizer(tokenizer, is_continuation=True).push(ids) == " the the"
