@@ -52,7 +52,7 @@ def _metadata(files: ModelFiles) -> dict[str, Any]:
     if files.kind == "gguf":
         return read_gguf(files.weights).metadata
     if files.kind == "ggml" and files.tokenizer is None:
-        from engine.weights.ggml_header import read_ggml_vocab
+        from engine.weights.ggml_vocab import read_ggml_vocab
 
         return read_ggml_vocab(files.weights[0])
     return {}

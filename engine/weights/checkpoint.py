@@ -1,5 +1,6 @@
 """A model's tensors under Hugging Face names, whatever file they are in. Knows no model."""
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from torch import Tensor
@@ -9,7 +10,10 @@ from engine.weights.files import ModelFiles
 
 
 class Checkpoint(Protocol):
-    """Tensors by name, each read when asked for: one at a time is in memory besides the model."""
+    """Tensors by name, read when asked for. No more than the latest stays in memory.
+
+    Each method raises LoadError naming a tensor that is not there or cannot be read.
+    """
 
     @property
     def config(self) -> ModelConfig:
@@ -18,10 +22,19 @@ class Checkpoint(Protocol):
     def names(self) -> frozenset[str]:
         """The tensors there are."""
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape, without reading it."""
+
     def tensor(self, name: str) -> Tensor:
         """One tensor on the CPU, in the dtype that the file stores or, if packed, float32.
 
-        Valid until the next call. Raises LoadError naming a tensor that is not there.
+        To be read, not written, and before the next call.
+        """
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The same tensor, some rows of its first dimension at a time, from the top.
+
+        Each piece is valid until the next is asked for. So a large tensor is never in memory twice.
         """
 
 
@@ -31,6 +44,10 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
         from engine.weights.gguf import GgufCheckpoint
 
         return GgufCheckpoint(files)
+    if files.kind == "ggml":
+        from engine.weights.ggml import GgmlCheckpoint
+
+        return GgmlCheckpoint(files)
     from engine.weights.safetensors import SafetensorsCheckpoint
 
     return SafetensorsCheckpoint(files)

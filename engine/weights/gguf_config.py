@@ -156,7 +156,8 @@ def read_row(keys: GgufKeys, name: str) -> NDArray[np.float32]:
         raise LoadError(f"{keys.path}: {name} is not a float32 row of {size}.")
     with tensor.path.open("rb") as file:
         file.seek(tensor.offset)
-        return np.frombuffer(file.read(tensor.num_bytes), "<f4")
+        order = ">f4" if tensor.is_big_endian else "<f4"
+        return np.frombuffer(file.read(tensor.num_bytes), order).astype(np.float32)
 
 
 def _eos_token_ids(keys: GgufKeys) -> tuple[int, ...]:

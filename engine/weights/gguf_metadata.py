@@ -1,31 +1,25 @@
 """A GGUF file's header: its metadata and where its tensors lie. Torch-free; knows no model."""
 
 import mmap
-import struct
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from engine.errors import LoadError
+from engine.quant.block_format import block_format
+from engine.weights.gguf_cursor import GgufCursor
+from engine.weights.gguf_splits import Split, order_of_splits
 
-_SCALARS = {
-    GGUFValueType.UINT8: "<u1",
-    GGUFValueType.INT8: "<i1",
-    GGUFValueType.UINT16: "<u2",
-    GGUFValueType.INT16: "<i2",
-    GGUFValueType.UINT32: "<u4",
-    GGUFValueType.INT32: "<i4",
-    GGUFValueType.FLOAT32: "<f4",
-    GGUFValueType.BOOL: "?",
-    GGUFValueType.UINT64: "<u8",
-    GGUFValueType.INT64: "<i8",
-    GGUFValueType.FLOAT64: "<f8",
-}
+PLAIN_TYPES = frozenset(kind for kind, (block, _) in GGML_QUANT_SIZES.items() if block == 1)
+
 _DEFAULT_ALIGNMENT = 32
+_MAX_DIMENSIONS = 8  # ggml has 4
+_MAX_ELEMENTS = 1 << 56
+_LEAST_KEY_BYTES = 13  # a name's length, a type, one byte
+_LEAST_TENSOR_BYTES = 24  # a name's length, the number of dimensions, a type, an offset
 
 
 class GgufTensor(NamedTuple):
@@ -37,6 +31,7 @@ class GgufTensor(NamedTuple):
     path: Path
     offset: int  # bytes from the start of the file
     num_bytes: int
+    is_big_endian: bool = False
 
 
 class GgufHeader(NamedTuple):
@@ -47,132 +42,141 @@ class GgufHeader(NamedTuple):
 
 
 def read_gguf(paths: Sequence[Path]) -> GgufHeader:
-    """Read the headers of a GGUF file or of all splits of one, version 2 or 3, little-endian.
+    """Read the headers of a GGUF file or of all splits of one, version 2 or 3.
 
-    Raises LoadError for anything else and for a damaged or shortened file. Format: ggml's
-    docs/gguf.md.
+    Version 3 may be big-endian if its tensors are not packed. Splits may come in any order. Raises
+    LoadError for anything else and for a damaged or shortened file. Format: ggml's docs/gguf.md.
     """
-    headers = [_read_one(path) for path in paths]
+    read = [_read_one(path) for path in paths]
+    splits = [
+        Split(path, header.metadata, len(header.tensors))
+        for path, header in zip(paths, read, strict=True)
+    ]
+    headers = [read[index] for index in order_of_splits(splits)]
     tensors: dict[str, GgufTensor] = {}
     for header in headers:
-        tensors |= header.tensors
+        for name, tensor in header.tensors.items():
+            if name in tensors:
+                raise LoadError(
+                    f"{tensor.path} and {tensors[name].path} both have a tensor {name}; they are "
+                    "no splits of one model."
+                )
+            tensors[name] = tensor
     return GgufHeader(headers[0].metadata, tensors)
 
 
 def _read_one(path: Path) -> GgufHeader:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _parse(_Cursor(data), path)
+            return _parse(GgufCursor(data), path)
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except (struct.error, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise LoadError(
             f"{path} is damaged or cut short ({error}); download or convert it again."
         ) from error
 
 
-class _Cursor:
-    """Reads values one after another. Running past the end raises ValueError or struct.error."""
-
-    def __init__(self, data: mmap.mmap) -> None:
-        self.data = data
-        self.position = 0
-
-    def number(self, layout: str) -> int:
-        (value,) = struct.unpack_from(layout, self.data, self.position)
-        self.position += struct.calcsize(layout)
-        return int(value)
-
-    def string(self) -> str:
-        return self.take(self.number("<Q")).decode("utf-8")
-
-    def take(self, num_bytes: int) -> bytes:
-        end = self.position + num_bytes
-        if end > len(self.data):
-            raise ValueError(f"{end - len(self.data)} bytes of the header are missing")
-        chunk = self.data[self.position : end]
-        self.position = end
-        return chunk
-
-    def value(self, kind: GGUFValueType) -> Any:
-        if kind is GGUFValueType.STRING:
-            return self.string()
-        if kind is GGUFValueType.ARRAY:
-            return self.array()
-        return self.scalars(kind, 1)[0]
-
-    def array(self) -> list[Any]:
-        kind, length = GGUFValueType(self.number("<I")), self.number("<Q")
-        if kind in _SCALARS:
-            return self.scalars(kind, length)
-        return [self.value(kind) for _ in range(length)]
-
-    def scalars(self, kind: GGUFValueType, length: int) -> list[Any]:
-        dtype = np.dtype(_SCALARS[kind])
-        values: list[Any] = np.frombuffer(self.take(length * dtype.itemsize), dtype).tolist()
-        return values
-
-
-def _parse(cursor: _Cursor, path: Path) -> GgufHeader:
+def _parse(cursor: GgufCursor, path: Path) -> GgufHeader:
     if cursor.data[:4] != b"GGUF":
         raise LoadError(f"{path} is not a GGUF file: it does not begin with the letters GGUF.")
     cursor.position = 4
-    _check_version(cursor.number("<I"), path)
-    num_tensors, num_keys = cursor.number("<Q"), cursor.number("<Q")
-    metadata = {}
+    _read_version(cursor, path)
+    num_tensors, num_keys = cursor.count(_LEAST_TENSOR_BYTES), cursor.count(_LEAST_KEY_BYTES)
+    metadata: dict[str, Any] = {}
     for _ in range(num_keys):
-        key = cursor.string()
-        metadata[key] = cursor.value(GGUFValueType(cursor.number("<I")))
+        if (key := cursor.name()) in metadata:
+            raise ValueError(f"it has the key {key} twice")
+        metadata[key] = cursor.value()
     infos = [_tensor_info(cursor) for _ in range(num_tensors)]
     alignment = _alignment(metadata)
     start = -(-cursor.position // alignment) * alignment
-    tensors = [_place(info, start, path) for info in infos]
-    _check_places(tensors, alignment)
-    _check_length(tensors, len(cursor.data))
-    return GgufHeader(metadata, {tensor.name: tensor for tensor in tensors})
+    is_big_endian = cursor.order == ">"
+    places = [_place(info, start, path, is_big_endian) for info in infos]
+    _check_places(places, alignment, len(cursor.data))
+    tensors = {tensor.name: tensor for tensor in places}
+    if len(tensors) < len(places):
+        raise ValueError("it has two tensors of one name")
+    return GgufHeader(metadata, tensors)
 
 
-def _check_version(version: int, path: Path) -> None:
-    if version & 0xFFFF == 0:
-        raise LoadError(f"{path} is a big-endian GGUF file; use the little-endian one.")
-    if version not in (2, 3):
+def _read_version(cursor: GgufCursor, path: Path) -> None:
+    version = cursor.u32()
+    if version & 0xFFFF == 0:  # a small number of the other byte order
+        version = int.from_bytes(version.to_bytes(4, "little"), "big")
+        cursor.order = ">"
+    # Before version 3 there were no big-endian files.
+    if version not in ((2, 3) if cursor.order == "<" else (3,)):
         raise LoadError(
             f"{path} has GGUF version {version}, versions 2 and 3 can be read; convert it again."
         )
 
 
-def _tensor_info(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
-    name = cursor.string()
-    dimensions = [cursor.number("<Q") for _ in range(cursor.number("<I"))]
-    return name, tuple(reversed(dimensions)), cursor.number("<I"), cursor.number("<Q")
+class _Info(NamedTuple):
+    name: str
+    shape: tuple[int, ...]
+    raw_type: int
+    offset: int  # from the start of the tensors
+
+
+def _tensor_info(cursor: GgufCursor) -> _Info:
+    name = cursor.name()
+    if (num_dimensions := cursor.u32()) > _MAX_DIMENSIONS:
+        raise ValueError(f"{name} has {num_dimensions} dimensions")
+    dimensions = [cursor.u64() for _ in range(num_dimensions)]
+    if prod(max(size, 1) for size in dimensions) > _MAX_ELEMENTS:  # 0 may be among them
+        raise ValueError(f"{name} has the impossible dimensions {dimensions}")
+    return _Info(name, tuple(reversed(dimensions)), cursor.u32(), cursor.u64())
 
 
 def _alignment(metadata: dict[str, Any]) -> int:
+    """The format asks for a multiple of 8, ggml for a power of two: either will do."""
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment % 8:
-        raise ValueError(f"general.alignment is {alignment}, not a positive multiple of 8")
+    if type(alignment) is not int or alignment <= 0:
+        raise ValueError("general.alignment is no positive number")
+    if alignment % 8 and alignment & (alignment - 1):
+        raise ValueError(f"general.alignment is {alignment}, no multiple of 8 or power of two")
     return alignment
 
 
-def _place(info: tuple[str, tuple[int, ...], int, int], start: int, path: Path) -> GgufTensor:
-    name, shape, raw_type, offset = info
-    kind = GGMLQuantizationType(raw_type)
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    if not shape or shape[-1] % block:
-        raise ValueError(f"rows of {name} are no whole number of {kind.name} blocks")
-    num_bytes = prod(shape) // block * block_bytes
-    return GgufTensor(name, kind, shape, path, start + offset, num_bytes)
+def _place(info: _Info, start: int, path: Path, is_big_endian: bool) -> GgufTensor:
+    kind = _type(info, path)
+    if kind in PLAIN_TYPES:
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+    else:
+        _, block, block_bytes, _ = block_format(kind)
+        _check_packed(info, kind, block, path, is_big_endian)
+    num_bytes = prod(info.shape) // block * block_bytes
+    offset = start + info.offset
+    return GgufTensor(info.name, kind, info.shape, path, offset, num_bytes, is_big_endian)
 
 
-def _check_places(tensors: Sequence[GgufTensor], alignment: int) -> None:
+def _type(info: _Info, path: Path) -> GGMLQuantizationType:
+    try:
+        return GGMLQuantizationType(info.raw_type)
+    except ValueError as error:
+        raise LoadError(
+            f"{path}: {info.name} has the tensor type {info.raw_type}, which was removed from "
+            "ggml or is too new; use a file with another quantisation."
+        ) from error
+
+
+def _check_packed(
+    info: _Info, kind: GGMLQuantizationType, block: int, path: Path, is_big_endian: bool
+) -> None:
+    if not info.shape or info.shape[-1] % block:
+        raise ValueError(f"rows of {info.name} are no whole number of {kind.name} blocks")
+    if is_big_endian:
+        raise LoadError(
+            f"{path} is big-endian and {info.name} is packed as {kind.name}; use the "
+            "little-endian file or one that is not quantised."
+        )
+
+
+def _check_places(tensors: Sequence[GgufTensor], alignment: int, file_bytes: int) -> None:
     for tensor in tensors:
-        if not tensor.num_bytes:
-            raise ValueError(f"{tensor.name} has no elements")
         if tensor.offset % alignment:
             raise ValueError(f"{tensor.name} is not aligned to {alignment} bytes")
-
-
-def _check_length(tensors: Sequence[GgufTensor], file_bytes: int) -> None:
     needed = max((tensor.offset + tensor.num_bytes for tensor in tensors), default=0)
     if needed > file_bytes:
         raise ValueError(f"it has {file_bytes} bytes and its tensors need {needed}")

@@ -11,7 +11,7 @@ from engine.weights.progress import Progress
 
 
 class Loader:
-    """One pass over a checkpoint. Memory peaks at the model and the one tensor on its way there."""
+    """One pass over a checkpoint. Memory peaks at the model and the few rows on their way there."""
 
     def __init__(self, checkpoint: Checkpoint, total_bytes: int, progress: Progress | None) -> None:
         self.checkpoint = checkpoint
@@ -30,13 +30,18 @@ class Loader:
 
         Raises LoadError if the tensor is not there or has another shape.
         """
-        tensor = self.checkpoint.tensor(name)
-        if tensor.shape != target.shape:
+        if (shape := self.checkpoint.shape(name)) != target.shape:
             raise LoadError(
-                f"{name} has the shape {list(tensor.shape)}, but by the model's configuration it "
+                f"{name} has the shape {list(shape)}, but by the model's configuration it "
                 f"is {list(target.shape)}; the files do not belong together."
             )
-        target.copy_(tensor)
+        start = 0
+        for rows in self.checkpoint.pieces(name):
+            if not rows.dim():  # a scalar has no rows
+                target.copy_(rows)
+                break
+            target[start : start + len(rows)].copy_(rows)
+            start += len(rows)
         self._used.add(name)
         self.done_bytes += target.nbytes
         if self.progress is not None:

@@ -4,6 +4,7 @@ from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.models.registry import check_architecture
 from engine.weights.files import ModelFiles
+from engine.weights.ggml_config import read_ggml_config
 from engine.weights.gguf_config import read_gguf_config
 from engine.weights.gguf_metadata import read_gguf
 from engine.weights.hf_config import read_hf_config
@@ -17,6 +18,8 @@ def read_model_config(files: ModelFiles) -> ModelConfig:
     """
     if files.kind == "gguf":
         config = read_gguf_config(read_gguf(files.weights), files.weights[0])
+    elif files.kind == "ggml":
+        config = read_ggml_config(files.weights[0], files.gqa)
     else:
         config = read_hf_config(files.directory, files.weights)
     return check_model_config(config, files.name)

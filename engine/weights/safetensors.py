@@ -1,45 +1,67 @@
 """A checkpoint in one safetensors file or in several shards, read in place. Knows no model."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-from safetensors import SafetensorError, safe_open
+import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.weights.files import ModelFiles
 from engine.weights.model_config import read_model_config
-from engine.weights.safetensors_header import read_header
+from engine.weights.safetensors_index import read_shards
+from engine.weights.tensor_reader import Place, TensorReader
+
+# Not the types of eight bits and less: their weights mean nothing without scales from elsewhere.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class SafetensorsCheckpoint:
-    """Tensors of `files.weights`. One file is mapped at a time, so its pages are free after it."""
+    """Tensors of `files.weights`."""
 
     def __init__(self, files: ModelFiles) -> None:
         self.config: ModelConfig = read_model_config(files)
         self._directory = files.directory
-        self._places: dict[str, Path] = {}
-        for path in files.weights:
-            self._places |= dict.fromkeys(read_header(path), path)
-        self._open: tuple[Path, Any] | None = None
+        self._headers, self._paths = read_shards(files.directory, files.weights)
+        self._reader = TensorReader()
 
     def names(self) -> frozenset[str]:
         """The tensors of all shards."""
-        return frozenset(self._places)
+        return frozenset(self._paths)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """A tensor's shape. Raises LoadError if it is not there."""
+        return self._place(name).shape
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, in the dtype that the file stores. Raises LoadError if it is not there."""
-        if name not in self._places:
-            raise LoadError(f"{self._directory} has no tensor {name} in its safetensors files.")
-        path = self._places[name]
-        try:
-            tensor: Tensor = self._file(path).get_tensor(name)
-        except (OSError, SafetensorError) as error:
-            raise LoadError(f"{path}: {name} cannot be read ({error}).") from error
-        return tensor
+        return self._reader.tensor(self._place(name))
 
-    def _file(self, path: Path) -> Any:
-        if self._open is None or self._open[0] != path:
-            self._open = (path, safe_open(path, framework="pt"))
-        return self._open[1]
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """The same, some rows at a time. Raises LoadError if it is not there."""
+        return self._reader.pieces(self._place(name))
+
+    def _place(self, name: str) -> Place:
+        if name not in self._paths:
+            raise LoadError(f"{self._directory} has no tensor {name} in its safetensors files.")
+        path = self._paths[name]
+        header = self._headers[path]
+        tensor = header.tensors[name]
+        if tensor.dtype not in _DTYPES:
+            raise LoadError(
+                f"{path}: {name} is stored as {tensor.dtype}, which is not supported; use a "
+                "version of the model in BF16, F16 or F32, or a GGUF file."
+            )
+        offset = header.data_start + tensor.data_offsets[0]
+        return Place(tensor.shape, path, offset, _DTYPES[tensor.dtype])

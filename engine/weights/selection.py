@@ -15,10 +15,13 @@ Kind = Literal["plain", "gguf", "ggml"]
 INDEX_FILE = "model.safetensors.index.json"
 _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("merges.txt", "tokenizer.model", "*.jinja", "chat_template.json"),
+    *("merges.txt", "tokenizer.model", "tekken.json", "*.jinja", "chat_template.json"),
 )
 # any of these is a tokenizer
-VOCABULARIES = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+VOCABULARIES = (
+    *(("tokenizer.json",), ("tokenizer.model",), ("tekken.json",)),
+    ("vocab.json", "merges.txt"),
+)
 _PLAIN_FILES = (
     *("config.json", "generation_config.json", *_TOKENIZER_FILES),
     *("model*.safetensors", INDEX_FILE),

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -50,9 +51,20 @@ class TextPart:
 
     def tensor(self, name: str) -> Tensor:
         """As `Checkpoint` has it."""
+        return self._checkpoint.tensor(self._name(name))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As `Checkpoint` has it."""
+        return self._checkpoint.shape(self._name(name))
+
+    def pieces(self, name: str) -> Iterator[Tensor]:
+        """As `Checkpoint` has it."""
+        return self._checkpoint.pieces(self._name(name))
+
+    def _name(self, name: str) -> str:
         if name not in self._names:
             raise LoadError(f"The checkpoint has no tensor {name} in its language model.")
-        return self._checkpoint.tensor(self._names[name])
+        return self._names[name]
 
 
 def _plain(name: str) -> str:

@@ -2,8 +2,6 @@
 
 import json
 import subprocess
-import sys
-import types
 
 import gguf
 import msgspec
@@ -14,6 +12,7 @@ from engine.text.detokenizer import Detokenizer
 from engine.text.generation_config import GenerationDefaults
 from engine.text.template_files import TemplateChoice
 from engine.text.text_model import load_text_model
+from engine.weights import ggml_vocab
 from engine.weights.files import ModelFiles
 
 
@@ -224,9 +223,7 @@ def test_a_ggml_file_gives_the_vocabulary_and_its_name_the_template(
             f"tokenizer.ggml.{n}": sentencepiece.metadata()[f"tokenizer.ggml.{n}"] for n in names
         }
 
-    module = types.ModuleType("engine.weights.ggml_header")
-    monkeypatch.setattr(module, "read_ggml_vocab", read_ggml_vocab, raising=False)
-    monkeypatch.setitem(sys.modules, "engine.weights.ggml_header", module)
+    monkeypatch.setattr(ggml_vocab, "read_ggml_vocab", read_ggml_vocab)
     text = load_text_model(ggml_files(tmp_path))
     assert text.tokenizer.encode("the quick") == llama.encode("the quick").ids
     assert text.chat_template is not None

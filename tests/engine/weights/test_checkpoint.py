@@ -1,7 +1,6 @@
 """Tensors out of safetensors and GGUF files, and into a model."""
 
 import struct
-import weakref
 
 import pytest
 import torch
@@ -116,34 +115,6 @@ def test_progress_ends_at_the_size_of_the_model(tmp_path, llama):
     assert size == 2 * sum(weight.numel() for weight in llama.parameters())
     assert reports[-1] == (size, size)
     assert [done for done, _ in reports] == sorted(done for done, _ in reports)
-
-
-class Watched:
-    """A checkpoint that notices when a tensor outlives the request for the next."""
-
-    def __init__(self, checkpoint):
-        self.checkpoint = checkpoint
-        self.config = checkpoint.config
-        self.last = lambda: None
-
-    def names(self):
-        return self.checkpoint.names()
-
-    def tensor(self, name):
-        assert self.last() is None
-        tensor = self.checkpoint.tensor(name)
-        self.last = weakref.ref(tensor)
-        return tensor
-
-
-@pytest.mark.parametrize("kind", [None, Type.F16, Type.Q8_0], ids=str)
-def test_no_more_than_one_tensor_is_held_while_loading(tmp_path, kind):
-    model = tiny.make_model("llama")
-    if kind is None:
-        model.save_pretrained(tmp_path)
-    else:
-        write_gguf(model, tmp_path / "model.gguf", kind)
-    load(Watched(open_path(tmp_path)))
 
 
 @pytest.mark.parametrize(

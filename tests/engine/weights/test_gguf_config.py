@@ -6,7 +6,6 @@ from gguf import GGMLQuantizationType as Type, GGUFWriter
 from gguf.constants import GGML_QUANT_SIZES
 
 from engine.errors import LoadError
-from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.model_config import read_model_config
 
@@ -173,8 +172,3 @@ def test_rope_freqs_beside_another_scaling_are_refused(read):
 def test_rope_freqs_of_another_length_are_refused(read):
     with pytest.raises(LoadError, match=r"rope_freqs.weight is not a float32 row of 4"):
         read(LLAMA, **{"rope_freqs.weight": [1.0, 2.0]})
-
-
-def test_a_type_that_cannot_be_unpacked_is_refused_on_opening(write):
-    with pytest.raises(LoadError, match="has the type Q8_1, which cannot be unpacked"):
-        open_checkpoint(write(LLAMA, Type.Q8_1))
