@@ -7,6 +7,7 @@ a launcher is imported when the first CUDA tensor comes in.
 from torch import Tensor
 
 from kernels.cpu import (
+    grouped_linear as cpu_grouped_linear,
     paged_attention as cpu_paged_attention,
     rotary as cpu_rotary,
     uniform_quads as cpu_uniform_quads,
@@ -54,6 +55,15 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
         return launch(gate_up)
     return reference_silu_mul.silu_mul(gate_up)
+
+
+def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
+    """Rows `starts[e]:starts[e + 1]` of x [R, I] by weight[e] of [E, O, I]; returns [R, O]."""
+    if x.is_cuda:
+        from kernels.grouped_linear import grouped_linear as launch
+
+        return launch(x, weight, starts)
+    return cpu_grouped_linear.grouped_linear(x, weight, starts)
 
 
 def write_kv(
