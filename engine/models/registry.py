@@ -17,15 +17,22 @@ if TYPE_CHECKING:
 MODELS = {
     "LlamaForCausalLM": "engine.models.llama",
     "MistralForCausalLM": "engine.models.mistral",
+    "MixtralForCausalLM": "engine.models.mixtral",
+    "Olmo2ForCausalLM": "engine.models.olmo2",
     "Qwen2ForCausalLM": "engine.models.qwen2",
     "Qwen3ForCausalLM": "engine.models.qwen3",
+    "Qwen3MoeForCausalLM": "engine.models.qwen3_moe",
+    "SmolLM3ForCausalLM": "engine.models.smollm3",
 }
 
 # `general.architecture` of GGUF files -> the module of weights/families that reads them.
 GGUF_FAMILIES = {
     "llama": "llama",
+    "olmo2": "olmo2",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "smollm3": "smollm3",
 }
 
 

@@ -15,6 +15,7 @@ from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.weights.files import ModelFiles
 from engine.weights.gguf_config import read_gguf_config, read_gguf_family
+from engine.weights.gguf_experts import split_experts
 from engine.weights.gguf_metadata import GgufTensor, read_gguf
 from engine.weights.model_config import check_model_config
 from engine.weights.names import hf_name
@@ -41,7 +42,7 @@ class GgufCheckpoint:
         _check_types(tensors)
         self._path = files.weights[0]
         family = read_gguf_family(header, files.weights[0])
-        self._tensors = {hf_name(tensor.name, family.names): tensor for tensor in tensors}
+        self._tensors = {hf_name(t.name, family.names): t for t in split_experts(tensors)}
         self._is_permuted = family.is_permuted
         self._maps: dict[Path, mmap.mmap] = {}
 

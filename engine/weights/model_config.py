@@ -34,4 +34,9 @@ def check_model_config(config: ModelConfig, name: str) -> ModelConfig:
             f"{name} turns {config.num_turned} of the {config.head_dim} dimensions of a head; "
             "rotary needs an even number of them."
         )
+    if config.num_experts and not 0 < config.num_experts_per_token <= config.num_experts:
+        raise LoadError(
+            f"{name} sends a token to {config.num_experts_per_token} of its {config.num_experts} "
+            "experts; it must be one at least and no more than there are."
+        )
     return config
