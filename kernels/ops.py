@@ -10,6 +10,7 @@ from kernels.cpu import (
     grouped_linear as cpu_grouped_linear,
     paged_attention as cpu_paged_attention,
     rotary as cpu_rotary,
+    silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
@@ -17,7 +18,6 @@ from kernels.reference import (
     add_rms_norm as reference_add_rms_norm,
     philox as reference_philox,
     rms_norm as reference_rms_norm,
-    silu_mul as reference_silu_mul,
 )
 
 
@@ -54,7 +54,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
         from kernels.silu_mul import silu_mul as launch
 
         return launch(gate_up)
-    return reference_silu_mul.silu_mul(gate_up)
+    return cpu_silu_mul.silu_mul(gate_up)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:

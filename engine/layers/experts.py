@@ -68,9 +68,8 @@ class Experts(nn.Module):
         inner = self.gate(ops.grouped_linear(rows, self.gate_up_proj, starts))
         outputs = ops.grouped_linear(inner, self.down_proj, starts)
         by_token = torch.empty_like(outputs).index_copy_(0, order, outputs)
-        # Summed in the order of a token's choice, whatever its neighbours chose.
-        parts = by_token.view(*chosen.shape, x.shape[1]) * weights[:, :, None]
-        return parts.sum(dim=1).to(x.dtype)
+        parts = by_token.view(*chosen.shape, x.shape[1]).float()
+        return torch.bmm(weights[:, None], parts)[:, 0].to(x.dtype)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The weights, float32, and the indices of each token's experts, both [T, k]."""
