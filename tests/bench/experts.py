@@ -4,12 +4,12 @@ Run from the checkout: `OMP_NUM_THREADS=1 PYTHONPATH=. python tests/bench/expert
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers.models.mixtral.configuration_mixtral import MixtralConfig
 from transformers.models.mixtral.modeling_mixtral import MixtralSparseMoeBlock
 
@@ -55,14 +55,15 @@ def theirs(block: Experts, shape: tuple[int, ...], implementation: str) -> nn.Mo
     )
     config._experts_implementation = implementation
     with torch.device("meta"):
-        module: Any = MixtralSparseMoeBlock(config).eval()
-    module.gate.weight = block.router.weight
-    module.experts.gate_up_proj = block.gate_up_proj
-    module.experts.down_proj = block.down_proj
+        module: nn.Module = MixtralSparseMoeBlock(config).eval()
+    gate: Any = module.gate
+    gate.weight = block.router.weight
+    experts: Any = module.experts
+    experts.gate_up_proj, experts.down_proj = block.gate_up_proj, block.down_proj
     return module
 
 
-def best_ms(calls: list[Callable[[], Any]]) -> list[float]:
+def best_ms(calls: Sequence[Callable[[], Any]]) -> list[float]:
     """The least CPU time of each call, in turns: neither other processes nor the order count."""
     times: list[list[float]] = [[] for _ in calls]
     deadline = time.monotonic() + MIN_S * len(calls)
