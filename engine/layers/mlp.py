@@ -24,18 +24,23 @@ _ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+def gate_of(config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    """The model's `act(gate) * up` of [T, 2I]. Raises LoadError for one that has no kernel."""
+    if config.activation not in _GATES:
+        raise LoadError(
+            f"a gated MLP with the activation {config.activation} is not supported; supported "
+            f"are {', '.join(_GATES)}."
+        )
+    return _GATES[config.activation]
+
+
 class GatedMLP(nn.Module):
     """`down(act(gate(x)) * up(x))` (arXiv 2002.05202), gate and up as one Linear."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         """Raises LoadError for an activation that has no kernel."""
         super().__init__()
-        if config.activation not in _GATES:
-            raise LoadError(
-                f"a gated MLP with the activation {config.activation} is not supported; supported "
-                f"are {', '.join(_GATES)}."
-            )
-        self.gate = _GATES[config.activation]
+        self.gate = gate_of(config)
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_up_proj = Linear(hidden, (inner, inner), dtype, device, bias=bias)
         self.down_proj = Linear(inner, (hidden,), dtype, device, bias=bias)

@@ -21,10 +21,14 @@ MODELS = {
     "Gemma3ForConditionalGeneration": "engine.models.gemma3",
     "LlamaForCausalLM": "engine.models.llama",
     "MistralForCausalLM": "engine.models.mistral",
-    "PhiForCausalLM": "engine.models.phi",
+    "MixtralForCausalLM": "engine.models.mixtral",
+    "Olmo2ForCausalLM": "engine.models.olmo2",
     "Phi3ForCausalLM": "engine.models.phi3",
+    "PhiForCausalLM": "engine.models.phi",
     "Qwen2ForCausalLM": "engine.models.qwen2",
     "Qwen3ForCausalLM": "engine.models.qwen3",
+    "Qwen3MoeForCausalLM": "engine.models.qwen3_moe",
+    "SmolLM3ForCausalLM": "engine.models.smollm3",
     "Starcoder2ForCausalLM": "engine.models.starcoder2",
 }
 
@@ -34,10 +38,13 @@ GGUF_FAMILIES = {
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "llama": "llama",
+    "olmo2": "olmo2",
     "phi2": "phi",
     "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "smollm3": "smollm3",
     "starcoder2": "starcoder2",
 }
 

@@ -39,4 +39,9 @@ def check_model_config(config: ModelConfig, name: str) -> ModelConfig:
             "rotary needs an even number of them."
         )
     check_rope_factors(config, name)
+    if config.num_experts and not 0 < config.num_experts_per_token <= config.num_experts:
+        raise LoadError(
+            f"{name} sends a token to {config.num_experts_per_token} of its {config.num_experts} "
+            "experts; it must be one at least and no more than there are."
+        )
     return config

@@ -22,15 +22,13 @@ RECIPES = (
 _ARCHS = {name: arch for arch, name in MODEL_ARCH_NAMES.items() if name in ARCH.values()}
 
 
-def is_gemma(writer: GGUFWriter) -> bool:
-    return writer.arch in _ARCHS
+def is_gemma(arch: str) -> bool:
+    return arch in _ARCHS
 
 
-def tensor(
-    writer: GGUFWriter, name: str, packed: np.ndarray[Any, Any]
-) -> tuple[str, np.ndarray[Any, Any]]:
+def tensor(arch: str, name: str, packed: np.ndarray[Any, Any]) -> tuple[str, np.ndarray[Any, Any]]:
     """The name and the values in the file: norms are multiplied by the sum, so that is stored."""
-    renamed = _names(_ARCHS[writer.arch]).get_name(name, try_suffixes=(".weight", ".bias"))
+    renamed = _names(_ARCHS[arch]).get_name(name, try_suffixes=(".weight", ".bias"))
     assert renamed is not None, name
     return renamed, packed + np.float32(1) if name.endswith("norm.weight") else packed
 

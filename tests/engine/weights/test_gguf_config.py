@@ -133,7 +133,11 @@ def test_a_missing_key_is_named(read, key):
     ("changes", "says"),
     [
         ({"general.architecture": "gpt2"}, "the GGUF architecture gpt2 is not supported"),
-        ({"llama.expert_count": 8}, r"models with experts \(Mixtral\) are not supported"),
+        ({"llama.expert_count": 8}, "llama.expert_used_count is missing"),
+        (
+            {"llama.expert_count": 8, "llama.expert_used_count": 9},
+            "sends a token to 9 of its 8 experts",
+        ),
         ({"llama.block_count": 0}, "llama.block_count cannot be used: Expected `int` >= 1"),
         ({"llama.embedding_length": "64"}, "llama.embedding_length cannot be used"),
         ({"llama.feed_forward_length": [96, 96]}, "llama.feed_forward_length cannot be used"),
