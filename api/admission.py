@@ -74,6 +74,7 @@ def admission(job: contract.Job, queue: str, terms: Terms, bounds: Bounds) -> co
         prompt_tokens=job.prompt_tokens,
         wake=keys.wake_channel(queue),
         is_followed=bool(job.webhook or job.batch),
+        is_line=bool(job.batch),
         ttl_ms=bounds.ttl_ms,
         max_jobs=bounds.max_jobs,
         max_tokens=bounds.max_tokens,

@@ -8,7 +8,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -43,7 +43,8 @@ DIRECTORY_AGE_S = 1.0
 SLICE = 256  # entries of one log that are read at a time
 FORGET_S = 60  # how long the rest of a forgotten job stays, for its worker to settle its books
 NO_TERMS = Terms()
-_CANCELLED = contract.Failed(0, "cancelled", "The request was cancelled.")
+CANCELLED = contract.Failed(0, "cancelled", "The request was cancelled.")
+Whom = Literal["", "waiting", "unstarted"]  # "": whoever it is
 _REFUSING = (OutOfMemoryError, ReadOnlyError)
 _REFUSALS = ("MISCONF", "NOREPLICAS", "MASTERDOWN")  # cannot save, is alone
 _AWAY = (ConnectionError, TimeoutError, BusyLoadingError, OSError)
@@ -181,13 +182,15 @@ class Broker:
         """Give a job up, whoever reads it; one that has ended stays as it is. Raises ApiError."""
         await self._cancel(Cancel(job.id, job.home, queue, job.result_ttl_s))
 
-    async def end_waiting(self, job: contract.Job, queue: str, failed: contract.Failed) -> None:
-        """End a job that has not started with `failed`, which is event 0; leave any other alone.
+    async def end_waiting(
+        self, job: contract.Job, queue: str, failed: contract.Failed, whom: Whom
+    ) -> None:
+        """End a job that waits with `failed`, whose number is found here; leave others alone.
 
-        Raises ApiError.
+        `unstarted`: not one that a worker has begun and given back, either. Raises ApiError.
         """
         cancel = Cancel(job.id, job.home, queue, job.result_ttl_s)
-        await self._give_up(cancel, failed, only_waiting=True)
+        await self._give_up(cancel, failed, whom)
 
     async def forget(self, job_id: str) -> None:
         """Make a job that has ended unreadable; unknown ones are ignored. Raises ApiError."""
@@ -263,14 +266,10 @@ class Broker:
         ]
 
     async def _cancel(self, cancel: Cancel) -> None:
-        await self._give_up(cancel, _CANCELLED)
+        await self._give_up(cancel, CANCELLED)
 
-    async def _give_up(
-        self, cancel: Cancel, failed: contract.Failed, *, only_waiting: bool = False
-    ) -> None:
-        entry = contract.encode(failed)
+    async def _give_up(self, cancel: Cancel, failed: contract.Failed, whom: Whom = "") -> None:
         ttl_s = cancel.ttl_s or self._config.result_ttl_s
-        batch = contract.encode_batch([contract.Append(cancel.job_id, 0, entry, ttl_s)])
         keys = [
             contract.cancel_key(cancel.job_id),
             contract.job_key(cancel.job_id),
@@ -281,8 +280,8 @@ class Broker:
         ]
         channel = contract.api_channel(cancel.home)
         control = contract.control_channel(cancel.queue)
-        alone = "1" if only_waiting else ""
-        args = [cancel.job_id, control, ttl_s, entry, channel, batch, failed.code, alone]
+        args: list[str | int | bytes] = [cancel.job_id, control, ttl_s, contract.encode(failed)]
+        args += [channel, contract.SCHEMA_VERSION, failed.code, whom]
         await self.call(lambda: self._cancel_script(keys=keys, args=args))
 
     async def call(self, command: Callable[[], Awaitable[T]]) -> T:

@@ -4,9 +4,7 @@ from falcon.asgi import Request, Response
 
 from api.broker import Broker
 from api.delivery import Reader
-from api.errors import ApiError
 from api.generation import body_of, send_events
-from api.params import whole_number
 from api.shape import Renderer
 from api.sse import EventStream
 from workers import contract
@@ -27,17 +25,3 @@ def follow(
         on_close=lambda: broker.release(reader, job.home),
     )
     send_events(resp, events)
-
-
-def after_of(req: Request) -> int:
-    """The last number that the client has, -1 for none. Raises ApiError."""
-    param = "starting_after"
-    text = req.get_param(param)
-    if text is None:
-        param = "Last-Event-ID"
-        text = req.get_header(param)
-    if not text:
-        return -1
-    if (number := whole_number(text)) is None:
-        raise ApiError("invalid_value", f"'{param}' must be an event number.", param)
-    return number

@@ -18,6 +18,7 @@ from api.broker import Broker
 from api.config import ApiConfig
 from api.errors import ApiError, ClientGone
 from api.job_store import JobStore
+from api.params import after_of
 from api.request_log import RequestLog
 from api.schema.decode import decode_body
 from api.seat import Seat
@@ -98,10 +99,12 @@ class Generation:
         try:
             body_of(req).watch(seat.leave)
             seat.settle(await self.submit(req, resp, job, card, tier=tier))
+            # A client that comes back to a stream by its key may name the last event that it has.
+            after = -1 if seat.job.id == job.id else after_of(req)
             if wishes.is_async:
                 await self._whole_or_promise(resp, seat, card.fingerprint, wishes.wait_s)
             elif job.stream:
-                await self._stream(req, resp, seat, card.fingerprint)
+                await self._stream(req, resp, seat, card.fingerprint, after)
                 is_streaming = True
             else:
                 await self._whole(resp, seat, card.fingerprint)
@@ -109,7 +112,9 @@ class Generation:
             if not is_streaming:
                 seat.close()
 
-    async def _stream(self, req: Request, resp: Response, seat: Seat, fingerprint: str) -> None:
+    async def _stream(
+        self, req: Request, resp: Response, seat: Seat, fingerprint: str, after: int
+    ) -> None:
         reader, job = seat.reader, seat.job
         await reader.wait_for(self.config.first_event_s)
         if reader.is_gone:
@@ -127,7 +132,7 @@ class Generation:
             resp,
             EventStream(
                 reader,
-                frames_of(job, fingerprint),
+                frames_of(job, fingerprint, after),
                 on_room=self.broker.relay.ask,
                 on_events=None if answer is None else answer.add,
                 on_close=close,

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from api.broker import Broker
+from api.broker import CANCELLED, Broker, Whom
 from api.delivery import Reader
 from api.errors import ApiError
 from api.job_view import JobObject, Standing, job_object
@@ -15,6 +15,7 @@ from workers import contract
 
 WAIT_KIND = "wait"  # of the chores
 STOP_S = 3.0  # how long a cancelled job is waited for
+LOOK_AGAIN_S = 5.0  # at a job that is to end and has a worker, alive or not
 
 
 class JobStore:
@@ -74,28 +75,42 @@ class JobStore:
         except TimeoutError:
             return
 
-    async def expire_wait(self, job_id: str) -> None:
+    async def expire_wait(self, job_id: str) -> float | None:
         """End a job that no worker took in time: the handler of the chores `wait:{job}`.
 
-        A job that has started, or even ended, is left alone. Raises ApiError.
+        A job that has started, or even ended, is left alone. One that was cancelled, whose
+        deadline has passed, or whose record is about to expire is looked at until it is over: its
+        worker ends it, and if that is dead we do. Raises ApiError.
         """
-        found, (now_s, now_us) = await self._broker.call(lambda: self._read_wait(job_id))
+        found, is_cancelled, (now_s, now_us) = await self._broker.call(
+            lambda: self._read_wait(job_id)
+        )
         spec, queue, queued_ms, deadline_ms = found
         if spec is None or queue is None:
-            return
-        now_ms = now_s * 1000 + now_us // 1000
-        failed = _expired(now_ms, int(queued_ms or 0), int(deadline_ms or 0))
-        await self._broker.end_waiting(contract.decode_job(spec), queue.decode(), failed)
+            return None
+        job, now_ms = contract.decode_job(spec), now_s * 1000 + now_us // 1000
+        failed = CANCELLED
+        if not is_cancelled:
+            failed = _expired(job, now_ms, int(queued_ms or 0), int(deadline_ms or 0))
+        is_due = failed.code != "no_workers"
+        whom: Whom = "waiting" if is_due else "unstarted"
+        await self._broker.end_waiting(job, queue.decode(), failed, whom)
+        return LOOK_AGAIN_S if is_due and await self._is_queued(job_id, queue) else None
+
+    async def _is_queued(self, job_id: str, queue: bytes) -> bool:
+        score = await self._broker.call(lambda: self._broker.redis.zscore(queue, job_id))
+        return score is not None
 
     async def _standing(self, job_id: str) -> Standing | None:
         names = [contract.job_key(job_id), contract.lease_key(job_id), contract.log_key(job_id)]
         reply = await self._broker.call(lambda: self._status_script(names, [job_id]))
         return standing_of(reply) if reply else None
 
-    async def _read_wait(self, job_id: str) -> Sequence[Sequence[Any]]:
+    async def _read_wait(self, job_id: str) -> Sequence[Any]:
         async with self._broker.redis.pipeline(transaction=False) as pipe:
             fields = ["spec", "queue", "queued_ms", "deadline_ms"]
             pipe.hmget(contract.job_key(job_id), fields)
+            pipe.exists(contract.cancel_key(job_id))
             pipe.time()
             return await pipe.execute()
 
@@ -137,9 +152,11 @@ def _ms(text: bytes) -> int | None:
     return int(text) if text else None
 
 
-def _expired(now_ms: int, queued_ms: int, deadline_ms: int) -> contract.Failed:
+def _expired(job: contract.Job, now_ms: int, queued_ms: int, deadline_ms: int) -> contract.Failed:
     if 0 < deadline_ms <= now_ms:
         what = "The deadline passed before a worker took the request."
         return contract.Failed(0, "deadline_exceeded", what)
+    if job.is_detached:  # it waits for as long as its record lives
+        return contract.Failed(0, "job_expired", "The request waited too long and was given up.")
     waited_s = max(0, now_ms - queued_ms) // 1000
     return contract.Failed(0, "no_workers", f"No worker took the request within {waited_s} s.")

@@ -11,11 +11,11 @@ from falcon.asgi import Request, Response
 from api.broker import Broker
 from api.delivery import Reader
 from api.errors import ApiError
-from api.follow import after_of, follow
+from api.follow import follow
 from api.generation import body_of, send_json
 from api.job_store import JobStore
 from api.job_view import Standing
-from api.params import whole_number
+from api.params import after_of, whole_number
 from api.response.conversation import is_response
 from api.response.stream import last_number
 from api.shape import frames_of

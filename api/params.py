@@ -1,4 +1,4 @@
-"""Query parameters that several routes take: pages and numbers. Knows no route."""
+"""What several routes read from a request: pages, numbers, places in a stream. Knows no route."""
 
 from falcon.asgi import Request
 
@@ -22,6 +22,20 @@ def is_newest_first(req: Request) -> bool:
     if order not in ("asc", "desc"):
         raise ApiError("invalid_value", "'order' must be 'asc' or 'desc'.", "order")
     return order == "desc"
+
+
+def after_of(req: Request) -> int:
+    """The last event number that the client has, -1 for none. Raises ApiError."""
+    param = "starting_after"
+    text = req.get_param(param)
+    if text is None:
+        param = "Last-Event-ID"
+        text = req.get_header(param)
+    if not text:
+        return -1
+    if (number := whole_number(text)) is None:
+        raise ApiError("invalid_value", f"'{param}' must be an event number.", param)
+    return number
 
 
 def whole_number(text: str) -> int | None:

@@ -8,9 +8,9 @@ from falcon.asgi import Request, Response
 
 from api.broker import JobView
 from api.errors import ApiError
-from api.follow import after_of, follow
+from api.follow import follow
 from api.generation import Generation, send_json
-from api.params import is_newest_first, limit_of
+from api.params import after_of, is_newest_first, limit_of
 from api.response.conversation import Item, echo_of, items_of
 from api.response.job import new_response_id, response_job
 from api.response.store import ResponseStore

@@ -17,8 +17,24 @@ from workers.environment import SettingError, load, refuse_unknown
 ALIASES = {
     "--model": ("-m", "--model-id", "--quantized-model-id"),
     "--file": ("-f", "--quantized-filename"),
+    "--tok-model-id": ("-t", "--tokenizer-json"),
+    "--gqa": ("-g",),
+    "--arch": ("-a",),
+    "--dtype": ("-d",),
+    "--max-model-len": ("--max-seq-len",),
+    "--host": ("--serve-ip",),
     "--port": ("-p",),
+    "--chat-template": ("-c",),
+    "--jinja-explicit": ("-j",),
 }
+# flags of mistral.rs that have no equal here, and what there is in their place
+_ELSEWHERE = {
+    "--seed": "give `seed` in a request: each has random numbers of its own",
+    "--truncate-sequence": "a prompt that is too long is refused, never cut",
+    "--no-kv-cache": "there is always a KV cache; --prefix-cache-n 0 keeps requests apart",
+    "--interactive-mode": "use `tramontane run`",
+}
+_SHORT = {"-s": "--seed", "-i": "--interactive-mode"}
 _NUMBER = re.compile(r"-\d+(\.\d*)?|-\.\d+")
 _SWITCHES = frozenset({"-h", "--help", "--version", "--admin"})
 
@@ -38,6 +54,8 @@ class Parser(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(flags)
         if unknown:
             name = unknown[0].partition("=")[0]
+            if there := _ELSEWHERE.get(_SHORT.get(name, name)):
+                self.error(f"unknown flag {name}: {there}")
             self.error(f"unknown flag {name}{self._nearest(name)}")
         return values
 

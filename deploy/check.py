@@ -10,6 +10,9 @@ import redis
 from api.config import ApiConfig
 from deploy import roles, settings
 from deploy.errors import StartError
+from engine.errors import LoadError
+from engine.weights.hub_token import check_source
+from workers.config import WorkerConfig
 from workers.environment import load
 from workers.redis_policy import place_of, trouble
 
@@ -23,17 +26,25 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """The settings were checked on the way here; this looks at the API keys, webhooks
-    and Redis.
+    """The settings were checked on the way here; this looks at the API keys, webhooks, the kind of
+    token source, and Redis.
 
     Raises StartError.
     """
     roles.check_api(load(ApiConfig, environ))
+    _check_token_source(environ)
     url = environ.get("REDIS_URL", "")
     if not url:
         raise StartError("REDIS_URL is not set: web and worker need one Redis to meet in")
     print(f"settings: ok\nRedis: {check_redis(url)}")
     return 0
+
+
+def _check_token_source(environ: Mapping[str, str]) -> None:
+    try:
+        check_source(load(WorkerConfig, environ).token_source)
+    except LoadError as error:
+        raise StartError(str(error)) from error
 
 
 def check_redis(url: str) -> str:

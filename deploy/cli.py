@@ -27,16 +27,30 @@ COMMANDS = {
     "quantize": "deploy.quantize",
     "settings": "deploy.settings_command",
 }
-KINDS = ("plain", "gguf")
+KINDS = ("plain", "gguf", "ggml")
+# kinds of mistral.rs that this version does not serve -> what they are
+_NOT_SERVED = {
+    "vision-plain": "vision models",
+    "multimodal": "vision models",
+    "diffusion-plain": "image generation",
+    "diffusion": "image generation",
+    "speculative": "speculative decoding",
+    "speech": "speech models",
+    "embedding": "embedding models",
+    "toml": "model selection from a file",
+    **dict.fromkeys(("lora", "lora-plain", "lora-gguf", "lora-ggml"), "LoRA adapters"),
+    **dict.fromkeys(("x-lora", "x-lora-plain", "x-lora-gguf", "x-lora-ggml"), "X-LoRA adapters"),
+}
 ACTIONS = {"keys": ("new", "hash")}
 KIND_VARIABLE = "TRAMONTANE_KIND"
 
 USAGE = """usage: tramontane [flags] [command] [flags]
 
 commands
-  serve [plain|gguf] -m MODEL  everything on this machine; without a model, the built-in one
+  serve [KIND] -m MODEL        everything on this machine; without a model, the built-in one
   plain -m DIR_OR_REPO         the same as `serve plain`: safetensors
-  gguf -m DIR_OR_REPO -f FILE  the same as `serve gguf`
+  gguf -m DIR_OR_REPO -f FILE  the same as `serve gguf`; FILE is a name, `*Q4_K_M*`, Q4_K_M or 4
+  ggml -m DIR_OR_REPO -f FILE  the same as `serve ggml`: llama.cpp's files of before GGUF
   chat                         chat with a running server
   run -m MODEL -i PROMPT       generate in one process, without Redis
   worker, api                  one role of many machines: the engine, the HTTP server
@@ -122,10 +136,15 @@ def _name(words: Sequence[str]) -> tuple[str, str, str]:
     name = rest.pop(0) if rest and rest[0] in COMMANDS else "serve"
     kind = rest.pop(0) if name in ("serve", "run") and rest and rest[0] in KINDS else ""
     action = rest.pop(0) if rest and rest[0] in ACTIONS.get(name, ()) else ""
+    if rest and rest[0] in _NOT_SERVED:
+        raise StartError(
+            f"{rest[0]} ({_NOT_SERVED[rest[0]]}) is not built yet: this version serves "
+            f"{', '.join(KINDS)}"
+        )
     if rest:
         raise StartError(
             f"{rest[0]!r} is not expected here: a command is one of {', '.join(COMMANDS)}, "
-            f"a kind of model {' or '.join(KINDS)}"
+            f"a kind of model {', '.join(KINDS)}"
         )
     return name, kind, action
 

@@ -12,9 +12,9 @@ from deploy.errors import StartError
 from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.models.registry import check_architecture
+from engine.progress_bar import Bar
 from engine.weights.files import ModelFiles, ModelRef, resolve
 from engine.weights.model_config import read_model_config
-from workers.progress import Bar
 
 
 def claim_port(host: str, port: int) -> int:

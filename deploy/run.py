@@ -19,15 +19,15 @@ from deploy.preflight import find_model
 from engine.config import EngineConfig
 from engine.errors import EngineError, LoadError
 from engine.messages import EngineLike, SequenceRequest
+from engine.progress_bar import Bar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 from workers.choice import Choice
-from workers.config import WorkerConfig, engine_config, model_ref
+from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import Job, Sampling
 from workers.environment import load
 from workers.prepare import prepare
-from workers.progress import Bar
 
 SUMMARY = "generate in one process, without a server; with no prompt, from a pipe or a terminal"
 CONFIGS = (WorkerConfig,)
@@ -90,7 +90,7 @@ def _answer(model: "LocalModel", values: argparse.Namespace) -> int:
 def _load(config: WorkerConfig, environ: Mapping[str, str], sampling: Sampling) -> "LocalModel":
     files, _ = find_model(model_ref(config), environ)
     try:
-        text = load_text_model(files)
+        text = load_text_model(files, template_choice(config))
         with contextlib.closing(Bar(f"Loading {files.name}")) as bar:
             engine = _factory(config.engine)(files, engine_config(config), bar)
     except LoadError as error:

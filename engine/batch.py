@@ -20,7 +20,7 @@ class Batch(NamedTuple):
     It has S sequences, T tokens, M block table columns, and S' rows whose logits are wanted.
     Sequence s owns the tokens `query_starts[s]:query_starts[s + 1]`; they are the last of its
     `context_lengths[s]` tokens. A slot is `block * block_size + offset`; -1 means that the token's
-    KV is not kept.
+    KV is not kept. `rope_sets` is None where all tokens have the model's first set of frequencies.
     """
 
     token_ids: Tensor  # [T] int64
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     query_starts: Tensor  # [S + 1] int32
     context_lengths: Tensor  # [S] int32
     logits_indices: Tensor  # [S'] int64
+    rope_sets: Tensor | None = None  # [T] int64
 
 
 class SampledRows(NamedTuple):
@@ -86,9 +87,16 @@ class BatchBuilder:
     """Turns steps into batches. Keeps the block tables of running sequences from step to step."""
 
     def __init__(
-        self, max_seqs: int, max_model_len: int, block_size: int, device: torch.device
+        self,
+        max_seqs: int,
+        max_model_len: int,
+        block_size: int,
+        device: torch.device,
+        *,
+        has_rope_sets: bool = False,
     ) -> None:
         self.device = device
+        self._has_rope_sets = has_rope_sets
         self._tables = BlockTables(max_seqs, -(-max_model_len // block_size), block_size)
         self._counting = np.arange(max_seqs + 1, dtype=np.int64)
         self._counting_small = self._counting.astype(np.int32)
@@ -103,12 +111,19 @@ class BatchBuilder:
         layout = lay_out(step, rows, computed)
         slots = self._tables.slots(layout.token_rows, layout.positions)
         tables = self._tables.of(rows, int(layout.lengths.max()))
-        wide = (layout.token_ids, layout.positions, slots, layout.last)
+        wide = (layout.token_ids, layout.positions, slots, layout.last, *self._rope_sets(step))
         narrow = (tables, layout.starts, layout.lengths.astype(np.int32))
-        token_ids, positions, slots_there, last = self._to_device(wide)
+        token_ids, positions, slots_there, last, *sets = self._to_device(wide)
         block_tables, starts, lengths = self._to_device(narrow)
-        batch = Batch(token_ids, positions, slots_there, block_tables, starts, lengths, last)
+        batch = Batch(token_ids, positions, slots_there, block_tables, starts, lengths, last, *sets)
         return batch, layout.sampled
+
+    def _rope_sets(self, step: Step) -> tuple[Int64, ...]:
+        """One row [T], or none for a model that has no sets to choose from."""
+        if not self._has_rope_sets:
+            return ()
+        sets = _int64([sequence.rope_set for sequence in step.sequences])
+        return (np.repeat(sets, _int64(step.num_tokens)),)
 
     def _lay_out_decode(self, step: Step, rows: Int64, computed: Int64) -> _Layout:
         """The layout where every sequence has one token and samples after it."""

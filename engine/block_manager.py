@@ -2,10 +2,10 @@
 
 Knows block numbers and hashes, no tensors.
 
-Full blocks are named by a chain of 128-bit digests (parent digest + token ids; the root is the
-salt), so equal digests mean equal prefixes and no token ids need to be kept to compare. A freed
-block keeps its name until it is reused; the free list is in order of release, so the least recently
-used name goes first.
+Full blocks are named by a chain of 128-bit digests (parent digest + token ids; the root is the salt
+and the rope set), so equal digests mean equal prefixes and no token ids need to be kept to compare.
+A freed block keeps its name until it is reused; the free list is in order of release, so the least
+recently used name goes first.
 """
 
 from collections import OrderedDict
@@ -118,7 +118,7 @@ class BlockManager:
     def _extend_hashes(self, sequence: Sequence, num_full: int) -> None:
         hashes, size = sequence.hashes, self.block_size
         for index in range(len(hashes), num_full):
-            parent = hashes[-1] if hashes else _root(sequence.salt)
+            parent = hashes[-1] if hashes else _root(sequence)
             tokens = sequence.token_ids[index * size : (index + 1) * size]
             hashes.append(blake2b(parent + tokens.tobytes(), digest_size=_DIGEST_BYTES).digest())
 
@@ -155,5 +155,6 @@ class BlockManager:
             self._names[block] = None
 
 
-def _root(salt: str) -> bytes:
-    return blake2b(salt.encode(), digest_size=_DIGEST_BYTES, person=b"salt").digest()
+def _root(sequence: Sequence) -> bytes:
+    person = b"rope set %d" % sequence.rope_set
+    return blake2b(sequence.salt.encode(), digest_size=_DIGEST_BYTES, person=person).digest()

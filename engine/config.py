@@ -22,6 +22,13 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int = 0  # 0: torch's own choice
 
 
+# other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM
+DTYPES = {
+    **{"f32": "float32", "bf16": "bfloat16", "f16": "float16"},
+    **{"float": "float32", "half": "float16"},
+}
+
+
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder's shape, whatever file it came from. Names follow Hugging Face's config.json."""
 
@@ -37,6 +44,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     norm: Literal["rms", "layer"] = "rms"
     norm_eps: float = 1e-5
     norm_offset: float = 0.0  # added to the norms' weights as they are loaded
+    is_norm_wide: bool = False  # the norms' weights are float32, multiplied before rounding
     activation: Activation = "silu"
     rotary_dim: int = 0  # leading dimensions of a head that are turned; 0: all
     rope_theta: float = 10000.0

@@ -28,6 +28,7 @@ from engine.sequence import Sequence
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
+from engine.weights.rope_scaling import rope_switch
 
 
 class Engine:
@@ -49,8 +50,15 @@ class Engine:
         cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
         # Some configurations name an id that the model cannot make.
         self._eos_ids = [i for i in model_config.eos_token_ids if i < model_config.vocab_size]
+        switch = rope_switch(model_config, capacity.context_length)
         self._runner = Runner(
-            model, cache, capacity, config.max_seqs, model_config.vocab_size, device
+            model,
+            cache,
+            capacity,
+            config.max_seqs,
+            model_config.vocab_size,
+            device,
+            has_rope_sets=switch > 0,
         )
         self._scheduler = Scheduler(
             BlockManager(
@@ -60,6 +68,7 @@ class Engine:
             ),
             config.max_seqs,
             config.max_num_batched_tokens,
+            switch,
         )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}

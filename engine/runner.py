@@ -34,10 +34,18 @@ class Runner:
         max_seqs: int,
         vocab_size: int,
         device: torch.device,
+        *,
+        has_rope_sets: bool = False,
     ) -> None:
         self._model = model
         self._kv_cache = kv_cache
-        self._builder = BatchBuilder(max_seqs, capacity.context_length, capacity.block_size, device)
+        self._builder = BatchBuilder(
+            max_seqs,
+            capacity.context_length,
+            capacity.block_size,
+            device,
+            has_rope_sets=has_rope_sets,
+        )
         self._sampler = Sampler(max_seqs, vocab_size, device)
 
     @torch.inference_mode()

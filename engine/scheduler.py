@@ -5,8 +5,12 @@ Knows lengths and blocks, no tensors, no clock.
 There are no prefill and decode phases. A step gives every running sequence the tokens it still has
 to compute, one for a decoding sequence and a chunk for one whose prompt is not through, then admits
 waiting sequences in order of arrival. When blocks run out, the latest arrival gives up its blocks
-and is computed again later, mostly from the prefix cache. Running sequences are always older than
-waiting ones, so both lists stay in order of arrival.
+and is computed again later, mostly from the prefix cache. Running sequences are older than waiting
+ones, so both lists stay in order of arrival.
+
+Some models have other rotary frequencies for long sequences (LongRoPE). A sequence that becomes one
+gives up its blocks too and is computed again from its beginning, as its keys depend on them. It is
+first in line then, but comes back as the last of those that run: only that one can be open.
 """
 
 from collections import OrderedDict
@@ -55,10 +59,17 @@ class Scheduler:
     """Waiting and running sequences.
 
     `max_num_batched_tokens` must be at least `max_seqs` (ValueError): a long prompt never keeps a
-    decoding sequence from its token.
+    decoding sequence from its token. Sequences of more than `rope_switch` tokens have the second
+    set of rotary frequencies; 0: the model has only one.
     """
 
-    def __init__(self, blocks: BlockManager, max_seqs: int, max_num_batched_tokens: int) -> None:
+    def __init__(
+        self,
+        blocks: BlockManager,
+        max_seqs: int,
+        max_num_batched_tokens: int,
+        rope_switch: int = 0,
+    ) -> None:
         if max_num_batched_tokens < max_seqs:
             raise ValueError(
                 f"max_num_batched_tokens is {max_num_batched_tokens}; "
@@ -66,6 +77,7 @@ class Scheduler:
             )
         self.blocks = blocks
         self.max_num_batched_tokens = max_num_batched_tokens
+        self.rope_switch = rope_switch
         self.waiting: OrderedDict[str, Sequence] = OrderedDict()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
@@ -85,6 +97,8 @@ class Scheduler:
         if sequence.id in self._sequences:
             raise InvalidInput(f"a sequence with the id {sequence.id!r} is already here")
         self._sequences[sequence.id] = self.waiting[sequence.id] = sequence
+        if 0 < self.rope_switch < len(sequence):
+            sequence.rope_set = 1
 
     def cancel(self, sequence_id: str) -> None:
         """Forget a sequence and free its blocks; an unknown id is ignored."""
@@ -110,12 +124,14 @@ class Scheduler:
         `token_ids` are in the order of `step.sampled`.
         """
         self._advance(step)
-        num_sequences = len(self._sequences)
+        num_rows = len(self._rows)
         outputs = [
             self._append(step.sequences[index], token_id)
             for index, token_id in zip(step.sampled, token_ids, strict=True)
         ]
-        if len(self._sequences) < num_sequences:
+        if self.rope_switch:
+            self._switch_outgrown(step)
+        if len(self._rows) > num_rows:
             self.running = [sequence for sequence in self.running if sequence.row >= 0]
         return outputs
 
@@ -129,6 +145,16 @@ class Scheduler:
         return SequenceOutput(
             id=sequence.id, token_ids=[token_id], finish=finish, cached_tokens=cached_tokens
         )
+
+    def _switch_outgrown(self, step: Step) -> None:
+        """Have those that just became too long for the first rope set computed with the second."""
+        for index in reversed(step.sampled):
+            sequence = step.sequences[index]
+            has_ended = sequence.row < 0
+            if len(sequence) == self.rope_switch + 1 and not has_ended:
+                sequence.rope_set = 1
+                sequence.hashes.clear()
+                self._put_back(sequence)
 
     def _schedule_running(self, step: Step) -> int:
         """Fill `step` with the running sequences; the budget that is left.
@@ -160,10 +186,13 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._put_back(sequence)
+        self.num_preemptions += 1
+
+    def _put_back(self, sequence: Sequence) -> None:
         self._release(sequence)
         self.waiting[sequence.id] = sequence
         self.waiting.move_to_end(sequence.id, last=False)
-        self.num_preemptions += 1
 
     def _schedule_waiting(self, step: Step, budget: int) -> None:
         while self.waiting and self._rows and budget > 0:

@@ -18,7 +18,8 @@ class Sequence:
     `blocks` is the block table, `capacity` the number of tokens it holds room for. `hashes` are the
     digests of its leading full blocks and `num_hittable` says how many blocks the prefix cache has
     seen; the digests outlive a preemption. `row` is the sequence's place in per-sequence tables
-    while it runs, -1 while it waits.
+    while it runs, -1 while it waits. `rope_set` is the set of rotary frequencies that all its
+    tokens are computed with: 0, and 1 once it is too long for that, in a model that has two.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Sequence:
         "num_prompt_tokens",
         "params",
         "refused_at",
+        "rope_set",
         "row",
         "rule",
         "salt",
@@ -57,6 +59,7 @@ class Sequence:
         self.row = -1
         self.cached_tokens = 0  # prompt tokens found in the prefix cache and not yet reported
         self.was_admitted = False
+        self.rope_set = 0
         self.refused_at = -1  # the block manager's `num_frees` when there was last no room
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ def _add_rms_norm_kernel(
     place = row * num_columns + column
     tl.store(hidden + place, rounded, mask=inside)
     scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    scaled = scale_row(rounded.to(tl.float32), scale, num_columns, eps, x.dtype.element_ty)
+    scaled = scale_row(rounded.to(tl.float32), scale, num_columns, eps, weight.dtype.element_ty)
     tl.store(normed + place, scaled.to(normed.dtype.element_ty), mask=inside)
 
 

@@ -7,16 +7,18 @@ a launcher is imported when the first CUDA tensor comes in.
 from torch import Tensor
 
 from kernels.cpu import (
+    grouped_linear as cpu_grouped_linear,
     paged_attention as cpu_paged_attention,
     rotary as cpu_rotary,
+    silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
 from kernels.reference import (
     add_rms_norm as reference_add_rms_norm,
+    gelu_mul as reference_gelu_mul,
     philox as reference_philox,
     rms_norm as reference_rms_norm,
-    silu_mul as reference_silu_mul,
 )
 
 
@@ -53,7 +55,25 @@ def silu_mul(gate_up: Tensor) -> Tensor:
         from kernels.silu_mul import silu_mul as launch
 
         return launch(gate_up)
-    return reference_silu_mul.silu_mul(gate_up)
+    return cpu_silu_mul.silu_mul(gate_up)
+
+
+def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
+    """Rows `starts[e]:starts[e + 1]` of x [R, I] by weight[e] of [E, O, I]; returns [R, O]."""
+    if x.is_cuda:
+        from kernels.grouped_linear import grouped_linear as launch
+
+        return launch(x, weight, starts)
+    return cpu_grouped_linear.grouped_linear(x, weight, starts)
+
+
+def gelu_mul(gate_up: Tensor) -> Tensor:
+    """`gelu(gate) * up` of gate_up [T, 2I], GELU by tanh; returns [T, I]."""
+    if gate_up.is_cuda:
+        from kernels.gelu_mul import gelu_mul as launch
+
+        return launch(gate_up)
+    return reference_gelu_mul.gelu_mul(gate_up)
 
 
 def write_kv(

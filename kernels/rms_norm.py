@@ -34,7 +34,7 @@ def _rms_norm_kernel(
     start = x + (row // num_heads) * x_stride_t + (row % num_heads) * x_stride_h
     hidden = tl.load(start + column, mask=inside, other=0.0).to(tl.float32)
     scale = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    scaled = scale_row(hidden, scale, num_columns, eps, x.dtype.element_ty)
+    scaled = scale_row(hidden, scale, num_columns, eps, weight.dtype.element_ty)
     place = output + row * num_columns + column
     tl.store(place, scaled.to(output.dtype.element_ty), mask=inside)
 

@@ -14,9 +14,10 @@ from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from engine.messages import EngineInfo
+from engine.progress_bar import Bar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
-from workers.config import WorkerConfig, engine_config, model_ref
+from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import (
     WORKERS_KEY,
     ModelCard,
@@ -30,7 +31,6 @@ from workers.environment import variables
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
-from workers.progress import Bar
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
 from workers.runs import Runs
@@ -48,7 +48,7 @@ GOODBYE_S = 1.0
 async def run_worker(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingError, LoadError, EngineDied."""
     files = await _find(config)
-    text = await asyncio.to_thread(load_text_model, files)
+    text = await asyncio.to_thread(load_text_model, files, template_choice(config))
     name = config.model_name or files.name
     client = connect(config.redis_url, queue_key(name))
     try:

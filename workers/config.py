@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from engine.config import EngineConfig
+from engine.config import DTYPES, EngineConfig
+from engine.text.template_files import TemplateChoice
 from engine.weights.files import ModelRef
 from workers.environment import setting
 
@@ -25,11 +26,31 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     model: Annotated[
         str, setting("Model directory, Hub repository `org/name[@revision]`, or `builtin`.")
     ] = "builtin"
-    kind: Annotated[Literal["auto", "plain", "gguf"], setting("Format of the model's files.")] = (
-        "auto"
-    )
+    kind: Annotated[
+        Literal["auto", "plain", "gguf", "ggml"], setting("Format of the model's files.")
+    ] = "auto"
     model_file: Annotated[
-        str, setting("GGUF file inside the model's directory or repository.", flag="--file")
+        str,
+        setting(
+            "GGUF or GGML file of the model: a name, a pattern (`*Q4_K_M*`), a quantisation "
+            "(`Q4_K_M`) or its bits (`4`: the best there is); several names apart by `;`.",
+            flag="--file",
+        ),
+    ] = ""
+    tokenizer: Annotated[
+        str,
+        setting(
+            "Tokenizer to take in the place of the model's own: a directory, a tokenizer.json or "
+            "a Hub repository.",
+            flag="--tok-model-id",
+        ),
+    ] = ""
+    gqa: Annotated[
+        int,
+        setting("Query heads per key-value head, which a GGML file does not say (70B: 8).", ge=1),
+    ] = 1
+    arch: Annotated[
+        str, setting("Family that config.json has to name (`llama`, `qwen2`, …). Unset: any.")
     ] = ""
     model_name: Annotated[
         str, setting("Name the model is served under. Unset: taken from its files.")
@@ -38,9 +59,20 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting("Hub token: `literal:TOKEN`, `env:NAME`, `path:FILE`, `cache` or `none`."),
     ] = "cache"
+    chat_template: Annotated[
+        str,
+        setting(
+            "Chat template in the place of the model's: a .jinja or .json file, the name of a "
+            "bundled one (`chatml`, `llama3`, …), or the text itself."
+        ),
+    ] = ""
+    jinja_explicit: Annotated[
+        str, setting("Chat template that goes before all others, --chat-template included.")
+    ] = ""
     device: Annotated[str, setting("`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"], setting("Type of the weights.")
+        Literal["auto", "float32", "bfloat16", "float16", "f32", "bf16", "f16"],
+        setting("Type of the weights: `float32`, `bfloat16`, `float16`, or short `f32` and so on."),
     ] = "auto"
     max_seqs: Annotated[int, setting("Most sequences that run at once.", ge=1)] = 32
     max_model_len: Annotated[
@@ -104,7 +136,7 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
     """What the engine process is started with."""
     return EngineConfig(
         device=config.device,
-        dtype=config.dtype,
+        dtype=DTYPES.get(config.dtype, config.dtype),
         max_seqs=config.max_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         max_model_len=config.max_model_len,
@@ -116,6 +148,11 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
     )
 
 
+def template_choice(config: WorkerConfig) -> TemplateChoice:
+    """The chat template that the user sets, if any."""
+    return TemplateChoice(explicit=config.jinja_explicit, given=config.chat_template)
+
+
 def model_ref(config: WorkerConfig) -> ModelRef:
     """Which files to serve, as the user named them."""
     return ModelRef(
@@ -123,4 +160,7 @@ def model_ref(config: WorkerConfig) -> ModelRef:
         kind=config.kind,
         file=config.model_file or None,
         token_source=config.token_source,
+        tokenizer=config.tokenizer or None,
+        gqa=config.gqa,
+        arch=config.arch or None,
     )

@@ -295,6 +295,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_min: int = 0
     digest: str = ""
     digest_ttl_ms: int = 0
+    is_line: bool = False  # of a batch, which bounds them itself
 
 
 def encode_batch(appends: Iterable[Append]) -> bytes:

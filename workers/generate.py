@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 MAX_INLINE_BYTES = 32_768  # a larger job is prepared in a thread, so that others' tokens flow on
 HAND_BACK_S = 2.0  # how long a job that is given up waits for Redis to take its last tokens
 
+DEADLY = ("engine_crashed", "too_many_attempts")  # how jobs end that become dead letters
+
 CANCELLED = Failure("cancelled", "The request was cancelled.")
 TOO_LATE = Failure("deadline_exceeded", "The request was not done before its deadline.")
 OTHER_MODEL = Failure(
@@ -102,7 +104,7 @@ def _engine_crashed(claim: Claim) -> Failure:
 
 async def _attempt(service: Service, claim: Claim, opened: Opened) -> End:
     if opened.log.is_over:
-        settle(claim, opened.log, outcome_of(opened.events[-1]), num_used(opened.events))
+        _settle_ended(service, claim, opened)
         return "over"
     ends_at_s = None if opened.left_ms is None else time.monotonic() + opened.left_ms / 1000
     failure = _refusal(service, opened)
@@ -120,6 +122,14 @@ async def _attempt(service: Service, claim: Claim, opened: Opened) -> End:
         logger.error("job %s: %s", claim.job_id, without_message(error))
         return await _refuse(service, claim, opened, Failure("internal_error", INTERNAL_ERROR))
     return await _drive(service, claim, run, ends_at_s)
+
+
+def _settle_ended(service: Service, claim: Claim, opened: Opened) -> None:
+    """An earlier attempt wrote the end, and its worker died before it released the job."""
+    outcome = outcome_of(opened.events[-1])
+    if outcome in DEADLY:
+        claim.ending, opened.log.result_ttl_s = "dead", service.config.dead_ttl_s
+    settle(claim, opened.log, outcome, num_used(opened.events))
 
 
 def _refusal(service: Service, opened: Opened) -> Failure | None:

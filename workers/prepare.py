@@ -1,5 +1,6 @@
 """Turns a job into sequences: template, tokens, limits, sampling values. Knows no Redis."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,7 +49,9 @@ def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
 def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     if text.chat_template is None:
         raise InvalidInput(
-            f"The model {job.model} has no chat template; use /v1/completions.", job.prompt_param
+            f"The model {job.model} has no chat template; use /v1/completions, or have it served "
+            "with --chat-template.",
+            job.prompt_param,
         )
     prompt = text.chat_template.render(
         job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
@@ -138,10 +141,18 @@ def _params(
         repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
-        logit_bias=asked.logit_bias,
+        logit_bias=_bias(asked.logit_bias, defaults.suppress_tokens, vocab_size),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
     )
+
+
+def _bias(
+    asked: dict[int, float], suppressed: list[int] | None, vocab_size: int
+) -> dict[int, float]:
+    """The request's bias, and none that helps for what the makers never want sampled."""
+    never = [i for i in suppressed or () if 0 <= i < vocab_size]  # as with ends: some do not exist
+    return {**asked, **dict.fromkeys(never, -math.inf)}
 
 
 def _first(asked: T | None, default: T | None, neutral: T) -> T:

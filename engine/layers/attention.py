@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from engine.batch import Batch
 from engine.config import ModelConfig
 from engine.layers.linear import Linear
-from engine.layers.norm import RMSNorm
+from engine.layers.norm import make_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
@@ -38,9 +38,9 @@ class Attention(nn.Module):
         )
         self.q_norm = self.k_norm = None
         if config.qk_norm:
-            norm = (config.norm_eps, dtype, device, config.norm_offset)
             q_size, k_size = self.sizes[:2] if config.qk_norm == "row" else [config.head_dim] * 2
-            self.q_norm, self.k_norm = RMSNorm(q_size, *norm), RMSNorm(k_size, *norm)
+            self.q_norm = make_norm(config, dtype, device, q_size)
+            self.k_norm = make_norm(config, dtype, device, k_size)
         self.norms_rows = config.qk_norm == "row"
 
     def load(
@@ -49,16 +49,19 @@ class Attention(nn.Module):
         prefix: str,
         qkv: Sequence[str] = ("q_proj", "k_proj", "v_proj"),
         output: str = "o_proj",
+        norms: tuple[str, str] = ("q_norm", "k_norm"),
     ) -> None:
         """Fill from the projections, and the norms if there are, below `prefix`.
 
-        `qkv` may be the name of one tensor that has all three.
+        `qkv` may be the name of one tensor that has all three; where there is a `qkv_proj`, it is.
         """
+        if loader.has(f"{prefix}.qkv_proj.weight"):
+            qkv = ("qkv_proj",)
         self.qkv_proj.load(loader, *(f"{prefix}.{name}" for name in qkv))
         self.o_proj.load(loader, f"{prefix}.{output}")
         if self.q_norm is not None and self.k_norm is not None:
-            self.q_norm.load(loader, f"{prefix}.q_norm")
-            self.k_norm.load(loader, f"{prefix}.k_norm")
+            self.q_norm.load(loader, f"{prefix}.{norms[0]}")
+            self.k_norm.load(loader, f"{prefix}.{norms[1]}")
 
     def forward(
         self,

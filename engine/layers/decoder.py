@@ -137,6 +137,8 @@ class Decoder(nn.Module):
         self.norm.load(loader, self.final_norm)
         if not self.config.tie_word_embeddings:
             self.lm_head.load(loader, "lm_head")
+        elif self.lm_head.bias is not None:
+            loader.copy("lm_head.bias", self.lm_head.bias)
         # Old checkpoints keep the rotary frequencies, some tied ones a copy of the embedding.
         spare = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * self.config.tie_word_embeddings
         loader.check_unused(spare)
@@ -148,7 +150,7 @@ class Decoder(nn.Module):
             # The scale is rounded to the model's type, as transformers does.
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
         residual: Tensor | None = None
-        rotations = [rotary(batch.positions) for rotary in self.rotaries]
+        rotations = [rotary(batch.positions, batch.rope_sets) for rotary in self.rotaries]
         for layer, layer_cache in zip(self._layers, kv_cache, strict=True):
             x, residual = layer(x, residual, batch, rotations, layer_cache)
         assert residual is not None, "a model has at least one layer"

@@ -28,8 +28,7 @@ class Norm(Protocol):
 class RMSNorm(nn.Module):
     """`x / rms(x) * (weight + offset)` over the last dimension (arXiv 1910.07467).
 
-    With an offset, Gemma's way, the weight is kept in float32: rounding the sum would lose what
-    the offset was to save.
+    With a float32 weight, as Gemma has it, the product is rounded but not its factors.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class RMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.offset = offset
-        self.weight = parameter((size,), torch.float32 if offset else dtype, device)
+        self.weight = parameter((size,), dtype, device)
 
     def load(self, loader: Loader, name: str) -> None:
         """Fill from `{name}.weight`."""
@@ -70,7 +69,7 @@ class LayerNorm(nn.Module):
         loader.copy(f"{name}.bias", self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, D] to the same shape."""
+        """[T, D] or [T, H, D] to the same shape."""
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,8 +78,12 @@ class LayerNorm(nn.Module):
         return self.forward(total), total
 
 
-def make_norm(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> RMSNorm | LayerNorm:
-    """The model's norm over a token's hidden state."""
+def make_norm(
+    config: ModelConfig, dtype: torch.dtype, device: torch.device, size: int = 0
+) -> RMSNorm | LayerNorm:
+    """The model's norm over a token's hidden state, or over `size` values."""
+    size = size or config.hidden_size
     if config.norm == "layer":
-        return LayerNorm(config.hidden_size, config.norm_eps, dtype, device)
-    return RMSNorm(config.hidden_size, config.norm_eps, dtype, device, config.norm_offset)
+        return LayerNorm(size, config.norm_eps, dtype, device)
+    weight_dtype = torch.float32 if config.is_norm_wide else dtype
+    return RMSNorm(size, config.norm_eps, weight_dtype, device, config.norm_offset)

@@ -9,7 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
-from engine.weights.rope_scaling import Factors, Linear, Llama3, Yarn, load_rope_scaling
+from engine.weights.rope_scaling import (
+    Factors,
+    Linear,
+    Llama3,
+    LongRope,
+    Yarn,
+    load_rope_scaling,
+)
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each [T, R / 2] float32, R turned dimensions
 
@@ -19,17 +26,26 @@ _GLOBAL, _LOCAL = 0, 1
 class RotaryEmbedding(nn.Module):
     """Cosines and sines for `kernels.ops.rotary`, computed once per step for all layers."""
 
-    inverse_frequencies: Tensor  # [R / 2] float32
+    inverse_frequencies: Tensor  # [R / 2] float32, or [N, R / 2] of N sets
 
     def __init__(self, frequencies: Tensor, magnitude: float, device: torch.device) -> None:
-        """`frequencies` are radians per position; cosines and sines are times `magnitude`."""
+        """`frequencies` are radians per position; cosines and sines are times `magnitude`.
+
+        Frequencies [N, R / 2] are N sets, of which each token has one.
+        """
         super().__init__()
         self.magnitude = magnitude
         self.register_buffer("inverse_frequencies", frequencies.to(device), persistent=False)
 
-    def forward(self, positions: Tensor) -> Rotation:
-        """Positions [T] to cosines and sines [T, R / 2], float32."""
-        angles = positions[:, None].float() * self.inverse_frequencies
+    def forward(self, positions: Tensor, sets: Tensor | None = None) -> Rotation:
+        """Positions [T] to cosines and sines [T, R / 2], float32.
+
+        `sets` [T] says which set of frequencies each token has; None: all have the first.
+        """
+        frequencies = self.inverse_frequencies
+        if frequencies.dim() == 2:
+            frequencies = frequencies[0 if sets is None else sets]
+        angles = positions[:, None].float() * frequencies
         return angles.cos() * self.magnitude, angles.sin() * self.magnitude
 
 
@@ -50,12 +66,20 @@ def rotary_of(config: ModelConfig, layer: int) -> int | None:
 
 
 def _plain_frequencies(config: ModelConfig, theta: float) -> Tensor:
+    return 1.0 / _plain_inverses(config, theta)
+
+
+def _plain_inverses(config: ModelConfig, theta: float) -> Tensor:
     size = config.num_turned
-    return 1.0 / (theta ** (torch.arange(0, size, 2, dtype=torch.float) / size))
+    inverses: Tensor = theta ** (torch.arange(0, size, 2, dtype=torch.float) / size)
+    return inverses
 
 
 def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
-    """Radians per position, [R / 2] float32, and a factor for cosines and sines."""
+    """Radians per position, [R / 2] float32, and a factor for cosines and sines.
+
+    LongRoPE has [2, R / 2]: those of short sequences and those of long ones.
+    """
     frequencies = _plain_frequencies(config, config.rope_theta)
     match load_rope_scaling(config.rope_scaling):
         case None:
@@ -68,6 +92,10 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
             return _llama3(frequencies, scaling), 1.0
         case Yarn() as scaling:
             return _yarn(frequencies, scaling, config), _yarn_magnitude(scaling)
+        case LongRope() as scaling:
+            divisors = torch.tensor([scaling.short_factor, scaling.long_factor])
+            divisors *= _plain_inverses(config, config.rope_theta)
+            return 1.0 / divisors, _longrope_magnitude(scaling, config)
 
 
 def _llama3(frequencies: Tensor, scaling: Llama3) -> Tensor:
@@ -113,3 +141,11 @@ def _yarn_magnitude(scaling: Yarn) -> float:
 
 def _mscale(factor: float, weight: float) -> float:
     return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _longrope_magnitude(scaling: LongRope, config: ModelConfig) -> float:
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    original = scaling.original_max_position_embeddings
+    factor = scaling.factor or config.context_length / original
+    return math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0

@@ -15,17 +15,37 @@ if TYPE_CHECKING:
     ModelClass = Callable[[ModelConfig, torch.dtype, torch.device], Decoder]
 
 MODELS = {
+    "GemmaForCausalLM": "engine.models.gemma",
+    "Gemma2ForCausalLM": "engine.models.gemma2",
+    "Gemma3ForCausalLM": "engine.models.gemma3",
+    "Gemma3ForConditionalGeneration": "engine.models.gemma3",
     "LlamaForCausalLM": "engine.models.llama",
     "MistralForCausalLM": "engine.models.mistral",
+    "MixtralForCausalLM": "engine.models.mixtral",
+    "Olmo2ForCausalLM": "engine.models.olmo2",
+    "Phi3ForCausalLM": "engine.models.phi3",
+    "PhiForCausalLM": "engine.models.phi",
     "Qwen2ForCausalLM": "engine.models.qwen2",
     "Qwen3ForCausalLM": "engine.models.qwen3",
+    "Qwen3MoeForCausalLM": "engine.models.qwen3_moe",
+    "SmolLM3ForCausalLM": "engine.models.smollm3",
+    "Starcoder2ForCausalLM": "engine.models.starcoder2",
 }
 
 # `general.architecture` of GGUF files -> the module of weights/families that reads them.
 GGUF_FAMILIES = {
+    "gemma": "gemma",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
     "llama": "llama",
+    "olmo2": "olmo2",
+    "phi2": "phi",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "smollm3": "smollm3",
+    "starcoder2": "starcoder2",
 }
 
 

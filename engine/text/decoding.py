@@ -24,12 +24,14 @@ def _bytes_of_chars() -> dict[str, int]:
 
 
 _BYTES_OF_CHARS = _bytes_of_chars()
+_CHARS_OF_BYTES = {byte: char for char, byte in _BYTES_OF_CHARS.items()}
 
 
 class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder of the `tokenizers` library, as far as it can be applied token by token.
 
-    `max_lead` characters `lead` are dropped from the very start of the text.
+    `max_lead` characters `lead` are dropped from the very start of the text, and all `unspaced`
+    ones from its first token.
     """
 
     is_byte_level: bool = False
@@ -37,6 +39,7 @@ class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
     replacements: tuple[tuple[str, str], ...] = ()
     lead: str = " "
     max_lead: int = 0
+    unspaced: str = ""
 
     def piece(self, token: str) -> Piece:
         """What `token` adds to the text."""
@@ -48,6 +51,10 @@ class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
             token = token.replace(old, new)
         return token
 
+    def first_piece(self, token: str) -> Piece:
+        """What `token` adds as the first one of a text."""
+        return self.piece(token.replace(self.unspaced, "") if self.unspaced else token)
+
 
 BYTE_LEVEL = DecodeRule(is_byte_level=True)
 
@@ -57,6 +64,11 @@ def sentencepiece_rule(drops_first_space: bool) -> DecodeRule:
     return DecodeRule(
         has_byte_fallback=True, replacements=(("▁", " "),), max_lead=int(drops_first_space)
     )
+
+
+def byte_level_text(piece: bytes) -> str:
+    """How a byte-level vocabulary writes these bytes."""
+    return "".join(_CHARS_OF_BYTES[byte] for byte in piece)
 
 
 def _byte_level(token: str) -> bytes:
@@ -72,6 +84,8 @@ def parse_decoder(spec: Mapping[str, Any] | None) -> DecodeRule:
     kinds = [step["type"] for step in steps]
     if kinds == ["ByteLevel"]:
         return BYTE_LEVEL
+    if kinds == ["Metaspace"]:
+        return _metaspace(steps[0])
     if not _is_supported(kinds):
         raise LoadError(
             f"tokenizer.json has the decoder {' + '.join(kinds) or 'null'}, not a supported one; "
@@ -86,6 +100,13 @@ def parse_decoder(spec: Mapping[str, Any] | None) -> DecodeRule:
         lead=lead,
         max_lead=max_lead,
     )
+
+
+def _metaspace(step: Mapping[str, Any]) -> DecodeRule:
+    """`prepend_scheme` says whether a text's first space was in the original."""
+    space = step["replacement"]
+    has_prefix = step.get("prepend_scheme", "always") != "never"
+    return DecodeRule(replacements=((space, " "),), unspaced=space if has_prefix else "")
 
 
 def _steps(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -12,28 +12,44 @@ _REPLACEMENT = "\ufffd"
 class Detokenizer:
     """Streams the text of one answer: a function of the ids pushed, whatever their grouping.
 
-    Never splits a character, never holds back a complete one, skips special tokens. All pushes and
-    the flush together are what `Tokenizer.decode` makes of all the ids, with one exception: where a
-    run of `<0xNN>` tokens turns out not to be UTF-8, the full decode gives up the whole run, while
-    here its characters before the fault were already shown.
+    Never splits a character, never holds back a complete one, skips special tokens unless it is
+    told to show them. All pushes and the flush together are what `Tokenizer.decode` makes of all
+    the ids, with one exception: where a run of `<0xNN>` tokens turns out not to be UTF-8, the full
+    decode gives up the whole run, while here its characters before the fault were already shown.
 
     `is_continuation`: the text goes on from a prompt, so a SentencePiece vocabulary's first space
     is a space.
     """
 
-    def __init__(self, tokenizer: Tokenizer, is_continuation: bool = False) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        is_continuation: bool = False,
+        skip_special_tokens: bool = True,
+    ) -> None:
         rule = tokenizer.rule
         self._tokenizer = tokenizer
         self._assembler = _ByteLevel() if rule.is_byte_level else _ByteFallback()
         self._lead = rule.lead
+        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._max_lead = 0 if is_continuation else rule.max_lead
+        self._expects_first = bool(rule.unspaced) and not is_continuation
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is complete with these ids."""
-        tokenizer, take = self._tokenizer, self._assembler.take
-        special_ids = tokenizer.special_ids
-        texts = [take(tokenizer.piece(i)) for i in token_ids if i not in special_ids]
-        return self._without_lead("".join(texts))
+        piece, take = self._tokenizer.piece, self._assembler.take
+        visible = [i for i in token_ids if i not in self._skipped_ids]
+        first = self._first(visible) if self._expects_first else ""
+        return self._without_lead(first + "".join([take(piece(i)) for i in visible]))
+
+    def _first(self, visible: list[int]) -> str:
+        """Take the text's first token off the list: one that the vocabulary has."""
+        while visible:
+            token_id = visible.pop(0)
+            if self._tokenizer.has(token_id):
+                self._expects_first = False
+                return self._assembler.take(self._tokenizer.first_piece(token_id))
+        return ""
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that was never completed."""

@@ -1,13 +1,15 @@
 """Reads how a model's makers want it sampled, and which ids end its answers. Knows no tokenizer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from engine.errors import LoadError
 from engine.json_file import read_json_if_there
+
+T = TypeVar("T")
 
 _GGUF_KEYS = {
     "temperature": "temp",
@@ -22,13 +24,19 @@ _Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class GenerationDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request that is silent on a value gets; None: the makers are silent too."""
+    """What a request that is silent on a value gets; None: the makers are silent too.
+
+    `suppress_tokens` are never sampled, whatever the request. `max_new_tokens` and `max_length` are
+    not read: a chat that names no limit has what the context holds, as at OpenAI, where the makers'
+    values (20, 256, 2048) would cut its answer short without a word.
+    """
 
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
     top_k: int | None = None
     top_p: _Fraction | None = None
     min_p: _Fraction | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    suppress_tokens: list[int] | None = None
 
 
 class _GenerationJson(GenerationDefaults, frozen=True):
@@ -43,19 +51,26 @@ class GenerationConfig(msgspec.Struct, frozen=True, kw_only=True):
     eos_ids: frozenset[int] = frozenset()
 
 
-def read_generation_config(directory: Path, metadata: Mapping[str, Any]) -> GenerationConfig:
-    """generation_config.json; without one, the end ids of config.json and a GGUF file's own keys.
+def read_generation_config(
+    directories: Sequence[Path], metadata: Mapping[str, Any]
+) -> GenerationConfig:
+    """The first generation_config.json; else the end ids of config.json and a GGUF file's own keys.
 
     Raises LoadError for a file that is damaged.
     """
-    document = read_json_if_there(directory / "generation_config.json", _GenerationJson)
+    document = _first(directories, "generation_config.json", _GenerationJson)
     if document is not None:
         return GenerationConfig(defaults=_defaults(document), eos_ids=_eos_ids(document))
-    model = read_json_if_there(directory / "config.json", _EosJson)
+    model = _first(directories, "config.json", _EosJson)
     return GenerationConfig(
         defaults=_gguf_defaults(metadata),
         eos_ids=frozenset() if model is None else _eos_ids(model),
     )
+
+
+def _first(directories: Sequence[Path], name: str, kind: type[T]) -> T | None:
+    found = (read_json_if_there(directory / name, kind) for directory in directories)
+    return next((document for document in found if document is not None), None)
 
 
 class _EosJson(msgspec.Struct):
@@ -80,6 +95,7 @@ def _defaults(document: _GenerationJson) -> GenerationDefaults:
         top_p=document.top_p,
         min_p=document.min_p,
         repetition_penalty=document.repetition_penalty,
+        suppress_tokens=document.suppress_tokens,
     )
 
 

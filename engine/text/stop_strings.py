@@ -18,18 +18,19 @@ class StopStrings:
             raise InvalidInput("A stop string must not be empty.", param="stop")
         self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops)]
         self._held = ""
-        self._is_matched = False
+        self.matched: str | None = None  # the stop string that was met
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that is now safe to show, and whether a stop string was met; if so, the end."""
-        if self._is_matched:
+        if self.matched is not None:
             return "", True
         if not self._matchers:
             return text, False
         held = self._held + text
         for position, char in enumerate(text, start=len(self._held) + 1):
-            if length := self._advance(char):
-                return self._finish(held[: position - length])
+            if stop := self._advance(char):
+                self.matched, self._held = stop, ""
+                return held[: position - len(stop)], True
         keep = max(matcher.length for matcher in self._matchers)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], False
@@ -39,14 +40,10 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _advance(self, char: str) -> int:
-        """Length of the longest stop string that `char` completes, or 0."""
-        lengths = [len(m.stop) for m in self._matchers if m.advance(char)]
-        return max(lengths, default=0)
-
-    def _finish(self, text: str) -> tuple[str, bool]:
-        self._is_matched, self._held = True, ""
-        return text, True
+    def _advance(self, char: str) -> str:
+        """The longest stop string that `char` completes, or none."""
+        stops = [matcher.stop for matcher in self._matchers if matcher.advance(char)]
+        return max(stops, key=len, default="")
 
 
 class _Matcher:

@@ -79,6 +79,15 @@ class Tokenizer:
             piece = self._pieces[token_id] = "" if token is None else self.rule.piece(token)
         return piece
 
+    def has(self, token_id: int) -> bool:
+        """Whether the vocabulary has this id."""
+        return self._backend.id_to_token(token_id) is not None
+
+    def first_piece(self, token_id: int) -> Piece:
+        """What a token adds as the first one of a text."""
+        token = self._backend.id_to_token(token_id)
+        return "" if token is None else self.rule.first_piece(token)
+
     def token_bytes(self, token_id: int) -> bytes:
         """`piece` as UTF-8 bytes."""
         piece = self.piece(token_id)

@@ -3,8 +3,9 @@
 Torch-free.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -13,25 +14,27 @@ import msgspec
 from engine.errors import LoadError
 from engine.json_file import read_json
 from engine.weights import hub
+from engine.weights.architecture import check_asked
+from engine.weights.file_choice import stem_of
+from engine.weights.ggml_magic import check_ggml
+from engine.weights.hub_token import check_source, read_token
 from engine.weights.progress import Progress
+from engine.weights.selection import INDEX_FILE, VOCABULARIES, Kind, select, select_tokenizer
 
 BUILTIN = "builtin"
 BUILTIN_NAME = "tramontane-tiny"
-_INDEX_FILE = "model.safetensors.index.json"
-_SPLIT = re.compile(r"(?P<stem>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.gguf")
-
-
-Kind = Literal["plain", "gguf", "ggml"]
+_PACKED = (".gguf", ".bin")
+_FOLDERS = ("*/*", "*/*/*")  # how deep a directory is looked through
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     """What a user asked for.
 
-    `model` is a directory, a GGUF file, `org/name[@revision]`, or `builtin`. `file` names GGUF
-    files in it, several splits apart by `;`. `token_source` is `literal:TOKEN`, `env:VARIABLE`,
-    `path:FILE`, `cache` or `none`. `tokenizer` is a directory, a tokenizer.json or a repository to
-    take in the place of the weights' own; `gqa` is what a GGML file does not say: query heads per
-    key-value head.
+    `model` is a directory, a GGUF or GGML file, `org/name[@revision]`, or `builtin`. `file` says
+    which packed files in it, as `file_choice.choose` reads it. `token_source` is `literal:TOKEN`,
+    `env:VARIABLE`, `path:FILE`, `cache` or `none`. `tokenizer` is a directory, a tokenizer.json or
+    a repository to take in the place of the weights' own; `gqa` is what a GGML file does not say:
+    query heads per key-value head. `arch` is the family that config.json has to name.
     """
 
     model: str
@@ -41,6 +44,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     token_source: str = "cache"
     tokenizer: str | None = None
     gqa: int = 1
+    arch: str | None = None
 
 
 class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +69,27 @@ def resolve(
     `progress(done_bytes, total_bytes)` follows the download; a token source `env:` looks in
     `environ`. Raises LoadError: one sentence that says what to do.
     """
+    check_source(ref.token_source)
+    environ = environ or {}
+    files = _find(ref, progress, environ)
+    _check_asked(ref, files)
+    tokenizer = None if ref.tokenizer is None else _find_tokenizer(ref, environ)
+    return msgspec.structs.replace(files, tokenizer=tokenizer, gqa=ref.gqa)
+
+
+def _check_asked(ref: ModelRef, files: ModelFiles) -> None:
+    """Nothing that is asked for is ignored in silence."""
+    if ref.gqa != 1 and files.kind != "ggml":
+        raise LoadError(f"{files.name} says itself how its heads are grouped; leave --gqa out.")
+    if ref.arch is not None and files.kind != "plain":
+        raise LoadError(
+            f"--arch is checked with config.json, which {files.kind} has not; leave it out."
+        )
+    if ref.arch is not None:
+        check_asked(ref.arch, files.directory)
+
+
+def _find(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) -> ModelFiles:
     if ref.model == BUILTIN:
         builtin = Path(__file__).parent.parent / "builtin"
         return _in_directory(msgspec.structs.replace(ref, kind="plain"), builtin, BUILTIN_NAME)
@@ -76,111 +101,107 @@ def resolve(
             return _single_file(ref, path)
     except PermissionError as error:  # of a directory; that of a file is seen when it is opened
         raise LoadError(f"{error.filename} cannot be read: {error.strerror}.") from error
-    return _in_repo(ref, progress, environ or {})
+    return _in_repo(ref, progress, environ)
 
 
 def _single_file(ref: ModelRef, path: Path) -> ModelFiles:
-    if path.suffix != ".gguf" or ref.file is not None or ref.kind == "plain":
+    if path.suffix not in _PACKED or ref.file is not None or ref.kind == "plain":
         raise LoadError(
-            f"{path} is a file; give the model's directory, or a .gguf file and nothing else."
+            f"{path} is a file; give the model's directory, or a .gguf or GGML file and nothing "
+            "else."
         )
-    gguf = msgspec.structs.replace(ref, kind="gguf", file=path.name)
-    return _in_directory(gguf, path.parent)
+    return _in_directory(msgspec.structs.replace(ref, file=path.name), path.parent)
+
+
+def _in_directory(ref: ModelRef, directory: Path, name: str = "") -> ModelFiles:
+    names = _names_in(directory) | _named_in(directory, ref.file)
+    return _take(ref, names, directory, str(directory), name)
+
+
+def _names_in(directory: Path) -> set[str]:
+    paths = chain(directory.iterdir(), *map(directory.glob, _FOLDERS))
+    return {path.relative_to(directory).as_posix() for path in paths}
+
+
+def _named_in(directory: Path, file: str | None) -> set[str]:
+    """What is named may lie deeper."""
+    parts = [part.strip() for part in (file or "").split(";")]
+    return {part for part in parts if part and (directory / part).is_file()}
 
 
 def _in_repo(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) -> ModelFiles:
     repo = hub.parse_repo(ref.model, ref.revision)
-    token = hub.read_token(ref.token_source, environ)
-    names = _gguf_names(ref.file) if ref.file is not None else None
-    is_gguf = ref.kind == "gguf" or (ref.kind == "auto" and names is not None)
-    if is_gguf and names is None:
-        raise LoadError(
-            f"{repo.id} is asked for as GGUF without a file name; say which file with -f FILE.gguf."
-        )
-    directory = hub.fetch(repo, token, names if is_gguf else None, progress)
-    return _in_directory(ref, directory, repo.id)
+    listing = hub.list_files(repo, read_token(ref.token_source, environ))
+    with _reason_of(listing):
+        needed = select(ref.kind, ref.file, listing.sizes, repo.id).needed
+        directory = hub.download(listing, needed, progress)
+        return _take(ref, set(listing.sizes), directory, repo.id, repo.id)
 
 
-def _in_directory(ref: ModelRef, directory: Path, name: str = "") -> ModelFiles:
-    """The model there. Without a name it has that of its GGUF file, or else of the directory."""
-    kind = ref.kind if ref.kind != "auto" else _guess_kind(ref, directory)
-    weights = _plain_weights(directory) if kind == "plain" else _gguf_weights(ref.file, directory)
-    own_name = _gguf_stem(weights[0].name) if kind == "gguf" else directory.resolve().name
-    return ModelFiles(kind=kind, name=name or own_name, directory=directory, weights=weights)
+@contextmanager
+def _reason_of(listing: hub.Listing) -> Iterator[None]:
+    """What the cache lacks the Hub may have: then the reason is that it gave no answer."""
+    try:
+        yield
+    except LoadError as error:
+        if listing.reason:
+            raise LoadError(listing.reason) from error
+        raise
 
 
-def _gguf_stem(file: str) -> str:
-    """A file's name without its ending and its place among the splits."""
-    split = _SPLIT.fullmatch(file)
-    return split["stem"] if split else file.removesuffix(".gguf")
-
-
-def _guess_kind(ref: ModelRef, directory: Path) -> Kind:
-    if ref.file is not None:
-        return "gguf"
-    if (directory / "config.json").is_file():
-        return "plain"
-    return "gguf" if any(directory.glob("*.gguf")) else "plain"
-
-
-def _plain_weights(directory: Path) -> tuple[Path, ...]:
-    if not (directory / "config.json").is_file():
-        raise LoadError(f"{directory} has no config.json; give the directory of a model.")
-    if (directory / _INDEX_FILE).is_file():
-        return _sharded(directory)
-    if (directory / "model.safetensors").is_file():
-        return (directory / "model.safetensors",)
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pth")):
-        raise LoadError(
-            f"{directory} has its weights in pickle files (.bin, .pth), which can run code when "
-            "they are read; use a version of the model in safetensors format."
-        )
-    raise LoadError(f"{directory} has no model.safetensors and no {_INDEX_FILE}.")
+def _take(
+    ref: ModelRef, names: set[str], directory: Path, where: str, served_as: str
+) -> ModelFiles:
+    """The model there. Without a name it has that of its packed file, or else of the directory."""
+    chosen = select(ref.kind, ref.file, names, where)
+    if chosen.kind == "plain":
+        weights, own_name = _plain_weights(directory), directory.resolve().name
+    else:
+        weights = tuple(directory / name for name in chosen.weights)
+        own_name = stem_of(chosen.weights[0])
+    _check_present(weights)
+    if chosen.kind == "ggml":
+        check_ggml(weights)
+    return ModelFiles(
+        kind=chosen.kind, name=served_as or own_name, directory=directory, weights=weights
+    )
 
 
 class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-def _sharded(directory: Path) -> tuple[Path, ...]:
-    index = read_json(directory / _INDEX_FILE, _Index)
-    shards = tuple(directory / name for name in sorted(set(index.weight_map.values())))
-    _check_present(shards)
-    return shards
-
-
-def _gguf_weights(file: str | None, directory: Path) -> tuple[Path, ...]:
-    names = _gguf_names(file) if file is not None else _only_gguf(directory)
-    paths = tuple(directory / name for name in names)
-    _check_present(paths)
-    return paths
-
-
-def _only_gguf(directory: Path) -> tuple[str, ...]:
-    names = sorted(path.name for path in directory.glob("*.gguf"))
-    models = {_gguf_names(name) for name in names}
-    if len(models) != 1:
-        raise LoadError(f"{directory} has {_listed(names)}; say which GGUF file with -f FILE.gguf.")
-    return models.pop()
-
-
-def _gguf_names(file: str) -> tuple[str, ...]:
-    """The files that `-f` means: those it lists, or all splits of the one it names."""
-    names = tuple(name.strip() for name in file.split(";") if name.strip())
-    if not names:
-        raise LoadError(f"{file!r} names no GGUF file; say which one with -f FILE.gguf.")
-    if len(names) == 1 and (split := _SPLIT.fullmatch(names[0])):
-        count = int(split["count"])
-        return tuple(f"{split['stem']}-{i:05}-of-{count:05}.gguf" for i in range(1, count + 1))
-    return names
+def _plain_weights(directory: Path) -> tuple[Path, ...]:
+    if not (directory / INDEX_FILE).is_file():
+        return (directory / "model.safetensors",)
+    index = read_json(directory / INDEX_FILE, _Index)
+    return tuple(directory / name for name in sorted(set(index.weight_map.values())))
 
 
 def _check_present(paths: tuple[Path, ...]) -> None:
     for path in paths:
         if not path.is_file():
             others = sorted(other.name for other in path.parent.glob(f"*{path.suffix}"))
-            raise LoadError(f"{path} does not exist; {path.parent} has {_listed(others)}.")
+            has = ", ".join(others) or "no such files"
+            raise LoadError(f"{path} does not exist; {path.parent} has {has}.")
 
 
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) if names else "no such files"
+def _find_tokenizer(ref: ModelRef, environ: Mapping[str, str]) -> Path:
+    """The directory of the tokenizer that `ref` names, fetched if it is a repository's."""
+    assert ref.tokenizer is not None
+    path = Path(ref.tokenizer).expanduser()
+    if path.is_dir():
+        select_tokenizer([file.name for file in path.iterdir()], str(path))
+        return path
+    if path.is_file():
+        return _directory_of(path)
+    repo = hub.parse_repo(ref.tokenizer)
+    listing = hub.list_files(repo, read_token(ref.token_source, environ))
+    with _reason_of(listing):
+        return hub.download(listing, select_tokenizer(listing.sizes, repo.id))
+
+
+def _directory_of(path: Path) -> Path:
+    if any(path.name in files for files in VOCABULARIES):
+        return path.parent
+    raise LoadError(f"{path} is no tokenizer.json; give that file, its directory, or a repository.")

@@ -37,6 +37,7 @@ def ggml_config(header: GgmlHeader, path: Path, gqa: int) -> ModelConfig:
         num_heads=header.num_heads,
         num_kv_heads=header.num_heads // gqa,
         head_dim=header.hidden_size // header.num_heads,
+        rotary_dim=header.hidden_size // header.num_heads,
         context_length=_CONTEXT_LENGTH,
         norm_eps=_LLAMA2_EPS if gqa > 1 else _ANY_LLAMA_EPS,
         tie_word_embeddings="output.weight" not in header.tensors,

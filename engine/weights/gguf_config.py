@@ -17,7 +17,7 @@ from engine.errors import LoadError
 from engine.weights.family import gguf_family
 from engine.weights.gguf_keys import Count, GgufFamily, GgufKeys, Positive
 from engine.weights.gguf_metadata import GgufHeader
-from engine.weights.rope_scaling import Factors, dump_rope_scaling, parse_rope_scaling
+from engine.weights.rope_scaling import Factors, LongRope, dump_rope_scaling, parse_rope_scaling
 
 _EOS_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _DTYPES = {GGMLQuantizationType.F32: "float32", GGMLQuantizationType.F16: "float16"}
@@ -48,7 +48,7 @@ def read_gguf_config(header: GgufHeader, path: Path) -> ModelConfig:
         "rope_scaling": _rope_scaling(keys),
         "windows": _windows(keys),
         "tie_word_embeddings": not keys.has("output.weight"),
-        "attention_bias": keys.has("blk.0.attn_q.bias"),
+        "attention_bias": keys.has("blk.0.attn_q.bias") or keys.has("blk.0.attn_qkv.bias"),
         "attention_output_bias": keys.has("blk.0.attn_output.bias"),
         "mlp_bias": keys.has("blk.0.ffn_up.bias"),
         "qk_norm": "head" if keys.has("blk.0.attn_q_norm.weight") else "",
@@ -103,6 +103,8 @@ def _head_dim(keys: GgufKeys) -> int:
 
 
 def _rope_scaling(keys: GgufKeys) -> dict[str, Any] | None:
+    if keys.has("rope_factors_long.weight"):  # some files name no type of scaling beside them
+        return _long_rope(keys)
     factor = keys.optional("rope.scaling.factor", float, 0.0)
     factor = factor or keys.optional("rope.scale_linear", float, 0.0)
     # Without a type a factor is linear, as llama.cpp has it.
@@ -129,6 +131,18 @@ def _rope_scaling(keys: GgufKeys) -> dict[str, Any] | None:
     return parse_rope_scaling(values, str(keys.path))
 
 
+def _long_rope(keys: GgufKeys) -> dict[str, Any]:
+    scaling = LongRope(
+        short_factor=tuple(read_row(keys, "rope_factors_short.weight").tolist()),
+        long_factor=tuple(read_row(keys, "rope_factors_long.weight").tolist()),
+        original_max_position_embeddings=keys.required(
+            "rope.scaling.original_context_length", Count
+        ),
+        attention_factor=keys.optional("rope.scaling.attn_factor", Positive, None),
+    )
+    return dump_rope_scaling(scaling)
+
+
 def _rope_factors(keys: GgufKeys, factor: float) -> dict[str, Any]:
     factors = read_row(keys, "rope_freqs.weight")
     return dump_rope_scaling(Factors(tuple((factors * factor).tolist())))
@@ -142,7 +156,8 @@ def read_row(keys: GgufKeys, name: str) -> NDArray[np.float32]:
         raise LoadError(f"{keys.path}: {name} is not a float32 row of {size}.")
     with tensor.path.open("rb") as file:
         file.seek(tensor.offset)
-        return np.frombuffer(file.read(tensor.num_bytes), "<f4")
+        order = ">f4" if tensor.is_big_endian else "<f4"
+        return np.frombuffer(file.read(tensor.num_bytes), order).astype(np.float32)
 
 
 def _eos_token_ids(keys: GgufKeys) -> tuple[int, ...]:

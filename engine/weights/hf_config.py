@@ -3,7 +3,7 @@
 Torch-free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,9 +32,9 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     path = directory / "config.json"
     # First of all: another family may lack the keys that these ones have.
     check_architecture(architecture := read_json(path, _Family).architectures[0])
-    keys = read_json(path, hf_keys(architecture))
+    keys = _read_keys(path, hf_keys(architecture))
     _check_quantisation(keys, path)
-    _check_rope(keys, rope := keys.rope(), path)
+    _check_rope(keys, rope := _asked(keys.rope, path), path)
     rope_scaling = parse_rope_scaling(rope, str(path))
     head_dim = _head_dim(keys, path)
     common = {
@@ -55,12 +55,28 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "bos_token_id": keys.bos_token_id,
         "dtype": stored_dtype(weights),
     }
-    return ModelConfig(architecture=architecture, **{**common, **_fields(keys, path)})
+    return ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
 
 
-def _fields(keys: HfKeys, path: Path) -> dict[str, Any]:
+def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
+    """A section has the language model's keys; what is said of the whole model goes before it."""
+    if not kind.section:
+        return read_json(path, kind)
+    whole = read_json(path, dict[str, Any])
+    section = whole.get(kind.section)
+    if not isinstance(section, dict):
+        raise LoadError(f"{path} cannot be used: it has no object `{kind.section}`.")
+    values = {**section, **{key: value for key, value in whole.items() if value is not None}}
     try:
-        return keys.fields()
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise LoadError(f"{path} cannot be used: {error}, of {kind.section}.") from error
+
+
+def _asked(answer: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
+    """What the family's keys say; their errors do not name the file."""
+    try:
+        return answer()
     except LoadError as error:
         raise LoadError(f"{path}: {error}.") from error
 

@@ -28,6 +28,7 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
     """config.json with transformers' defaults; a wrong type or a missing key is an error."""
 
     has_partial_rotary: ClassVar[bool] = False
+    section: ClassVar[str] = ""  # the object of config.json that has the keys; empty: the whole
 
     vocab_size: Count
     hidden_size: Count
@@ -60,7 +61,10 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
         return self.hidden_act
 
     def rope(self) -> dict[str, Any]:
-        """Rope parameters in one dict, whichever way transformers wrote them."""
+        """Rope parameters in one dict, whichever way transformers wrote them.
+
+        Raises LoadError as `fields` does.
+        """
         values = {
             "rope_theta": self.rope_theta,
             "partial_rotary_factor": self.partial_rotary_factor,

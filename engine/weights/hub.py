@@ -1,12 +1,12 @@
-"""Fetches the files a model needs from a Hugging Face repository. Knows no file's contents.
+"""Lists and fetches files of a Hugging Face repository. Knows no file's contents, chooses none.
 
 Torch-free. Every failure becomes a LoadError of one sentence that says what to do.
 """
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatch
+from collections.abc import Iterable, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,18 +15,11 @@ from tqdm.std import tqdm
 
 from engine.errors import LoadError
 from engine.weights.hub_errors import explain
+from engine.weights.hub_token import Token
 from engine.weights.progress import Progress
 
-Token = str | bool | None  # as huggingface_hub has it: None is its own choice, False is none
-
 _REPO = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?", re.ASCII)
-_PLAIN_FILES = (
-    *("config.json", "generation_config.json", "tokenizer*.json", "special_tokens_map.json"),
-    *("added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model"),
-    *("*.jinja", "chat_template.json", "model*.safetensors", "model.safetensors.index.json"),
-)
 _TIMEOUT_S = 10.0
-_DEFAULT_VARIABLE = "HUGGING_FACE_HUB_TOKEN"
 
 log = logging.getLogger(__name__)
 
@@ -49,130 +42,73 @@ def parse_repo(model: str, revision: str | None = None) -> Repo:
     return Repo(match["id"], revision or match["revision"])
 
 
-def read_token(source: str, environ: Mapping[str, str]) -> Token:
-    """The access token that a token source names. Raises LoadError, which never shows the token."""
-    kind, _, value = source.partition(":")
-    if source in ("cache", "none"):
-        return None if source == "cache" else False
-    if kind == "literal" and value:
-        return value
-    if kind == "env":
-        return _token_from(environ, value or _DEFAULT_VARIABLE)
-    if kind == "path" and value:
-        return _token_in(Path(value).expanduser())
-    raise LoadError(
-        "The token source must be literal:TOKEN, env:VARIABLE, path:FILE, cache or none, "
-        f"not one of kind {kind!r}."
-    )
+class Listing(NamedTuple):
+    """The files of a repository: path -> size in bytes.
+
+    `cached` is the cache's directory where the Hub gave no answer and `sizes` is what is in it;
+    `reason` then says why not even that will do, should a file be missing.
+    """
+
+    repo: Repo
+    token: Token
+    sizes: Mapping[str, int]
+    cached: Path | None = None
+    reason: str = ""
 
 
-def _token_from(environ: Mapping[str, str], variable: str) -> str:
-    token = environ.get(variable, "").strip()
-    if not token:
-        raise LoadError(
-            f"The token source env:{variable} names a variable that is not set; set it, "
-            "or choose --token-source cache or none."
-        )
-    return token
+def list_files(repo: Repo, token: Token) -> Listing:
+    """The files there are, by the Hub or, if it gives no answer, by the cache, with a warning.
 
-
-def _token_in(path: Path) -> str:
-    try:
-        token = path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LoadError(f"The token file {path} cannot be read ({error}).") from error
-    if not token:
-        raise LoadError(f"The token file {path} is empty; write the token into it.")
-    return token
-
-
-def fetch(
-    repo: Repo, token: Token, gguf_files: Sequence[str] | None, progress: Progress | None = None
-) -> Path:
-    """The directory with the files of `repo` that a model needs, or just `gguf_files`, up to date.
-
-    What is in the cache is not fetched again; if the Hub does not answer, the cache alone is used,
-    with a warning. Raises LoadError.
+    Raises LoadError if neither has the repository.
     """
     try:
-        sizes = _list_files(repo, token)
+        # The one listing of huggingface_hub that does not try for 23 s when there is no network.
+        info = HfApi(token=token).model_info(
+            repo.id, revision=repo.revision, timeout=_TIMEOUT_S, files_metadata=True
+        )
     except Exception as error:
-        return _cached(repo, gguf_files, error)
-    needed = _choose_plain(repo, sizes) if gguf_files is None else list(gguf_files)
-    if gguf_files is not None:
-        _check_gguf_files(repo, gguf_files, sizes)
-    return _download(repo, token, {name: sizes[name] for name in needed}, progress)
+        return _list_cache(repo, token, error)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return Listing(repo, token, sizes)
 
 
-def _list_files(repo: Repo, token: Token) -> dict[str, int]:
-    # The one listing of huggingface_hub that does not try for 23 s when there is no network.
-    info = HfApi(token=token).model_info(
-        repo.id, revision=repo.revision, timeout=_TIMEOUT_S, files_metadata=True
-    )
-    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
-
-
-def _cached(repo: Repo, gguf_files: Sequence[str] | None, error: Exception) -> Path:
+def _list_cache(repo: Repo, token: Token, error: Exception) -> Listing:
+    reason = explain(error, repo.id, repo.revision)
     try:
+        # No pattern: whether what is needed is complete is for those to say who know what it is.
         path = snapshot_download(
-            repo.id,
-            revision=repo.revision,
-            allow_patterns=list(gguf_files or _PLAIN_FILES),
-            local_files_only=True,
+            repo.id, revision=repo.revision, allow_patterns=[], local_files_only=True
         )
     except (errors.LocalEntryNotFoundError, errors.HFValidationError):
-        raise LoadError(explain(error, repo.id, repo.revision)) from error
-    log.warning("%s is served from the cache: %s", repo.id, explain(error, repo.id, repo.revision))
-    return Path(path)
+        raise LoadError(reason) from error
+    if not isinstance(error, errors.OfflineModeIsEnabled):  # which is what the user wished
+        cause = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        log.warning("%s is served from the cache, as the Hub gave no answer: %s", repo.id, cause)
+    directory = Path(path)
+    sizes = {
+        file.relative_to(directory).as_posix(): file.stat().st_size
+        for file in directory.rglob("*")
+        if file.is_file()
+    }
+    return Listing(repo, token, sizes, directory, reason)
 
 
-def _choose_plain(repo: Repo, sizes: Mapping[str, int]) -> list[str]:
-    chosen = [name for name in sizes if any(fnmatch(name, p) for p in _PLAIN_FILES)]
-    chosen = [name for name in chosen if "/" not in name]
-    if "config.json" not in chosen:
-        raise LoadError(f"{repo.id} has no config.json; {_gguf_hint(sizes)}.")
-    if not any(name.endswith(".safetensors") for name in chosen):
-        raise LoadError(_explain_no_weights(repo, sizes))
-    return chosen
+def download(listing: Listing, names: Iterable[str], progress: Progress | None = None) -> Path:
+    """The directory that has the files `names` of the listing, those in the cache as they are.
 
-
-def _explain_no_weights(repo: Repo, sizes: Mapping[str, int]) -> str:
-    if any(name.endswith((".bin", ".pth")) for name in sizes):
-        return (
-            f"{repo.id} has its weights in pickle files (.bin, .pth), which can run code when "
-            "they are read; use a version of the model in safetensors format."
-        )
-    return f"{repo.id} has no model*.safetensors; {_gguf_hint(sizes)}."
-
-
-def _gguf_hint(sizes: Mapping[str, int]) -> str:
-    names = _gguf_in(sizes)
-    if not names:
-        return "choose a repository that holds a model in safetensors or GGUF format"
-    return f"to serve one of its GGUF files, name it with -f: {', '.join(names)}"
-
-
-def _check_gguf_files(repo: Repo, files: Sequence[str], sizes: Mapping[str, int]) -> None:
-    for file in files:
-        if file not in sizes:
-            names = ", ".join(_gguf_in(sizes)) or "no GGUF files"
-            raise LoadError(f"{repo.id} has no file {file}; it has {names}.")
-
-
-def _gguf_in(sizes: Mapping[str, int]) -> list[str]:
-    return sorted(name for name in sizes if name.endswith(".gguf"))
-
-
-def _download(
-    repo: Repo, token: Token, sizes: Mapping[str, int], progress: Progress | None
-) -> Path:
+    A connection that breaks off is taken up again where it was; a process that is killed loses the
+    file it was at, and keeps those before. Raises LoadError.
+    """
+    repo, sizes = listing.repo, _sizes(listing, names)
+    if listing.cached is not None:
+        return listing.cached
     total_bytes = sum(sizes.values())
     try:
         path = snapshot_download(
             repo.id,
             revision=repo.revision,
-            allow_patterns=list(sizes),
-            token=token,
+            allow_patterns=[escape(name) for name in sizes],
+            token=listing.token,
             tqdm_class=_progress_bars(total_bytes, progress),
         )
     except Exception as error:
@@ -180,6 +116,15 @@ def _download(
     if progress is not None:
         progress(total_bytes, total_bytes)  # what was in the cache has no bar
     return Path(path)
+
+
+def _sizes(listing: Listing, names: Iterable[str]) -> dict[str, int]:
+    try:
+        return {name: listing.sizes[name] for name in names}
+    except KeyError as error:
+        raise LoadError(
+            f"{listing.repo.id} lacks {error.args[0]}, which belongs to the model; choose another."
+        ) from error
 
 
 def _progress_bars(total_bytes: int, progress: Progress | None) -> type[Any]:

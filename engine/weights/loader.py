@@ -18,7 +18,12 @@ class Loader:
         self.total_bytes = total_bytes
         self.progress = progress
         self.done_bytes = 0
+        self._names = checkpoint.names()
         self._used: set[str] = set()
+
+    def has(self, name: str) -> bool:
+        """True if the checkpoint has a tensor of that name."""
+        return name in self._names
 
     @torch.no_grad()
     def copy(self, name: str, target: Tensor) -> None:
@@ -48,7 +53,7 @@ class Loader:
 
         Such a tensor, a bias for example, would make another model of it without a sign.
         """
-        unused = self.checkpoint.names() - self._used
+        unused = self._names - self._used
         unknown = sorted(name for name in unused if not name.endswith(tuple(spare)))
         if unknown:
             architecture = self.checkpoint.config.architecture

@@ -13,14 +13,24 @@ _BLOCK = {
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
     "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
     "attn_output": "self_attn.o_proj",
     "attn_q_norm": "self_attn.q_norm",
     "attn_k_norm": "self_attn.k_norm",
     "ffn_norm": "post_attention_layernorm",
+    "ffn_gate_inp": "mlp.gate",
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+_EXPERT = {
+    "ffn_gate": "gate_proj",
+    "ffn_up": "up_proj",
+    "ffn_down": "down_proj",
+}
+_EXPERT_TENSOR = re.compile(
+    r"blk\.(?P<layer>\d+)\.(?P<part>ffn_gate|ffn_up|ffn_down)\.(?P<expert>\d+)\.weight"
+)
 _BLOCK_TENSOR = re.compile(r"blk\.(?P<layer>\d+)\.(?P<part>\w+)\.(?P<kind>weight|bias)")
 _HF_BLOCK = re.compile(r"model\.layers\.(?P<layer>\d+)\.(?P<part>[\w.]+)")
 _GGUF_ROOT = {hf: gguf for gguf, hf in _ROOT.items()}
@@ -33,6 +43,9 @@ def hf_name(gguf_name: str, names: Mapping[str, str]) -> str:
 
     `names` are those of block and root tensors that the family has otherwise.
     """
+    if match := _EXPERT_TENSOR.fullmatch(gguf_name):
+        stem = f"model.layers.{match['layer']}.mlp.experts.{match['expert']}"
+        return f"{stem}.{_EXPERT[match['part']]}.weight"
     if match := _BLOCK_TENSOR.fullmatch(gguf_name):
         part = names.get(match["part"], _BLOCK.get(match["part"]))
         return f"model.layers.{match['layer']}.{part}.{match['kind']}" if part else gguf_name

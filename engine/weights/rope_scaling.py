@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import msgspec
 
+from engine.config import ModelConfig
 from engine.errors import LoadError
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-SUPPORTED = ("default", "linear", "llama3", "yarn")
+SUPPORTED = ("default", "linear", "llama3", "yarn", "longrope")
+_OLD_NAMES = {"su": "longrope"}
 
 
 class Linear(msgspec.Struct, frozen=True, tag_field="rope_type", tag="linear"):
@@ -45,13 +47,28 @@ class Yarn(msgspec.Struct, frozen=True, tag_field="rope_type", tag="yarn", omit_
     truncate: bool = True
 
 
+class LongRope(
+    msgspec.Struct, frozen=True, tag_field="rope_type", tag="longrope", omit_defaults=True
+):
+    """LongRoPE (arXiv 2402.13753): one divisor per frequency, of two lists.
+
+    Sequences of more than `original_max_position_embeddings` tokens have the long factors.
+    """
+
+    short_factor: tuple[Positive, ...]
+    long_factor: tuple[Positive, ...]
+    original_max_position_embeddings: Positive
+    factor: Positive | None = None  # None: the context length by the original one
+    attention_factor: float | None = None
+
+
 class Factors(msgspec.Struct, frozen=True, tag_field="rope_type", tag="factors"):
     """One divisor per frequency, as a GGUF file's rope_freqs.weight has them."""
 
     factors: tuple[float, ...]
 
 
-RopeScaling = Linear | Llama3 | Yarn | Factors
+RopeScaling = Linear | Llama3 | Yarn | LongRope | Factors
 
 
 def parse_rope_scaling(values: dict[str, Any], where: str) -> dict[str, Any] | None:
@@ -60,6 +77,7 @@ def parse_rope_scaling(values: dict[str, Any], where: str) -> dict[str, Any] | N
     Raises LoadError for a kind that is not supported and for a missing or nonsensical key.
     """
     kind = values.get("rope_type") or values.get("type") or "default"
+    kind = _OLD_NAMES.get(kind, kind)
     if kind == "default":
         return None
     if kind not in SUPPORTED:
@@ -83,3 +101,28 @@ def dump_rope_scaling(scaling: RopeScaling) -> dict[str, Any]:
 def load_rope_scaling(plain: dict[str, Any] | None) -> RopeScaling | None:
     """The typed form of what `ModelConfig.rope_scaling` holds."""
     return None if plain is None else msgspec.convert(plain, RopeScaling)
+
+
+def rope_switch(config: ModelConfig, context_length: int) -> int:
+    """The longest sequence of the model's first set of frequencies; longer ones have the second.
+
+    0 if there is one set, or no sequence of `context_length` tokens gets so long.
+    """
+    scaling = load_rope_scaling(config.rope_scaling)
+    if not isinstance(scaling, LongRope):
+        return 0
+    original = int(scaling.original_max_position_embeddings)
+    return original if original < context_length else 0
+
+
+def check_rope_factors(config: ModelConfig, name: str) -> None:
+    """Raise LoadError naming `name` unless there is a factor for each of the frequencies."""
+    scaling = load_rope_scaling(config.rope_scaling)
+    if not isinstance(scaling, LongRope):
+        return
+    for key, factors in (("short", scaling.short_factor), ("long", scaling.long_factor)):
+        if len(factors) != config.num_turned // 2:
+            raise LoadError(
+                f"{name} has {len(factors)} {key} rope factors, but its heads turn "
+                f"{config.num_turned} dimensions, which takes {config.num_turned // 2}."
+            )

@@ -3,13 +3,14 @@
 import asyncio
 import time
 
+import msgspec
 import pytest
 
 from api.admission import Terms
-from api.broker import Broker
+from api.broker import CANCELLED, Broker
 from api.config import ApiConfig
 from api.delivery import Reader
-from api.job_store import JobStore
+from api.job_store import LOOK_AGAIN_S, JobStore
 from workers import contract
 from workers.contract import Done, Failed, Job, Sampling, Started, Usage
 
@@ -24,7 +25,7 @@ async def broker(redis_url):
     await broker.close()
 
 
-async def enqueue(broker, job_id="j", **terms):
+async def enqueue(broker, job_id="j", *, fields=None, **terms):
     job = Job(
         id=job_id,
         kind="completion",
@@ -33,6 +34,7 @@ async def enqueue(broker, job_id="j", **terms):
         created_s=int(time.time()),
         prompts=["a"],
         sampling=Sampling(seed=1),
+        **(fields or {}),
     )
     await broker.enqueue(job, QUEUE, Terms(**terms))
 
@@ -105,9 +107,56 @@ async def test_a_job_that_has_said_something_is_left_alone(broker, log):
     assert await broker.redis.exists(contract.cancel_key("j")) == 0
 
 
+async def crash(broker, job_id="j"):
+    """The worker that holds the job said it had begun, and is gone with its lease."""
+    await broker.redis.rpush(contract.log_key(job_id), contract.encode(Started(0, 1)))
+    await broker.redis.delete(contract.lease_key(job_id))
+    await broker.redis.zadd(contract.leases_key(QUEUE), {job_id: 1})
+
+
+async def test_a_deadline_holds_for_a_job_whose_worker_died(broker):
+    await enqueue(broker, deadline_ms=1)
+    await claim(broker)
+    await asyncio.sleep(0.005)
+    store = JobStore(broker)
+    assert await store.expire_wait("j") == LOOK_AGAIN_S  # its worker will end it
+    assert await log_of(broker) == []
+    await crash(broker)
+    assert await store.expire_wait("j") is None
+    assert [(e.offset, getattr(e, "code", "")) for e in await log_of(broker)] == [
+        (0, ""),
+        (1, "deadline_exceeded"),
+    ]
+    assert await broker.redis.zcard(QUEUE) == 0
+
+
+async def test_a_cancel_holds_for_a_job_whose_worker_dies_and_has_no_heir(broker):
+    await enqueue(broker)
+    await claim(broker)
+    await broker.cancel((await broker.view("j")).job, QUEUE)
+    assert await broker.redis.zscore("chores", "wait:j") is not None
+    store = JobStore(broker)
+    assert await store.expire_wait("j") == LOOK_AGAIN_S
+    await crash(broker)
+    assert await store.expire_wait("j") is None
+    assert (await log_of(broker))[-1] == msgspec.structs.replace(CANCELLED, offset=1)
+    assert await broker.redis.zscore("chores", "wait:j") is None
+
+
 async def test_a_job_that_is_no_more_is_nothing_to_do(broker):
     await JobStore(broker).expire_wait("gone")
     assert await broker.redis.keys("*") == []
+
+
+async def test_work_that_nobody_waits_for_does_not_vanish_with_its_record(broker):
+    await enqueue(broker, fields={"is_detached": True, "webhook": "http://a.example"})
+    score = await broker.redis.zscore("chores", "wait:j")
+    left_ms = await broker.redis.pttl(contract.job_key("j"))
+    assert time.time() * 1000 < score < time.time() * 1000 + left_ms - 60_000
+    assert await JobStore(broker).expire_wait("j") is None
+    assert [event.code for event in await log_of(broker)] == ["job_expired"]
+    assert await broker.redis.zcard(QUEUE) == 0
+    assert await broker.redis.zscore("chores", "ended:j") is not None, "its webhook is told"
 
 
 async def test_whoever_waits_hears_of_it(broker):

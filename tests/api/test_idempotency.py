@@ -97,6 +97,18 @@ def test_a_client_that_comes_back_finds_its_job_running(api, key, fake_worker, f
     assert job_id not in fake_worker.cancelled
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+def test_a_client_that_comes_back_goes_on_behind_its_last_event(api, other, key, path):
+    body = {"messages" if path == CHAT else "input": "count 20", "stream": True}
+    # Nobody has an event of a job that is new.
+    whole = api.request("POST", path, body, Idempotency_Key=key, Last_Event_ID="7").frames
+    assert whole[0][0] == 0
+    rest = other.request("POST", path, body, Idempotency_Key=key, Last_Event_ID="7").frames
+    assert rest == [frame for frame in whole if frame[0] > 7]
+    bad = other.request("POST", path, body, Idempotency_Key=key, Last_Event_ID="x")
+    assert (bad.status, bad.json["error"]["param"]) == (400, "Last-Event-ID")
+
+
 def test_a_key_goes_together_with_an_answer_later(api, key):
     body = {"messages": "echo a"}
     ids = {

@@ -158,6 +158,8 @@ def test_what_the_client_asks_of_the_sampler_reaches_the_worker(api, fake_worker
         "logit_bias": {"7": -100},
         "ignore_eos": True,
         "enable_thinking": False,
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"date_string": "1 Jan 2025", "enable_thinking": True},
     }
     spec = fake_worker.specs[api.chat("echo hi", **fields).headers["x-job-id"]]
     sampling = spec.sampling
@@ -167,7 +169,11 @@ def test_what_the_client_asks_of_the_sampler_reaches_the_worker(api, fake_worker
     assert sampling.logit_bias == {7: -100.0}
     assert sampling.ignore_eos
     assert sampling.top_p is None, "the model's own default"
-    assert spec.template_kwargs == {"enable_thinking": False}
+    assert spec.template_kwargs == {
+        "date_string": "1 Jan 2025",
+        "enable_thinking": False,
+        "reasoning_effort": "low",
+    }
 
 
 def test_a_seed_is_drawn_for_those_who_send_none(api, fake_worker):

@@ -43,12 +43,19 @@ async def test_case_21_a_dead_letter_that_is_retried_goes_on(start_fleet, oracle
     assert stream.errors()
     fleet.workers[0].kill_tree()
     fleet.start_worker(SCRIPTED_CRASH_SEED="-1")  # the bug is mended
+    # The old worker may have died before it could put the job among the dead.
+    await eventually(lambda: is_dead(fleet, stream.job_id), "it is a dead letter")
     await call(fleet.ports[0], "POST", f"/admin/dead/{stream.job_id}/retry")
     again = Stream(fleet.ports, stream.body)
     again.job_id = stream.job_id
     await asyncio.wait_for(again.run(), 60)
     assert again.text() == oracle.answer(stream.body)
     assert (await call(fleet.ports[0], "GET", "/admin/dead"))["data"] == []
+
+
+def is_dead(fleet, job_id):
+    with fleet.client() as client:
+        return client.zscore(keys.DEAD_KEY, job_id) is not None
 
 
 @pytest.mark.parametrize("how", ["hung", "stopped"])

@@ -37,3 +37,10 @@ def test_a_redis_that_is_not_there_is_one_sentence(url, sentence, monkeypatch, c
     assert sentence in error
     assert "secret" not in error
     assert len(error.splitlines()) == 1
+
+
+def test_a_misspelt_token_source_is_refused_without_showing_it(redis_url: str, capsys) -> None:
+    assert cli.main(["check", "--redis-url", redis_url, "--token-source", "hf_secret"]) == 2
+    error = capsys.readouterr().err
+    assert "The token source must be literal:TOKEN, env:VARIABLE" in error
+    assert "hf_secret" not in error

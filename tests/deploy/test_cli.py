@@ -92,9 +92,49 @@ COMMAND_LINES = {
             "TRAMONTANE_MODEL_FILE": "a.gguf",
         },
     ),
+    "mistral.rs's short names of templates": (
+        "-c mine.json -j explicit.jinja plain -m dir",
+        {
+            "TRAMONTANE_CHAT_TEMPLATE": "mine.json",
+            "TRAMONTANE_JINJA_EXPLICIT": "explicit.jinja",
+            "TRAMONTANE_KIND": "plain",
+            "TRAMONTANE_MODEL": "dir",
+        },
+    ),
     "a value that looks like a kind": (
         "plain -m plain",
         {"TRAMONTANE_KIND": "plain", "TRAMONTANE_MODEL": "plain"},
+    ),
+    "GGML with mistral.rs's flags": (
+        "-p 1 ggml -m dir -f llama.ggmlv3.q4_0.bin -t org/tokenizer -g 8",
+        {
+            "PORT": "1",
+            "TRAMONTANE_KIND": "ggml",
+            "TRAMONTANE_MODEL": "dir",
+            "TRAMONTANE_MODEL_FILE": "llama.ggmlv3.q4_0.bin",
+            "TRAMONTANE_TOKENIZER": "org/tokenizer",
+            "TRAMONTANE_GQA": "8",
+        },
+    ),
+    "a tokenizer beside a GGUF file, and a choice by bits": (
+        "gguf -m org/name -f 4 --tok-model-id ./tokenizer",
+        {
+            "TRAMONTANE_KIND": "gguf",
+            "TRAMONTANE_MODEL": "org/name",
+            "TRAMONTANE_MODEL_FILE": "4",
+            "TRAMONTANE_TOKENIZER": "./tokenizer",
+        },
+    ),
+    "plain with mistral.rs's flags": (
+        "--serve-ip 127.0.0.1 plain -m org/name -a llama -d bf16 --max-seq-len 4096",
+        {
+            "TRAMONTANE_HOST": "127.0.0.1",
+            "TRAMONTANE_KIND": "plain",
+            "TRAMONTANE_MODEL": "org/name",
+            "TRAMONTANE_ARCH": "llama",
+            "TRAMONTANE_DTYPE": "bf16",
+            "TRAMONTANE_MAX_MODEL_LEN": "4096",
+        },
     ),
     "settings of the private Redis": (
         "--data-dir /data --redis-maxmemory 1gb serve",
@@ -133,7 +173,25 @@ def test_a_flag_wins_over_its_variable() -> None:
 
 
 REFUSALS = {
-    "a kind that is not built": ("--port 80 vision-plain -m x", {}, "'vision-plain' is not expect"),
+    "a kind that is not built": (
+        "--port 80 vision-plain -m x",
+        {},
+        "vision-plain .vision models. is not built yet: this version serves plain, gguf, ggml",
+    ),
+    "another": (
+        "speculative -m x -d y -n 5",
+        {},
+        "speculative .speculative decoding. is not built",
+    ),
+    "and another": ("x-lora-plain -m x -x y.json", {}, "x-lora-plain .X-LoRA adapters. is not"),
+    "no kind at all": ("serve vision -m x", {}, "'vision' is not expected here"),
+    "a seed of the server": (
+        "--seed 1 plain -m x",
+        {},
+        "unknown flag --seed: give `seed` in a req",
+    ),
+    "the same, short": ("-s 1 plain -m x", {}, "unknown flag -s: give `seed` in a request"),
+    "a head ratio of nothing": ("ggml -m x -g 0", {}, "--gqa '0': Expected `int` >= 1"),
     "a word too many": ("serve plain gguf -m x", {}, "'gguf' is not expected here"),
     "an unknown flag": ("plain -m x --isq Q4K", {}, "unknown flag --isq; see `tramontane serve"),
     "an unknown flag before the kind": ("--isq Q4K plain -m x", {}, "unknown flag --isq"),
@@ -144,7 +202,7 @@ REFUSALS = {
     "no number": ("--port abc", {}, "--port 'abc': Expected `int`"),
     "a number out of range": ("--port 70000", {}, "--port '70000': Expected `int` <= 65535"),
     "a negative number": ("--max-seqs -1 serve", {}, "--max-seqs '-1': Expected `int` >= 1"),
-    "no choice": ("--dtype int1", {}, "--dtype: invalid choice: 'int1' .choose from 'auto', 'fl"),
+    "no choice": ("--dtype int1", {}, "--dtype.*invalid choice: 'int1' .choose from 'auto', 'fl"),
     "no level": ("--log loud", {}, "--log.*'loud'"),
     "no memory size": ("--redis-maxmemory lots", {}, "--redis-maxmemory 'lots'"),
     "a value missing": ("plain -m", {}, "-m.*expected one argument"),
@@ -193,6 +251,6 @@ def test_version_and_help_answer_with_status_0() -> None:
         tramontane("serve", "--help"),
     )
     assert version.stdout.startswith("tramontane 0.")
-    assert "serve [plain|gguf]" in usage.stdout
+    assert "serve [KIND]" in usage.stdout
     assert "TRAMONTANE_MAX_SEQS" in flags.stdout
     assert [version.returncode, usage.returncode, flags.returncode] == [0, 0, 0]

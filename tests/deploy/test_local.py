@@ -206,7 +206,7 @@ def _own_signals() -> Iterator[None]:
     [
         ("plain -m ./missing/model", "neither a directory nor a repository"),
         ("plain -m .", "has no config.json"),
-        ("gguf -m . -f missing.gguf", "missing.gguf does not exist"),
+        ("gguf -m . -f missing.gguf", "no GGUF file to serve, so not missing.gguf"),
         ("plain -m ./model", "architecture FooForCausalLM is not supported"),
         ("--host 192.0.2.1 serve", "cannot listen on 192.0.2.1"),
         ("--request-logging-file ./none/log serve", "request log ./none/log cannot be written: No"),

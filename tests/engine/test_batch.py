@@ -12,14 +12,12 @@ from tests.engine.hash_model import request
 BLOCK_SIZE = 4
 
 
-def make_scheduler(num_blocks=40, budget=16):
-    return Scheduler(
-        BlockManager(num_blocks, BLOCK_SIZE), max_seqs=4, max_num_batched_tokens=budget
-    )
+def make_scheduler(num_blocks=40, budget=16, rope_switch=0):
+    return Scheduler(BlockManager(num_blocks, BLOCK_SIZE), 4, budget, rope_switch)
 
 
-def builder():
-    return BatchBuilder(4, 100, BLOCK_SIZE, torch.device("cpu"))
+def builder(has_rope_sets=False, device="cpu"):
+    return BatchBuilder(4, 100, BLOCK_SIZE, torch.device(device), has_rope_sets=has_rope_sets)
 
 
 def add(scheduler, id, num_prompt, max_tokens=30):
@@ -72,10 +70,29 @@ def test_every_step_of_a_mixed_run_has_the_tensors_of_its_tokens():
     assert scheduler.num_preemptions
 
 
+def test_every_token_has_the_rope_set_of_its_sequence():
+    scheduler, build = make_scheduler(rope_switch=6), builder(has_rope_sets=True)
+    for id, num_prompt in [("a", 5), ("b", 7)]:
+        add(scheduler, id, num_prompt)
+    seen = []
+    for _ in range(3):
+        step = scheduler.schedule()
+        seen.append(build.build(step)[0].rope_sets.tolist())
+        scheduler.commit(step, range(len(step.sampled)))
+    # a's sixth token is its last short one; with the seventh it is computed again, behind b.
+    assert seen == [[0] * 5 + [1] * 7, [0, 1], [1] + [1] * 7]
+
+
+def test_a_model_with_one_set_of_frequencies_is_told_nothing_of_sets():
+    scheduler = make_scheduler()
+    add(scheduler, "a", 6)
+    assert builder().build(scheduler.schedule())[0].rope_sets is None
+
+
 def test_shapes_and_types_are_what_the_kernels_take():
     scheduler = make_scheduler()
     add(scheduler, "a", 6)
-    batch, _ = builder().build(scheduler.schedule())
+    batch, _ = builder(has_rope_sets=True).build(scheduler.schedule())
     types = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch._asdict().items()}
     assert types == {
         "token_ids": (torch.int64, (6,)),
@@ -85,6 +102,7 @@ def test_shapes_and_types_are_what_the_kernels_take():
         "query_starts": (torch.int32, (2,)),
         "context_lengths": (torch.int32, (1,)),
         "logits_indices": (torch.int64, (1,)),
+        "rope_sets": (torch.int64, (6,)),
     }
     assert all(tensor.is_contiguous() for tensor in batch)
 
@@ -101,8 +119,8 @@ def test_on_an_accelerator_a_batch_has_the_same_shapes():
     for id in "abc":
         add(scheduler, id, 5 + ord(id) % 3)
     step = scheduler.schedule()
-    there = BatchBuilder(4, 100, BLOCK_SIZE, torch.device("meta")).build(step)[0]
-    here = builder().build(step)[0]
+    there = builder(has_rope_sets=True, device="meta").build(step)[0]
+    here = builder(has_rope_sets=True).build(step)[0]
     assert [(t.shape, t.dtype) for t in there] == [(t.shape, t.dtype) for t in here]
 
 

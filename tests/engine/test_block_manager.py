@@ -49,6 +49,18 @@ def test_nothing_changes_if_it_does_not_fit():
     assert waiting.blocks[:2] == first.blocks
 
 
+def test_the_blocks_of_one_rope_set_are_never_hit_by_the_other():
+    manager = BlockManager(20, BLOCK_SIZE)
+    admit(manager, make(9))
+    other = make(9)
+    other.rope_set = 1
+    assert admit(manager, other) == 0
+    again = make(9)
+    again.rope_set = 1
+    assert admit(manager, again) == 8
+    assert again.blocks[:2] == other.blocks[:2]
+
+
 def test_freeing_gives_every_block_back():
     manager = BlockManager(3, BLOCK_SIZE)
     admit(manager, sequence := make(11))

@@ -23,8 +23,8 @@ def make(id, num_prompt=5, max_tokens=8, first_token=None, max_length=1000):
     return Sequence(request, (), max_length)
 
 
-def scheduler_of(num_blocks=100, max_seqs=4, budget=64, *, cache=True, sequences=()):
-    scheduler = Scheduler(BlockManager(num_blocks, BLOCK_SIZE, cache), max_seqs, budget)
+def scheduler_of(num_blocks=100, max_seqs=4, budget=64, *, cache=True, switch=0, sequences=()):
+    scheduler = Scheduler(BlockManager(num_blocks, BLOCK_SIZE, cache), max_seqs, budget, switch)
     for sequence in sequences:
         scheduler.add(sequence)
     return scheduler
@@ -202,6 +202,57 @@ def test_a_cancelled_sequence_is_gone_wherever_it_was():
     assert plan(scheduler.schedule()) == {}
 
 
+def test_a_sequence_that_outgrows_the_rope_switch_is_computed_again_from_its_beginning():
+    scheduler = scheduler_of(switch=10, sequences=[make("a", 8), make("b", 3)])
+    assert [turn(scheduler) for _ in range(5)] == [
+        {"a": 8, "b": 3},
+        {"a": 1, "b": 1},
+        {"a": 1, "b": 1},
+        {"b": 1, "a": 11},  # eleven tokens are more than ten; it comes back as the last
+        {"b": 1, "a": 1},
+    ]
+    assert scheduler.num_preemptions == 0
+
+
+def test_a_prompt_beyond_the_rope_switch_is_computed_once():
+    scheduler = scheduler_of(switch=10, sequences=[make("a", 11)])
+    assert [turn(scheduler) for _ in range(3)] == [{"a": 11}, {"a": 1}, {"a": 1}]
+
+
+def test_a_sequence_that_ends_as_it_outgrows_the_rope_switch_just_ends():
+    scheduler = scheduler_of(switch=10, sequences=[make("a", 8, max_tokens=3)])
+    assert [turn(scheduler) for _ in range(3)] == [{"a": 8}, {"a": 1}, {"a": 1}]
+    assert (len(scheduler), scheduler.blocks.num_used) == (0, 0)
+
+
+def test_those_that_outgrow_the_rope_switch_together_keep_their_order():
+    sequences = [make("a", 9), make("b", 9), make("c", 20)]
+    scheduler = scheduler_of(max_seqs=2, switch=10, sequences=sequences)
+    for _ in range(2):
+        assert list(turn(scheduler)) == ["a", "b"]
+    assert turn(scheduler) == {"a": 11, "b": 11}
+    assert list(scheduler.waiting) == ["c"]
+
+
+def test_a_sequence_beyond_the_rope_switch_hits_only_blocks_of_its_own_kind():
+    scheduler = scheduler_of(switch=10, sequences=[make("a", 10, 3, first_token=0)])
+    while len(scheduler):
+        turn(scheduler)
+    # Its tokens are cached both ways by now: two blocks as short, three as long.
+    scheduler.add(make("b", 10, first_token=0))
+    scheduler.add(make("c", 11, first_token=0))
+    scheduler.add(make("d", 14, first_token=100))
+    assert turn(scheduler) == {"b": 2, "c": 3, "d": 14}
+
+
+def test_a_cancelled_sequence_may_be_one_that_was_just_put_back():
+    scheduler = scheduler_of(switch=10, sequences=[make("a", 10)])
+    turn(scheduler)
+    assert list(scheduler.waiting) == ["a"]
+    scheduler.cancel("a")
+    assert (len(scheduler), scheduler.blocks.num_used) == (0, 0)
+
+
 REQUESTS = st.lists(
     st.tuples(
         st.integers(1, 30),  # prompt tokens
@@ -216,15 +267,23 @@ REQUESTS = st.lists(
 
 
 @settings(deadline=None)
-@given(REQUESTS, st.integers(2, 14), st.integers(1, 4), st.integers(0, 20), st.booleans())
+@given(
+    REQUESTS,
+    st.integers(2, 14),
+    st.integers(1, 4),
+    st.integers(0, 20),
+    st.booleans(),
+    st.sampled_from([0, 0, 1, 16, 23]),
+)
 def test_every_sequence_ends_and_every_rule_holds_at_each_step(
-    requests, num_blocks, max_seqs, spare_budget, cache
+    requests, num_blocks, max_seqs, spare_budget, cache, switch
 ):
     budget = max_seqs + spare_budget
-    scheduler = scheduler_of(num_blocks, max_seqs, budget, cache=cache)
+    scheduler = scheduler_of(num_blocks, max_seqs, budget, cache=cache, switch=switch)
     limit = num_blocks * BLOCK_SIZE
     made: dict[str, int] = {}
     wanted: dict[str, int] = {}
+    written: dict[int, int] = {}  # a block's rope set
     for now in range(3000):
         for i, (num_prompt, max_tokens, text, start, stop) in enumerate(requests):
             if start == now and num_prompt < limit:
@@ -237,6 +296,7 @@ def test_every_sequence_ends_and_every_rule_holds_at_each_step(
             break
         step = scheduler.schedule()
         check(scheduler, step, budget, max_seqs)
+        check_rope_sets(step, switch, written)
         for output in commit(scheduler, step):
             made[output.id] += 1
             assert (output.finish == "length") == (made[output.id] == wanted[output.id])
@@ -244,6 +304,17 @@ def test_every_sequence_ends_and_every_rule_holds_at_each_step(
         raise AssertionError("the scheduler did not come to an end")
     assert {id: made[id] for id in wanted} == wanted
     assert scheduler.blocks.num_used == 0
+
+
+def check_rope_sets(step, switch, written):
+    """What a sequence finds computed must have been computed with its own rope set."""
+    for sequence, num_tokens in step.items():
+        assert sequence.rope_set == (0 < switch < len(sequence))
+        for index, block in enumerate(sequence.blocks):
+            if index * BLOCK_SIZE < sequence.num_computed:
+                assert written[block] == sequence.rope_set
+            elif index * BLOCK_SIZE < sequence.num_computed + num_tokens:
+                written[block] = sequence.rope_set
 
 
 def check(scheduler, step, budget, max_seqs):

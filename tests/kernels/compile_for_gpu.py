@@ -19,6 +19,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from kernels.add_rms_norm import add_rms_norm
+from kernels.gelu_mul import gelu_mul
+from kernels.grouped_linear import grouped_linear
 from kernels.paged_attention import paged_attention
 from kernels.philox import uniform
 from kernels.rms_norm import rms_norm
@@ -103,10 +105,18 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     yield "", lambda: uniform(index, index, index, 128256)
     yield "", lambda: uniform_quads(index, index, index, index, index)
     for dim in (576, 4096):
-        x, weight = tensor(64, dim), tensor(dim)
-        yield f"{dim}", lambda x=x, weight=weight: rms_norm(x, weight, 1e-6)
-        yield f"{dim}", lambda x=x, weight=weight: add_rms_norm(x, x, weight, 1e-6)
+        x = tensor(64, dim)
+        for label, weight in (("", tensor(dim)), (" wide", tensor(dim, of=torch.float32))):
+            yield f"{dim}{label}", lambda x=x, weight=weight: rms_norm(x, weight, 1e-6)
+            yield f"{dim}{label}", lambda x=x, weight=weight: add_rms_norm(x, x, weight, 1e-6)
         yield f"{dim}", lambda x=x: silu_mul(x)
+        yield f"{dim}", lambda x=x: gelu_mul(x)
+    for experts, out, inner in ((8, 28672, 4096), (128, 2048, 768)):
+        weight, starts = tensor(1, out, inner).expand(experts, -1, -1), _starts(experts)
+        for rows in (8, 32 * experts, 256 * experts):
+            x = tensor(rows, inner)
+            label = f"{experts}x{out}x{inner} of {rows}"
+            yield label, lambda x=x, w=weight, s=starts: grouped_linear(x, w, s)
     for heads, kv_heads, dim in ((32, 8, 128), (9, 3, 64), (32, 32, 80), (8, 4, 256)):
         query, key = tensor(64, heads, dim), tensor(64, kv_heads, dim)
         cos = tensor(64, dim // 2, of=torch.float32)

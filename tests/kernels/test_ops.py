@@ -33,6 +33,8 @@ def arguments(device):
         "add_rms_norm": (x, x, weight, 1e-6),
         "rotary": (heads, heads, angles, angles),
         "silu_mul": (x,),
+        "gelu_mul": (x,),
+        "grouped_linear": (x, torch.rand(2, 5, 8, device=device), starts.new_tensor([0, 1, 3])),
         "write_kv": (heads, heads, cache, cache.clone(), index),
         "paged_attention": (heads, cache, cache, tables, starts, length, 0.5, 2, 30.0),
         "uniform": (index, index, index, 5),

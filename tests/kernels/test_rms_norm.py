@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from kernels import ops
 from kernels.reference.add_rms_norm import add_rms_norm as reference_add_rms_norm
@@ -38,17 +40,44 @@ def test_kernel_equals_reference(rows, tolerance, device, launcher):
     torch.testing.assert_close(result.cpu(), reference_rms_norm(x, weight, EPS), **tolerance)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
-def test_kernels_round_where_the_reference_rounds(dtype, generator, device, launcher):
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+
+
+@HALVES
+@pytest.mark.parametrize("is_wide", [False, True], ids=["llama", "gemma"])
+def test_kernels_round_where_the_reference_rounds(is_wide, dtype, generator, device, launcher):
     x, residual = (torch.randn(8, 512, generator=generator).to(dtype) for _ in range(2))
-    weight = torch.randn(512, generator=generator).to(dtype)
+    weight = torch.randn(512, generator=generator).to(torch.float32 if is_wide else dtype)
     placed = [tensor.to(device) for tensor in (x, residual, weight)]
     normed = launcher("rms_norm")(placed[0], placed[2], EPS)
     fused, _ = launcher("add_rms_norm")(*placed, EPS)
     expected, _ = reference_add_rms_norm(x, residual, weight, EPS)
+    assert normed.dtype == fused.dtype == expected.dtype == dtype
     # A sum in another order moves a few values over a tie; a rounding too few moves many.
     assert (normed.cpu() == reference_rms_norm(x, weight, EPS)).float().mean() > 0.99
     assert (fused.cpu() == expected).float().mean() > 0.99
+
+
+@HALVES
+def test_weights_of_the_rows_type_round_as_transformers_llama(dtype, generator):
+    x, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in ((8, 512), 512))
+    norm = LlamaRMSNorm(512, EPS).to(dtype)
+    norm.weight.data.copy_(weight)
+    assert torch.equal(reference_rms_norm(x, weight, EPS), norm(x))
+
+
+@HALVES
+def test_float32_weights_round_as_transformers_gemma(dtype, generator):
+    x, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in ((8, 512), 512))
+    norm = GemmaRMSNorm(512, EPS).to(dtype)
+    norm.weight.data.copy_(weight)
+    result = reference_rms_norm(x, 1 + weight.float(), EPS)
+    assert result.dtype == dtype
+    assert torch.equal(result, norm(x))
+    residual = torch.randn(8, 512, generator=generator).to(dtype)
+    fused, total = reference_add_rms_norm(x, residual, 1 + weight.float(), EPS)
+    assert torch.equal(fused, norm(x + residual))
+    assert total.dtype == dtype
 
 
 def test_a_row_of_zeros_stays_zero(device, launcher):

@@ -131,13 +131,13 @@ class QueueScripts:
         """End a job that `worker` claimed."""
         assert self.release(job.id, f"{worker}:{job.attempt}", "done", used) == 1
 
-    def cancel(self, job_id: str, entry: bytes, only_waiting: bool = False) -> int:
+    def cancel(self, job_id: str, entry: bytes, whom: str = "") -> int:
         keys = [contract.cancel_key(job_id), contract.job_key(job_id)]
         keys += [contract.lease_key(job_id), contract.log_key(job_id)]
         keys += [self.queue, contract.arq_job_key(job_id)]
-        batch = contract.encode_batch([Append(job_id, 0, entry)])
-        args = [job_id, contract.control_channel(self.queue), 3600, entry, "api:A", batch]
-        result: int = self.script("cancel", keys, [*args, "cancelled", "1" if only_waiting else ""])
+        version = contract.SCHEMA_VERSION
+        args = [job_id, contract.control_channel(self.queue), 3600, entry, "api:A", version]
+        result: int = self.script("cancel", keys, [*args, "cancelled", whom])
         return result
 
     def retry(self, job_id: str, terminal: bytes, instead: bytes) -> int:

@@ -3,7 +3,9 @@
 import pytest
 
 from engine.config import EngineConfig
-from workers.config import WorkerConfig, engine_config, model_ref
+from engine.text.template_files import TemplateChoice
+from engine.weights.files import ModelRef
+from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.environment import SettingError, load, settings_of
 
 
@@ -43,6 +45,35 @@ def test_each_setting_reaches_the_engine():
     )
 
 
+@pytest.mark.parametrize(("short", "name"), [("f16", "float16"), ("bf16", "bfloat16")])
+def test_a_short_dtype_is_the_long_one(short, name):
+    assert engine_config(load(WorkerConfig, {"TRAMONTANE_DTYPE": short})).dtype == name
+
+
+def test_each_setting_reaches_the_model_finder():
+    config = load(
+        WorkerConfig,
+        {
+            "TRAMONTANE_MODEL": "org/name",
+            "TRAMONTANE_KIND": "ggml",
+            "TRAMONTANE_MODEL_FILE": "a.bin",
+            "TRAMONTANE_TOKEN_SOURCE": "none",
+            "TRAMONTANE_TOKENIZER": "org/tokenizer",
+            "TRAMONTANE_GQA": "8",
+            "TRAMONTANE_ARCH": "llama",
+        },
+    )
+    assert model_ref(config) == ModelRef(
+        model="org/name",
+        kind="ggml",
+        file="a.bin",
+        token_source="none",
+        tokenizer="org/tokenizer",
+        gqa=8,
+        arch="llama",
+    )
+
+
 def test_the_guide_s_flags_have_their_names():
     flags = {item.field: item.flag for item in settings_of(WorkerConfig)}
     assert flags["model_file"] == "--file"
@@ -60,10 +91,18 @@ def test_the_guide_s_flags_have_their_names():
         ("TRAMONTANE_MAX_SEQS", "many"),
         ("TRAMONTANE_LEASE_S", "0"),
         ("TRAMONTANE_LOG", "loud"),
-        ("TRAMONTANE_KIND", "ggml"),
+        ("TRAMONTANE_KIND", "toml"),
+        ("TRAMONTANE_GQA", "0"),
         ("TRAMONTANE_ENGINE", "no colon"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(variable, value):
     with pytest.raises(SettingError, match=variable):
         load(WorkerConfig, {variable: value})
+
+
+def test_the_templates_that_a_user_sets_reach_the_text_side():
+    settings = {"TRAMONTANE_CHAT_TEMPLATE": "chatml", "TRAMONTANE_JINJA_EXPLICIT": "a.jinja"}
+    choice = template_choice(load(WorkerConfig, settings))
+    assert choice == TemplateChoice(given="chatml", explicit="a.jinja")
+    assert template_choice(load(WorkerConfig, {})) == TemplateChoice()

@@ -190,26 +190,27 @@ class JobLife(RuleBasedStateMachine):
         mine = sum(other.tenant == job.tenant for other in unfinished)
         return -2 if mine >= bounds.get("tenant_jobs", 1000) else 1
 
-    @rule(data=st.data(), only_waiting=st.booleans())
+    @rule(data=st.data(), whom=st.sampled_from(["", "waiting", "unstarted"]))
     @precondition(lambda self: len(self.unfinished()) > 2)
-    def cancel(self, data: st.DataObject, only_waiting: bool) -> None:
-        self.cancel_job(self.pick(data, self.jobs), only_waiting)
+    def cancel(self, data: st.DataObject, whom: str) -> None:
+        self.cancel_job(self.pick(data, self.jobs), whom)
 
-    def cancel_job(self, job: ModelJob, only_waiting: bool) -> None:
-        reply = self.scripts.cancel(job.id, CANCELLED_ENTRY, only_waiting)
+    def cancel_job(self, job: ModelJob, whom: str) -> None:
+        reply = self.scripts.cancel(job.id, CANCELLED_ENTRY, whom)
         if not job.has_record:
             assert reply == -1
         elif job.is_closed:
             assert reply == 2
-        elif not job.log and not job.owner and job.state != "over":
+        elif not (job.log and whom == "unstarted") and not job.owner and job.state != "over":
             assert reply == 1
-            job.log.append(CANCELLED_ENTRY)
+            offset = sum(map(contract.num_events, job.events))
+            job.log.append(contract.encode(Failed(offset, "cancelled", "")))
             job.is_cancelled = True
             self.end(job)
-            assert self.scripts.cancel(job.id, CANCELLED_ENTRY, only_waiting) == 2
+            assert self.scripts.cancel(job.id, CANCELLED_ENTRY, whom) == 2
         else:
             assert reply == 0
-            job.is_cancelled |= not only_waiting
+            job.is_cancelled |= not whom
 
     # Workers
 
@@ -365,7 +366,7 @@ class JobLife(RuleBasedStateMachine):
         self.lose_lease(job)
         for what in meanwhile:
             if what == "cancel":
-                self.cancel_job(job, False)
+                self.cancel_job(job, "")
             elif what == "lose" and job.owner:
                 self.lose_lease(job)
             else:

@@ -1,12 +1,14 @@
 """From a job to sequences: whose sampling value wins, which limits hold, what is refused."""
 
+import math
 import resource
 import time
 
 import pytest
 
-from engine.errors import EngineError, InvalidInput, PromptTooLong
+from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
+from engine.text.chat_template import ChatTemplate
 from engine.text.generation_config import GenerationDefaults
 from tests.workers.wire import PROMPT, make_job
 from workers.prepare import prepare
@@ -51,6 +53,12 @@ def test_the_request_goes_before_the_makers_and_these_before_neutral(text, asked
     model = text._replace(defaults=GenerationDefaults(temperature=default, top_p=default))
     (plan,) = prepare(make_job(temperature=asked, top_p=asked), model, INFO)
     assert (plan.params.temperature, plan.params.top_p) == (used, used)
+
+
+def test_what_the_makers_suppress_no_bias_brings_back(text):
+    model = text._replace(defaults=GenerationDefaults(suppress_tokens=[7, 9, 99_999]))
+    (plan,) = prepare(make_job(logit_bias={7: 100.0, 8: 2.0}), model, INFO)
+    assert plan.params.logit_bias == {7: -math.inf, 8: 2.0, 9: -math.inf}
 
 
 def test_a_negative_top_k_is_off(text):
@@ -149,8 +157,15 @@ def test_what_only_the_model_can_judge_is_refused_with_its_field(text, changes, 
 
 
 def test_a_model_without_a_template_cannot_chat(text):
-    with pytest.raises(EngineError, match="chat template"):
+    with pytest.raises(InvalidInput, match=r"no chat template; .* --chat-template"):
         prepare(chat(), text._replace(chat_template=None), INFO)
+
+
+def test_the_requests_variables_reach_the_template(text):
+    template = ChatTemplate("{{ enable_thinking }} {{ reasoning_effort }} {{ x }}", {})
+    kwargs = {"enable_thinking": False, "reasoning_effort": "low", "x": 3}
+    plan, *_ = prepare(chat(template_kwargs=kwargs), text._replace(chat_template=template), INFO)
+    assert text.tokenizer.decode(plan.prompt_ids) == "False low 3"
 
 
 def test_a_retry_renders_the_prompt_of_the_first_time(text):

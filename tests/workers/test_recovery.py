@@ -56,6 +56,19 @@ class TestSettling:
         job = make_job(n=2, max_tokens=8)
         assert await self.settled(wire, job) == ["done", 77_000, 3 + 16, "done"]
 
+    @pytest.mark.parametrize("code", ["engine_crashed", "too_many_attempts"])
+    async def test_a_worker_that_dies_before_it_could_release_loses_no_dead_letter(
+        self, local_worker, wire, code
+    ):
+        await wire.enqueue(make_job())
+        log = [encode(Started(0, 3)), encode(Failed(1, code, ""))]
+        await wire.client.rpush(contract.log_key("j"), *log)
+        local_worker(dead_ttl_s=99).start()
+        assert (await record(wire))["outcome"] == code
+        assert self.releases[-1][2] == "dead"
+        assert self.releases[-1][4] == 99_000
+        assert await wire.client.zscore(contract.DEAD_KEY, "j") is not None
+
     async def test_a_job_says_how_long_its_answer_is_kept(self, local_worker, wire):
         local_worker(result_ttl_s=77).start()
         job = make_job(result_ttl_s=5000)

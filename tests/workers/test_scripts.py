@@ -7,7 +7,18 @@ import pytest
 
 from tests.workers.wire import QUEUE, Wire, make_job
 from workers import contract
-from workers.contract import Append, Done, Failed, Fence, Retried, Started, Usage, encode
+from workers.contract import (
+    Append,
+    Delta,
+    Done,
+    Failed,
+    Fence,
+    Retried,
+    Started,
+    Tokens,
+    Usage,
+    encode,
+)
 from workers.lease import read_claims
 
 LEASE_MS = 60_000
@@ -299,6 +310,37 @@ class TestCancel:
         assert await wire.cancel(job) == 1
         assert await wire.client.keys(f"{QUEUE}*") == []
 
+    async def test_ends_a_job_that_waits_behind_what_it_has_said(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        two = Tokens(1, (Delta(0, (1,), "a"), Delta(1, (2,), "b")))
+        await step(wire, Append("j", 0, STARTED), Append("j", 1, encode(two)))
+        await wire.expire_lease()
+        await claim(wire, "w2")
+        await open_job(wire, "w2:2")
+        await release(wire, "hand_back", "w2:2")
+        async with wire.client.pubsub() as channel:
+            await channel.subscribe("api:A")
+            await channel.get_message(timeout=5)
+            assert await wire.cancel(job) == 1
+            message = await channel.get_message(timeout=5)
+        *_, entry = await wire.client.lrange(contract.log_key("j"), 0, -1)
+        assert contract.decode_event(entry) == Failed(3, "cancelled", "")
+        assert contract.decode_batch(message["data"]) == [("j", 3, entry)]
+        assert await wire.client.keys(f"{QUEUE}*") == []
+        assert await renew(wire) == 0
+        _, troubles = await step(wire, Append("j", 2, DONE))
+        assert troubles[1] == b"fenced"
+
+    async def test_a_cancel_is_remembered_as_long_as_the_job(self, wire):
+        job = make_job()
+        await wire.enqueue(job)
+        await claim(wire)
+        await wire.cancel(job)
+        left_s = await wire.client.ttl(contract.job_key("j"))
+        assert await wire.client.ttl(contract.cancel_key("j")) == pytest.approx(left_s, abs=2)
+
     async def test_a_job_that_was_given_up_is_lost_to_its_paused_worker(self, wire):
         job = make_job()
         await wire.enqueue(job)
@@ -374,8 +416,10 @@ class TestEnqueue:
     async def test_every_key_but_the_queue_expires(self, wire):
         await wire.enqueue(make_job())
         await claim(wire)
+        assert await wire.client.zrange("chores", 0, -1) == [b"wait:j"]
         for key in await wire.client.keys("*"):
-            assert (await wire.client.ttl(key) > 0) is (not key.startswith(QUEUE.encode())), key
+            is_emptied = key.startswith(QUEUE.encode()) or key == b"chores"  # by the job's end
+            assert (await wire.client.ttl(key) > 0) is not is_emptied, key
 
 
 class TestHeartbeat:

@@ -90,7 +90,6 @@ class Wire:
 
     async def cancel(self, job: Job) -> Any:
         failed = contract.encode(contract.Failed(0, "cancelled", ""))
-        batch = contract.encode_batch([contract.Append(job.id, 0, failed)])
         keys = [
             contract.cancel_key(job.id),
             contract.job_key(job.id),
@@ -101,7 +100,7 @@ class Wire:
         ]
         channel = contract.control_channel(self.queue)
         home = contract.api_channel(job.home)
-        args = [job.id, channel, 3600, failed, home, batch, "cancelled", ""]
+        args = [job.id, channel, 3600, failed, home, contract.SCHEMA_VERSION, "cancelled", ""]
         return await self.script("cancel", keys, args)
 
     async def events(self, job_id: str = "j") -> list[Event]:

@@ -2,13 +2,14 @@
 -- Admit a job and wake a worker, or say why not; nothing is written unless it is admitted.
 -- KEYS: job, arq job, log, queue, idempotency record, limit bucket
 -- ARGV: spec, arq record, admission: a map of
---   id, tenant, class, home, cost, prompt_tokens, ttl_ms, deadline_ms and wait_ms (from now on, 0 for none), is_followed, wake,
---   max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
+--   id, tenant, class, home, cost, prompt_tokens, ttl_ms, deadline_ms and wait_ms (from now on, 0 for none), is_followed, is_line,
+--   wake, max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
 -- Returns {1, requests left, tokens left} admitted (-1: no limit), {0} the id is taken, {2, job id} the key's job is there,
 -- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens', and both left}
 -- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
 local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
+local GIVE_UP = 0.98 -- of a record's life
 
 if a.digest ~= '' then
   local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
@@ -28,9 +29,12 @@ if num_jobs >= a.max_jobs then return {-1, retry_s(wait_ms())} end
 if tonumber(sums[1] or 0) > 0 and tonumber(sums[2] or 0) + a.prompt_tokens > a.max_tokens then
   return {-1, retry_s(wait_ms())}
 end
-if a.tenant_jobs > 0 and tonumber(redis.call('HGET', queue .. ':tenants', a.tenant) or 0) >= a.tenant_jobs then
-  return {-2, retry_s(wait_ms())}
+-- A batch puts in as many lines as it likes, so they take no place from what its tenant asks for beside it.
+local function num_own()
+  local own = redis.call('HGET', queue .. ':tenants', a.tenant) or 0
+  return own - (redis.call('HGET', queue .. ':lines', a.tenant) or 0)
 end
+if a.tenant_jobs > 0 and num_own() >= a.tenant_jobs then return {-2, retry_s(wait_ms())} end
 
 -- Token buckets that hold a minute's worth and refill all the time. A bucket may be in debt: a job is charged what it asked
 -- for, and what it did not use comes back at its end. One that asks for more than a minute's worth needs a full bucket.
@@ -77,15 +81,18 @@ redis.call('HSET', KEYS[1], 'spec', ARGV[1], 'queue', queue, 'queued_ms', whole(
 redis.call('PEXPIRE', KEYS[1], whole(a.ttl_ms))
 redis.call('SET', KEYS[2], ARGV[2], 'PX', whole(a.ttl_ms))
 if a.deadline_ms > 0 then redis.call('HSET', KEYS[1], 'deadline_ms', whole(now + a.deadline_ms)) end
-local wait = a.wait_ms
-if a.deadline_ms > 0 and (wait == 0 or a.deadline_ms < wait) then wait = a.deadline_ms end
-if wait > 0 then redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id) end
+-- Whoever waits must not vanish with the record: nobody would be told, and the queue would count it for ever.
+local wait = GIVE_UP * a.ttl_ms
+for _, ms in ipairs({a.wait_ms, a.deadline_ms}) do
+  if ms > 0 then wait = math.min(wait, ms) end
+end
+redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id)
 if a.digest ~= '' then
   redis.call('HSET', KEYS[5], 'digest', a.digest, 'job', a.id)
   redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
 end
 redis.call('ZADD', queue, whole(now), a.id)
 put_in(queue, a.id, now, begin_count(queue, a.id, {class = a.class, tenant = a.tenant, cost = a.cost, tokens = a.prompt_tokens,
-  is_followed = a.is_followed, queued_ms = now, paid = 0}))
+  is_followed = a.is_followed, is_line = a.is_line, is_charged = a.tokens_per_min > 0, queued_ms = now, paid = 0}))
 redis.call('PUBLISH', a.wake, '1')
 return {1, remaining(1), remaining(2)}

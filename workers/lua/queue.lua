@@ -2,7 +2,7 @@
 -- A queue Q is: Q (all that has not ended, by when it came), Q:jobs (what is counted of each), Q:class:C (what waits in a
 -- class), Q:wait:C:T (what waits of a tenant), Q:cost:C (what each tenant waits for), Q:ring:C (tenants in turn), Q:balance:C
 -- (their tokens; the ring's tenants and no others), Q:ratio:C (what a tenant's jobs used of what they asked for, lately),
--- Q:leases (what runs), Q:sums, Q:tenants (how many jobs each has).
+-- Q:leases (what runs), Q:sums, Q:tenants (how many jobs each has), Q:lines (how many of those are lines of batches).
 local MIN_QUANTUM = 1024 -- tokens that a tenant gets per turn; more where jobs are larger
 local MAX_CREDIT = 32 -- quanta
 local LEARN = 1 / 8 -- how much of a new ratio one job is
@@ -34,6 +34,7 @@ local function note(queue, id, job) redis.call('HSET', queue .. ':jobs', id, cms
 local function begin_count(queue, id, job)
   note(queue, id, job)
   add(queue .. ':tenants', job.tenant, 1)
+  if job.is_line then add(queue .. ':lines', job.tenant, 1) end
   return job
 end
 
@@ -169,6 +170,10 @@ local function expected_wait(queue, class, tenant, now)
   return math.min(MAX_WAIT_MS, math.ceil(ahead * ms / drained))
 end
 
+local function leave(counts, tenant)
+  if add(counts, tenant, -1) <= 0 then redis.call('HDEL', counts, tenant) end
+end
+
 local function retry_s(wait_ms)
   if not wait_ms then return DEFAULT_RETRY_S end
   return math.max(1, math.min(MAX_RETRY_S, math.ceil(wait_ms / 1000)))
@@ -183,11 +188,12 @@ local function end_job(queue, id, now, outcome, used)
   if not job then return end
   if redis.call('EXISTS', record) == 1 then redis.call('HSET', record, 'finished_ms', whole(now), 'outcome', outcome) end
   redis.call('HDEL', queue .. ':jobs', id)
-  if add(queue .. ':tenants', job.tenant, -1) <= 0 then redis.call('HDEL', queue .. ':tenants', job.tenant) end
+  leave(queue .. ':tenants', job.tenant)
+  if job.is_line then leave(queue .. ':lines', job.tenant) end
   if used then
     local bucket = 'limit:' .. job.tenant
     settle(queue, job, used)
-    if redis.call('HEXISTS', bucket, 'tokens') == 1 then
+    if job.is_charged and redis.call('HEXISTS', bucket, 'tokens') == 1 then
       redis.call('HINCRBYFLOAT', bucket, 'tokens', whole(job.cost - used))
     end
   end

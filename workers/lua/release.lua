@@ -25,7 +25,7 @@ end_job(queue, id, now, ARGV[7], used >= 0 and used or nil)
 redis.call('DEL', KEYS[3], KEYS[4])
 redis.call('PEXPIRE', KEYS[5], ARGV[5])
 if how == 'dead' then
-  if ARGV[7] == 'engine_crashed' then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
+  if ARGV[7] == 'engine_crashed' and is_known then redis.call('HINCRBY', KEYS[5], 'crashes', 1) end
   redis.call('ZADD', 'dead', whole(now), id)
   for _, old in ipairs(redis.call('ZRANGE', 'dead', 0, 15)) do -- some of those that have expired
     if redis.call('EXISTS', 'job:' .. old) == 0 then redis.call('ZREM', 'dead', old) end

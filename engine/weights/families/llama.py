@@ -3,16 +3,19 @@
 from typing import Any
 
 from engine.errors import LoadError
-from engine.weights.gguf_keys import GgufFamily, GgufKeys
+from engine.weights.gguf_experts import expert_fields
+from engine.weights.gguf_keys import Count, GgufFamily, GgufKeys
 from engine.weights.hf_keys import RmsNormKeys
 
 HF = {"LlamaForCausalLM": RmsNormKeys}
 
 
 def _fields(keys: GgufKeys) -> dict[str, Any]:
-    if keys.optional("expert_count", int, 0):
-        raise LoadError(f"{keys.path}: models with experts (Mixtral) are not supported.")
     _check_rotary(keys)
+    # Files of Mixtral say llama too.
+    if keys.optional("expert_count", int, 0):
+        inner_size = keys.required("feed_forward_length", Count)
+        return {"architecture": "MixtralForCausalLM", **expert_fields(keys, inner_size)}
     # Mistral's files say llama; what sets Mistral apart is its window.
     is_mistral = keys.optional("attention.sliding_window", int, 0) > 0
     return {"architecture": "MistralForCausalLM"} if is_mistral else {}

@@ -15,7 +15,18 @@ from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import PreTrainedModel
 
-_ARCH = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+from tests.engine.models import gguf_gemma, gguf_moe, gguf_phi
+
+_ARCH = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    **gguf_gemma.ARCH,
+    **gguf_moe.ARCH,
+    **gguf_phi.ARCH,
+}
+_PERMUTED = ("llama", "smollm3")
 _NAMES = (
     ("model.embed_tokens", "token_embd"),
     ("model.norm", "output_norm"),
@@ -43,6 +54,7 @@ def write_gguf(
     kind: Type,
     num_files: int = 1,
     describe: Callable[[GGUFWriter], None] = lambda _: None,
+    stacks_experts: bool = True,
 ) -> Path:
     """Pack `model`'s matrices as `kind` into `path`. Its weights become what the file holds.
 
@@ -55,8 +67,12 @@ def write_gguf(
     _add_metadata(writers[0], model)
     describe(writers[0])
     for index, (name, weight) in enumerate(_weights(model)):
-        packed = _pack(weight, Type.F32 if weight.dim() == 1 else kind, seed=index)
-        _add_tensor(writers[index % num_files], model.config, name, *packed)
+        is_plain = weight.dim() == 1 or name.endswith("mlp.gate.weight")
+        packed, type_ = _pack(weight, Type.F32 if is_plain else kind, seed=index)
+        tensor = _named(writers[0].arch, model.config, name, packed)
+        for part, data in [tensor] if stacks_experts else gguf_moe.unstacked(*tensor):
+            data = np.ascontiguousarray(data)
+            writers[index % num_files].add_tensor(part, data, raw_dtype=type_)
     for writer in writers:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -74,8 +90,9 @@ def _splits(path: Path, count: int) -> list[Path]:
 
 def _weights(model: PreTrainedModel) -> Iterable[tuple[str, torch.Tensor]]:
     return [
-        (name, weight.data)
+        part
         for name, weight in model.named_parameters()
+        for part in gguf_moe.parts(name, weight.data)
         if not (name == "lm_head.weight" and model.config.tie_word_embeddings)
     ]
 
@@ -92,23 +109,31 @@ def _pack(weight: torch.Tensor, kind: Type, seed: int) -> tuple[np.ndarray[Any, 
 def _random_blocks(shape: tuple[int, ...], kind: Type, seed: int) -> np.ndarray[Any, Any]:
     block, block_bytes = GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (shape[0] * shape[1] // block, block_bytes), dtype=np.uint8)
+    blocks = rng.integers(0, 256, (math.prod(shape) // block, block_bytes), dtype=np.uint8)
     for offset in _SCALE_OFFSETS[kind]:
         scales = rng.uniform(1e-5, 1e-4, len(blocks)).astype(np.float16)
         blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
-    return blocks.reshape(shape[0], -1)
+    return blocks.reshape(*shape[:-1], -1)
 
 
-def _add_tensor(
-    writer: GGUFWriter, config: Any, name: str, packed: np.ndarray[Any, Any], kind: Type
-) -> None:
-    if writer.arch == "llama" and "q_proj" in name:
+def _named(
+    arch: str, config: Any, name: str, packed: np.ndarray[Any, Any]
+) -> tuple[str, np.ndarray[Any, Any]]:
+    if arch in _PERMUTED and "q_proj" in name:
         packed = _permute(packed, config.num_attention_heads)
-    if writer.arch == "llama" and "k_proj" in name:
+    if arch in _PERMUTED and "k_proj" in name:
         packed = _permute(packed, config.num_key_value_heads)
-    for hf, gguf in _NAMES:
+    if gguf_gemma.is_gemma(arch):
+        name, packed = gguf_gemma.tensor(arch, name, packed)
+    return gguf_name(name, arch, config.model_type), packed
+
+
+def gguf_name(name: str, arch: str, model_type: str = "") -> str:
+    """What a file of that architecture calls a tensor of Hugging Face's."""
+    special = (*gguf_phi.NAMES.get(arch, ()), *gguf_moe.NAMES.get(model_type, ()))
+    for hf, gguf in (*special, *_NAMES):
         name = name.replace(hf, gguf)
-    writer.add_tensor(name, np.ascontiguousarray(packed), raw_dtype=kind)
+    return name
 
 
 def _permute(rows: np.ndarray[Any, Any], num_heads: int) -> np.ndarray[Any, Any]:
@@ -125,14 +150,18 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    _add_norm_eps(writer, config)
     head_dim = getattr(config, "head_dim", None)
     if head_dim is not None:
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
-    if config.model_type == "mistral" and config.sliding_window is not None:
+    if config.model_type in ("mistral", "mixtral") and config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
+    if gguf_gemma.is_gemma(writer.arch):
+        gguf_gemma.add_metadata(writer, config)
+    gguf_moe.add_metadata(writer, config)
     _add_rope(writer, config)
+    gguf_phi.add_metadata(writer, config)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list([f"token{i}" for i in range(config.vocab_size)])
     writer.add_bos_token_id(1)
@@ -140,8 +169,15 @@ def _add_metadata(writer: GGUFWriter, model: PreTrainedModel) -> None:
     writer.add_eot_token_id(5)
 
 
+def _add_norm_eps(writer: GGUFWriter, config: Any) -> None:
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
+
+
 def _add_rope(writer: GGUFWriter, config: Any) -> None:
-    rope = config.rope_parameters
+    rope = config.rope_parameters.get("full_attention", config.rope_parameters)
     writer.add_rope_freq_base(rope["rope_theta"])
     if rope["rope_type"] == "linear":
         writer.add_string(f"{writer.arch}.rope.scaling.type", "linear")

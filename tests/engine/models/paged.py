@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.batch import Batch
 from engine.layers.decoder import Decoder
+from engine.weights.rope_scaling import rope_switch
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 96
@@ -19,9 +20,12 @@ class PagedModel:
     def __init__(self, model: Decoder) -> None:
         self.model = model
         config = model.config
+        self.rope_switch = rope_switch(config, config.context_length)
+        dtype = model.embedding.weight.dtype
         shape = (NUM_BLOCKS, BLOCK_SIZE, config.num_kv_heads, config.head_dim)
         self.kv_cache = [
-            (torch.full(shape, 77.0), torch.full(shape, -55.0)) for _ in range(config.num_layers)
+            (torch.full(shape, 77.0, dtype=dtype), torch.full(shape, -55.0, dtype=dtype))
+            for _ in range(config.num_layers)
         ]
         self.free = list(range(NUM_BLOCKS))
         random.Random(3).shuffle(self.free)
@@ -41,8 +45,24 @@ class PagedModel:
     @torch.no_grad()
     def step(self, parts: Sequence[tuple[list[int], int, list[int]]]) -> Tensor:
         """Logits of all tokens of one step. A part is (new tokens, tokens before them, blocks)."""
-        hidden = self.model(make_batch(parts), self.kv_cache)
+        batch = make_batch(parts)
+        if self.rope_switch:
+            batch = batch._replace(rope_sets=self._rope_sets(parts))
+        hidden = self.model(batch, self.kv_cache)
         return self.model.logits(hidden)
+
+    def _rope_sets(self, parts: Sequence[tuple[list[int], int, list[int]]]) -> Tensor:
+        """A sequence has the blocks of its whole length from the first, so they say if it is long.
+
+        The switch lies between two blocks.
+        """
+        assert self.rope_switch % BLOCK_SIZE == 0
+        is_long = [len(blocks) * BLOCK_SIZE > self.rope_switch for _, _, blocks in parts]
+        return (
+            torch.tensor(is_long)
+            .long()
+            .repeat_interleave(torch.tensor([len(tokens) for tokens, _, _ in parts]))
+        )
 
 
 def make_batch(parts: Sequence[tuple[list[int], int, list[int]]]) -> Batch:

@@ -55,7 +55,16 @@ def test_sequences_in_one_step_do_not_see_each_other(name, checkpoints, referenc
 def test_the_recipes_windows_are_shorter_than_the_prompts(checkpoints, load_model):
     windows = {
         name: [layer.attention.window for layer in load_model(checkpoints(name)).layers]
-        for name in ("mistral", "mistral-full", "qwen2", "qwen2-window", "qwen3-window")
+        for name in (
+            "mistral",
+            "mistral-full",
+            "qwen2",
+            "qwen2-window",
+            "qwen3-window",
+            "mixtral",
+            "qwen3-moe-mixed",
+            "smollm3-window",
+        )
     }
     assert windows == {
         "mistral": [8, 8, 8],
@@ -63,4 +72,7 @@ def test_the_recipes_windows_are_shorter_than_the_prompts(checkpoints, load_mode
         "qwen2": [0, 0, 0],
         "qwen2-window": [0, 8, 8],
         "qwen3-window": [0, 8, 8],
+        "mixtral": [8, 8, 8],
+        "qwen3-moe-mixed": [8, 8, 8, 8],
+        "smollm3-window": [0, 8, 0],
     }

@@ -4,7 +4,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from engine.errors import LoadError
-from tests.engine.models import gguf_files, tiny
+from tests.engine.models import gguf_files, gguf_gemma, gguf_moe, tiny
 from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.paged import PagedModel
 
@@ -14,6 +14,7 @@ TOLERANCE = 1e-4
 WIDE = {
     "hidden_size": 256,
     "intermediate_size": 256,
+    "moe_intermediate_size": 256,
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
 }
@@ -26,6 +27,16 @@ RECIPES = (
     "mistral",
     "qwen2",
     "qwen3",
+    *gguf_gemma.RECIPES,
+    "phi",
+    "phi3",
+    "phi3-window",
+    "phi3-partial",
+    "phi3-long",
+    "phi3-long-window",
+    "starcoder2",
+    "starcoder2-window",
+    *gguf_moe.RECIPES,
 )
 
 
@@ -45,15 +56,28 @@ def test_an_unpacked_file_has_transformers_logits(name, tmp_path, load_model):
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0], ids=lambda t: t.name)
-@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name", ["llama", "qwen2", "qwen3", "phi", "phi3", "starcoder2", "mixtral", "smollm3"]
+)
 def test_a_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name)
     path = write_gguf(model, tmp_path / "model.gguf", kind)
     assert max_error(model, path, load_model) <= TOLERANCE
 
 
+@pytest.mark.parametrize("kind", [Type.Q8_0, Type.Q4_K], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "gemma3"])
+def test_a_packed_gemma_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
+    model = tiny.make_model(name, **WIDE)
+    path = write_gguf(model, tmp_path / "model.gguf", kind)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
 @pytest.mark.parametrize("kind", [Type.Q4_K, Type.Q5_K, Type.Q6_K], ids=lambda t: t.name)
-@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+@pytest.mark.parametrize(
+    "name",
+    ["llama3", "qwen2", "qwen3", "phi", "phi3", "starcoder2", "mixtral", "qwen3-moe", "olmo2"],
+)
 def test_a_k_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name, **WIDE)
     path = write_gguf(model, tmp_path / "model.gguf", kind)

@@ -21,6 +21,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from tests.engine.models import recipes_gemma, recipes_moe, recipes_phi
+
 VOCAB_SIZE = 320
 
 _SHAPE: dict[str, Any] = {
@@ -70,6 +72,9 @@ RECIPES: dict[str, tuple[tuple[Any, Any], dict[str, Any]]] = {
     "qwen2-window": (_QWEN2, _WINDOW),
     "qwen3": (_QWEN3, {"head_dim": 32}),
     "qwen3-window": (_QWEN3, {"head_dim": 32, "attention_bias": True, **_WINDOW}),
+    **recipes_gemma.RECIPES,
+    **recipes_phi.RECIPES,
+    **recipes_moe.RECIPES,
 }
 
 
@@ -89,7 +94,7 @@ def randomise(model: nn.Module) -> None:
     generator = torch.Generator().manual_seed(0)
     for weight in model.parameters():
         noise = torch.randn(weight.shape, generator=generator)
-        weight.copy_(1 + 0.2 * noise if weight.dim() == 1 else noise * weight.shape[1] ** -0.5)
+        weight.copy_(1 + 0.2 * noise if weight.dim() == 1 else noise * weight.shape[-1] ** -0.5)
 
 
 def save_checkpoint(name: str, directory: Path, **save_options: Any) -> Path:

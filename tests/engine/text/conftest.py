@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import tokenizers
 from hypothesis import strategies as st
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from tests.engine.text.published_splits import PUBLISHED
 
 CORPUS = [
     "The quick brown fox doesn't jump over the lazy dog; it's 2024, they'LL say we've 12345 hens.",
@@ -38,41 +40,16 @@ def any_text() -> st.SearchStrategy[str]:
     return st.text(max_size=40) | st.lists(fragments, max_size=12).map("".join)
 
 
-def split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(pattern), "isolated")
-
-
-# The pre-tokenizers as the tokenizer.json files of the models have them.
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_PUBLISHED: dict[str, list[pre_tokenizers.PreTokenizer]] = {
-    "gpt-2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
-    "llama-bpe": [split(_CL100K), pre_tokenizers.ByteLevel(False, use_regex=False)],
-    "qwen2": [
-        split(_CL100K.replace("{1,3}", "")),
-        pre_tokenizers.ByteLevel(False, use_regex=False),
-    ],
-    "smollm": [
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(add_prefix_space=False),
-    ],
-    "deepseek-coder": [
-        *[split(p) for p in (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+")],
-        split("[一-龥\u0800-一가-\ud7ff]+"),
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.ByteLevel(False, use_regex=False),
-    ],
-}
-
-
 def train_byte_level(pre: str) -> tokenizers.Tokenizer:
     """A byte-level BPE laid out as the models that use the profile publish it."""
-    backend = tokenizers.Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
-    if pre == "qwen2":
-        backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = pre_tokenizers.Sequence(_PUBLISHED[pre])
+    normalizer, steps = PUBLISHED[pre]
+    empty: dict[str, Any] = {
+        "model": {"type": "BPE", "vocab": {}, "merges": []},
+        "normalizer": normalizer,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "added_tokens": [],
+    }
+    backend = tokenizers.Tokenizer.from_str(json.dumps(empty))
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=500,
@@ -80,6 +57,8 @@ def train_byte_level(pre: str) -> tokenizers.Tokenizer:
         show_progress=False,
     )
     backend.train_from_iterator(CORPUS, trainer)
+    if pre in ("llama-bpe", "tekken"):
+        backend.model.ignore_merges = True
     backend.add_special_tokens(
         [tokenizers.AddedToken(token, normalized=False, special=True) for token in SPECIAL]
     )
@@ -87,7 +66,7 @@ def train_byte_level(pre: str) -> tokenizers.Tokenizer:
     return backend
 
 
-@pytest.fixture(scope="session", params=list(_PUBLISHED))
+@pytest.fixture(scope="session", params=list(PUBLISHED))
 def byte_level(request: pytest.FixtureRequest) -> tuple[str, tokenizers.Tokenizer]:
     """A profile's name and a tokenizer of that profile."""
     return request.param, train_byte_level(request.param)
@@ -96,6 +75,12 @@ def byte_level(request: pytest.FixtureRequest) -> tuple[str, tokenizers.Tokenize
 @pytest.fixture(scope="session")
 def llama3() -> tokenizers.Tokenizer:
     return train_byte_level("llama-bpe")
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[[str], tokenizers.Tokenizer]:
+    """Makes a tokenizer of a profile."""
+    return train_byte_level
 
 
 @pytest.fixture(scope="session")
@@ -201,9 +186,9 @@ def sentencepiece() -> SentencePiece:
 @pytest.fixture(scope="session")
 def llama(sentencepiece: SentencePiece) -> tokenizers.Tokenizer:
     """The same vocabulary laid out as Llama-2's and Mistral's tokenizer.json."""
-    from transformers.convert_slow_tokenizer import generate_merges
+    from transformers.tokenization_utils_base import generate_merges
 
-    merges = generate_merges(sentencepiece.piece_scores, list(sentencepiece.piece_scores.items()))
+    merges = generate_merges(sentencepiece.piece_scores, sentencepiece.piece_scores)
     backend = tokenizers.Tokenizer(
         models.BPE(sentencepiece.ids, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )

@@ -1,6 +1,7 @@
 """The streamed text is the whole text, whatever the grouping; no character waits or is split."""
 
 import itertools
+import json
 
 import pytest
 import tokenizers
@@ -18,7 +19,10 @@ relaxed = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["gpt-2", "llama", "llama without a first space"])
+KINDS = ["gpt-2", "llama", "llama without a first space"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
 def pair(request, gpt2, byte_level_metadata, llama, sentencepiece):
     """Our tokenizer, and the original that says what the text is."""
     if request.param == "gpt-2":
@@ -37,8 +41,8 @@ def cut(ids: list[int], data: st.DataObject) -> list[list[int]]:
     return [ids[a:b] for a, b in itertools.pairwise([0, *places, len(ids)])]
 
 
-def stream(tokenizer: Tokenizer, groups: list[list[int]]) -> str:
-    detokenizer = Detokenizer(tokenizer)
+def stream(tokenizer: Tokenizer, groups: list[list[int]], *, skips: bool = True) -> str:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skips)
     return "".join(detokenizer.push(group) for group in groups) + detokenizer.flush()
 
 
@@ -54,7 +58,8 @@ def test_the_streamed_text_of_a_text_is_the_full_decode(pair, any_text):
     check()
 
 
-def test_the_streamed_text_of_any_ids_is_the_full_decode(pair):
+@pytest.mark.parametrize("skips", [True, False], ids=["special-skipped", "special-shown"])
+def test_the_streamed_text_of_any_ids_is_the_full_decode(pair, skips):
     tokenizer, original = pair
     ids_strategy = st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=25)
     bytes_strategy = st.lists(st.integers(0, 300), max_size=12)
@@ -62,15 +67,17 @@ def test_the_streamed_text_of_any_ids_is_the_full_decode(pair):
     @relaxed
     @given(ids_strategy | bytes_strategy, st.data())
     def check(ids: list[int], data: st.DataObject) -> None:
-        assume(tokenizer.rule.is_byte_level or not shows_before_a_fault(tokenizer, ids))
-        assert stream(tokenizer, cut(ids, data)) == original.decode(ids, skip_special_tokens=True)
+        assume(tokenizer.rule.is_byte_level or not shows_before_a_fault(tokenizer, ids, skips))
+        expected = original.decode(ids, skip_special_tokens=skips)
+        assert stream(tokenizer, cut(ids, data), skips=skips) == expected
 
     check()
 
 
-def shows_before_a_fault(tokenizer: Tokenizer, ids: list[int]) -> bool:
+def shows_before_a_fault(tokenizer: Tokenizer, ids: list[int], skips: bool) -> bool:
     """The documented exception: a run of bytes that begins with a character and is not UTF-8."""
-    visible = [i for i in ids if i < tokenizer.vocab_size and i not in tokenizer.special_ids]
+    skipped = tokenizer.special_ids if skips else frozenset()
+    visible = [i for i in ids if i < tokenizer.vocab_size and i not in skipped]
     for is_byte, group in itertools.groupby(visible, lambda i: 3 <= i < 259):
         run = b"".join(tokenizer.token_bytes(i) for i in group) if is_byte else b""
         try:
@@ -145,3 +152,29 @@ def test_every_decoder_step_of_a_supported_kind_is_followed():
     tokenizer = Tokenizer(backend, parse_decoder(spec), {})
     for ids in itertools.product(range(3), repeat=4):
         assert stream(tokenizer, [[i] for i in ids]) == backend.decode(list(ids))
+
+
+@pytest.fixture(scope="module", params=["always", "first", "never"])
+def metaspace(request, llama):
+    """A tokenizer whose decoder takes spaces off the first token only, as T5's does."""
+    original = tokenizers.Tokenizer.from_str(llama.to_str())
+    original.decoder = tokenizers.decoders.Metaspace(prepend_scheme=request.param)
+    spec = json.loads(original.to_str())["decoder"]
+    return Tokenizer(original, parse_decoder(spec), {}), original
+
+
+def test_a_metaspace_decoder_is_followed_token_by_token(metaspace):
+    tokenizer, original = metaspace
+
+    @relaxed
+    @given(st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=25), st.data())
+    def check(ids: list[int], data: st.DataObject) -> None:
+        assert stream(tokenizer, cut(ids, data)) == original.decode(ids, skip_special_tokens=True)
+
+    check()
+
+
+def test_a_metaspace_decoder_keeps_the_spaces_of_a_continuation(metaspace):
+    tokenizer, _ = metaspace
+    ids = tokenizer.encode("the the", add_special_tokens=False)
+    assert Detokenizer(tokenizer, is_continuation=True).push(ids) == " the the"

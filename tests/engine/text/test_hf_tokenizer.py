@@ -109,12 +109,6 @@ def test_a_missing_tokenizer_says_what_to_put_where(tmp_path):
         load_tokenizer(tmp_path)
 
 
-def test_a_sentencepiece_model_file_alone_says_how_to_convert_it(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(b"")
-    with pytest.raises(LoadError, match="save_pretrained"):
-        load_tokenizer(tmp_path)
-
-
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"model": {"type": "BPE"}}', "\x00"])
 def test_a_damaged_tokenizer_is_refused(tmp_path, text):
     (tmp_path / "tokenizer.json").write_text(text)

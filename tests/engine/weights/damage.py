@@ -25,8 +25,9 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from engine.errors import LoadError
 from engine.weights.checkpoint import open_checkpoint
-from engine.weights.files import Kind, ModelFiles
+from engine.weights.files import ModelFiles
 from engine.weights.ggml_vocab import read_ggml_vocab
+from engine.weights.selection import Kind
 
 MEMORY_BYTES = 100 << 20
 SECONDS = 2

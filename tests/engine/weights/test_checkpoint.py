@@ -154,8 +154,10 @@ def test_a_safetensors_file_cut_short_is_refused_before_it_is_loaded(tmp_path, l
         ("blk.12.attn_q.bias", "model.layers.12.self_attn.q_proj.bias"),
         ("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight"),
         ("blk.3.attn_k_norm.weight", "model.layers.3.self_attn.k_norm.weight"),
-        ("blk.3.ffn_gate_inp.weight", "blk.3.ffn_gate_inp.weight"),
-        ("blk.3.ffn_gate.5.weight", "blk.3.ffn_gate.5.weight"),
+        ("blk.3.ffn_gate_inp.weight", "model.layers.3.mlp.gate.weight"),
+        ("blk.3.ffn_gate.5.weight", "model.layers.3.mlp.experts.5.gate_proj.weight"),
+        ("blk.3.ffn_gate_shexp.weight", "blk.3.ffn_gate_shexp.weight"),
+        ("blk.3.attn_q.5.weight", "blk.3.attn_q.5.weight"),
         ("rope_factors_long.weight", "rope_factors_long.weight"),
     ],
 )

@@ -197,5 +197,5 @@ def test_a_damaged_config_is_named(tmp_path, text):
 
 
 def test_an_unknown_family_is_named_whatever_keys_it_lacks(read):
-    with pytest.raises(LoadError, match=r"Gemma3ForConditionalGeneration is not supported"):
-        read({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}})
+    with pytest.raises(LoadError, match=r"LlavaForConditionalGeneration is not supported"):
+        read({"architectures": ["LlavaForConditionalGeneration"], "text_config": {}})

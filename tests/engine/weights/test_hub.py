@@ -1,12 +1,15 @@
 """Fetching from a Hub that is faked at its HTTP edge."""
 
+import errno
+
 import httpx2
 import pytest
 from huggingface_hub import constants
 
 from engine.errors import LoadError
 from engine.weights.files import ModelRef, resolve
-from engine.weights.hub import Repo, parse_repo, read_token
+from engine.weights.hub import Repo, parse_repo
+from engine.weights.hub_token import read_token
 
 PLAIN = {
     "config.json": b"{}",
@@ -46,6 +49,86 @@ def test_without_a_network_the_cache_serves_and_a_warning_says_so(hub, caplog):
     hub.failure = httpx2.ConnectError("Name or service not known")
     assert resolve(ModelRef(model="org/tiny")) == first
     assert "org/tiny is served from the cache" in caplog.text
+
+
+def test_a_repository_of_one_gguf_model_needs_no_file_name(hub):
+    hub.files = {"tiny.Q4_0.gguf": b"packed", "mmproj-tiny.gguf": b"eye", "config.json": b"{}"}
+    files = resolve(ModelRef(model="org/tiny"))
+    assert hub.downloads == ["tiny.Q4_0.gguf"]
+    assert (files.kind, files.name) == ("gguf", "org/tiny")
+
+
+@pytest.mark.parametrize("file", ["4", "q4_0", "*Q4_0*", "tiny.Q4_0.gguf"])
+def test_a_file_of_a_repository_can_be_chosen_in_other_words(hub, file):
+    hub.files = {**GGUF, "tiny.[x].gguf": b"brackets are no pattern of ours"}
+    files = resolve(ModelRef(model="org/tiny", file=file))
+    assert hub.downloads == ["tiny.Q4_0.gguf"]
+    assert [path.name for path in files.weights] == ["tiny.Q4_0.gguf"]
+
+
+def test_a_file_name_with_pattern_characters_is_that_file(hub):
+    hub.files = {**GGUF, "tiny.[x].gguf": b"brackets"}
+    resolve(ModelRef(model="org/tiny", file="tiny.[x].gguf"))
+    assert hub.downloads == ["tiny.[x].gguf"]
+
+
+def test_a_choice_is_made_among_all_files_though_only_some_are_in_the_cache(hub):
+    hub.files = GGUF
+    resolve(ModelRef(model="org/tiny", file="Q8_0"))
+    assert [p.name for p in resolve(ModelRef(model="org/tiny", file="4")).weights] == [
+        "tiny.Q4_0.gguf"
+    ]
+
+
+def test_without_a_network_a_file_that_the_cache_lacks_is_said_to_be_missing(hub):
+    hub.files = GGUF
+    resolve(ModelRef(model="org/tiny", file="Q8_0"))
+    hub.failure = httpx2.ConnectError("Name or service not known")
+    assert resolve(ModelRef(model="org/tiny", file="8")).weights[0].read_bytes() == b"packed"
+    with pytest.raises(LoadError, match="not in the cache and the Hub cannot be reached"):
+        resolve(ModelRef(model="org/tiny", file="Q4_0"))
+
+
+def test_a_ggml_file_of_a_repository_is_known_by_its_ending_and_its_magic(hub):
+    hub.files = {"tiny.ggmlv3.q4_0.bin": b"tjgg\x03", "tiny.ggmlv3.q8_0.bin": b"tjgg\x03"}
+    files = resolve(ModelRef(model="org/tiny", file="tiny.ggmlv3.q4_0.bin", gqa=8))
+    assert (files.kind, files.gqa) == ("ggml", 8)
+    assert hub.downloads == ["tiny.ggmlv3.q4_0.bin"]
+
+
+def test_a_tokenizer_is_fetched_from_its_repository_without_the_weights(hub, tmp_path):
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    hub.files = {**PLAIN, "chat_template.jinja": b"{{ messages }}"}
+    files = resolve(ModelRef(model=str(tmp_path / "one.gguf"), tokenizer="org/tiny@v2"))
+    assert sorted(hub.downloads) == ["chat_template.jinja", "tokenizer.json"]
+    assert files.tokenizer is not None
+    assert (files.tokenizer / "tokenizer.json").read_bytes() == PLAIN["tokenizer.json"]
+
+
+def test_without_a_network_a_tokenizer_that_the_cache_lacks_is_said_to_be_missing(hub, tmp_path):
+    hub.files = {**GGUF, **PLAIN}
+    ref = ModelRef(model="org/tiny", file="Q4_0")
+    resolve(ref)
+    hub.failure = httpx2.ConnectError("Name or service not known")
+    with pytest.raises(LoadError, match="not in the cache and the Hub cannot be reached"):
+        resolve(ModelRef(model="org/tiny", file="Q4_0", tokenizer="org/tiny"))
+
+
+def test_a_repository_without_a_tokenizer_is_refused_as_one(hub, tmp_path):
+    (tmp_path / "one.gguf").write_bytes(b"GGUF")
+    hub.files = GGUF
+    with pytest.raises(LoadError, match=r"org/tiny has no tokenizer.json .*; name a model"):
+        resolve(ModelRef(model=str(tmp_path / "one.gguf"), tokenizer="org/tiny"))
+
+
+def test_a_full_disk_says_to_make_room(hub, monkeypatch):
+    def fill(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.files = PLAIN
+    monkeypatch.setattr("engine.weights.hub.snapshot_download", fill)
+    with pytest.raises(LoadError, match=r"No space left on device\): make room, or set HF_HOME"):
+        resolve(ModelRef(model="org/tiny"))
 
 
 def test_one_gguf_file_is_downloaded_alone(hub):
@@ -129,16 +212,32 @@ def test_a_failure_in_the_middle_of_a_download_is_named(hub, monkeypatch):
             {"model": "org/tiny", "kind": "gguf", "file": "tiny.Q2.gguf"},
             "no file tiny.Q2.gguf; it has tiny.Q4_0.gguf, tiny.Q8_0.gguf",
         ),
-        (PLAIN, {"model": "org/tiny", "file": "x.gguf"}, "it has no GGUF files"),
-        (GGUF, {"model": "org/tiny", "kind": "gguf"}, "say which file with -f"),
-        (GGUF, {"model": "org/tiny"}, "name it with -f: tiny.Q4_0.gguf, tiny.Q8_0.gguf"),
-        (OTHER, {"model": "org/tiny"}, "no config.json; choose a repository"),
+        (
+            PLAIN,
+            {"model": "org/tiny", "file": "x.gguf"},
+            "has no GGUF file to serve, so not x",
+        ),
+        (GGUF, {"model": "org/tiny", "kind": "gguf"}, "say which GGUF file with -f"),
+        (GGUF, {"model": "org/tiny"}, "has tiny.Q4_0.gguf, tiny.Q8_0.gguf; say which GGUF file"),
+        (GGUF, {"model": "org/tiny", "file": "q*"}, "has no file that 'q\\*' fits"),
+        (
+            GGUF,
+            {"model": "org/tiny", "kind": "plain"},
+            "name it with -f: tiny.Q4_0.gguf, tiny.Q8_0.gguf",
+        ),
+        (
+            {"big-00001-of-00002.gguf": b"1"},
+            {"model": "org/tiny"},
+            "lacks big-00002-of-00002.gguf, which belongs to the model",
+        ),
+        (OTHER, {"model": "org/tiny"}, "no config.json; give a model in"),
+        (OTHER, {"model": "org/tiny", "file": "pytorch_model.bin"}, "pickle files"),
         (
             {"config.json": b"{}", "pytorch_model.bin": b""},
             {"model": "org/tiny"},
             "pickle files .*safetensors format",
         ),
-        ({"config.json": b"{}"}, {"model": "org/tiny"}, "no model\\*.safetensors"),
+        ({"config.json": b"{}"}, {"model": "org/tiny"}, "no model.safetensors and no"),
         (PLAIN, {"model": "not a repo"}, "neither a directory nor a repository"),
         (PLAIN, {"model": "/no/such/directory"}, "neither a directory nor a repository"),
         (PLAIN, {"model": "org/.tiny."}, "no valid repository name: write it as org/name"),
@@ -186,6 +285,8 @@ def test_token_sources(tmp_path):
         ("env:NOT_SET", "env:NOT_SET names a variable that is not set"),
         ("path:/no/such/file", "/no/such/file cannot be read"),
         ("path:/dev/null", "/dev/null is empty"),
+        ("evn:HF_TOKEN", "not one of kind 'evn'"),
+        ("env", "must be literal:TOKEN"),
     ],
 )
 def test_a_bad_token_source_is_refused(source, says):

@@ -1,0 +1,21 @@
+"""Gemma 3: Gemma 2's layers with normalised queries and keys in place of bounds."""
+
+from engine.layers.decoder import Decoder
+from engine.layers.sandwich import SandwichLayer
+from engine.weights.checkpoint import Checkpoint
+from engine.weights.progress import Progress
+from engine.weights.text_part import TextPart
+
+
+class Gemma3ForCausalLM(Decoder):
+    """Five layers with a window and rotary positions of their own, then one without; and so on."""
+
+    layer_class = SandwichLayer
+
+
+class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
+    """The checkpoints that see pictures, 4B and larger, for text alone."""
+
+    def load(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+        """As `Decoder` has it; what belongs to pictures is left out."""
+        super().load(TextPart(checkpoint), progress)
