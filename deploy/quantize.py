@@ -9,10 +9,10 @@ from pathlib import Path
 from deploy import settings
 from deploy.errors import StartError
 from engine.errors import EngineError
+from engine.progress_bar import Bar
 from engine.weights.files import ModelFiles, resolve
 from workers.config import WorkerConfig, model_ref
 from workers.environment import load
-from workers.progress import Bar
 
 SUMMARY = "write a model as a GGUF file, quantised; llama.cpp reads it too"
 CONFIGS: tuple[settings.Config, ...] = (WorkerConfig,)

@@ -3,25 +3,31 @@ gguf_tokenizer.py, which also judges whether the file would cut text as tokenize
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from tokenizers import models
 
 from engine.errors import LoadError
 from engine.json_file import read_json
-from engine.text.gguf_tokenizer import TokenType, build_tokenizer
+from engine.text.gguf_tokenizer import build_tokenizer
 from engine.text.hf_tokenizer import load_tokenizer
 from engine.text.pretokenizers import Profile, find_profile
-from engine.text.template_files import find_template
+from engine.text.special_tokens import read_settings, special_texts
+from engine.text.template_files import TemplateChoice, find_template
+from engine.text.token_type import TokenType
 from engine.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
 # As llama.cpp calls them.
-_PROFILES = ("llama-bpe", "qwen2", "gpt-2", "smollm", "tekken", "deepseek-v3", "deepseek-coder")
+_PROFILES = (
+    *("gpt-2", "llama-bpe", "dbrx", "qwen2", "qwen35", "gpt-4o", "tekken", "smollm", "command-r"),
+    *("olmo", "deepseek-llm", "deepseek-coder", "deepseek-v3", "bloom", "viking", "bailingmoe"),
+    "seed-coder",
+)
+_CUTS = (("Isolated", False), ("Removed", True))
 _DIGITS = r"\p{N}"
 # What the written tokenizer must make the same tokens of, besides having the same rules.
 _TEXTS = (
@@ -79,11 +85,11 @@ def gguf_vocabulary(directory: Path, size: int, eos_ids: Sequence[int]) -> dict[
     `size` is the number of rows of the model's embeddings; `eos_ids` end a text. Raises LoadError
     for a tokenizer of another kind, and for one that would not make the same tokens from the file.
     """
-    original = load_tokenizer(directory)
     path = directory / "tokenizer.json"
     document = _read(path)
+    original = load_tokenizer(directory)
     metadata = {
-        **_tokens(document, size, path),
+        **_tokens(document, size, special_texts(read_settings(directory)), path),
         **_ids(original, eos_ids),
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.merges": [_merge(pair) for pair in document.model.merges],
@@ -95,12 +101,14 @@ def gguf_vocabulary(directory: Path, size: int, eos_ids: Sequence[int]) -> dict[
 
 
 def _read(path: Path) -> _Document:
-    try:
-        document = read_json(path, _Document)
-    except LoadError:
-        document = _Document(_Model())
-    is_byte_level = document.model.type in ("BPE", "") and isinstance(document.model.vocab, dict)
-    if not is_byte_level or not document.model.merges or "<0x00>" in document.model.vocab:
+    if not path.is_file():
+        raise LoadError(
+            f"{path.parent} has no tokenizer.json, which a GGUF file is made from; make one with "
+            "transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)."
+        )
+    document = read_json(path, _Document)
+    model = document.model
+    if model.type not in ("BPE", "") or not model.merges or "<0x00>" in model.vocab:
         raise LoadError(
             f"{path} is no byte-level BPE tokenizer, which is the only kind that can be written; "
             "convert the model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
@@ -112,27 +120,24 @@ def _merge(pair: str | tuple[str, str]) -> str:
     return pair if isinstance(pair, str) else " ".join(pair)
 
 
-def _pair(merge: str | tuple[str, str]) -> tuple[str, str]:
-    first, second = merge.split(" ") if isinstance(merge, str) else merge
-    return first, second
-
-
-def _tokens(document: _Document, size: int, path: Path) -> dict[str, Any]:
+def _tokens(document: _Document, size: int, special: Collection[str], path: Path) -> dict[str, Any]:
     """Token texts and types by id. Rows of the embeddings that no token has are unused."""
     assert isinstance(document.model.vocab, dict)
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [TokenType.UNUSED] * size
-    entries = [(text, index, TokenType.NORMAL) for text, index in document.model.vocab.items()]
-    for token in document.added_tokens:
-        kind = TokenType.CONTROL if token.special else TokenType.USER_DEFINED
-        entries.append((token.content, token.id, kind))
-    for text, index, kind in entries:
-        if not 0 <= index < size:
+    plain = [_Token(index, text) for text, index in document.model.vocab.items()]
+    ordinary = [TokenType.NORMAL] * len(plain) + [TokenType.USER_DEFINED] * len(
+        document.added_tokens
+    )
+    for token, kind in zip([*plain, *document.added_tokens], ordinary, strict=True):
+        if not 0 <= token.id < size:
             raise LoadError(
-                f"{path} has a token {text!r} with the id {index}, and the model has {size} rows; "
-                "they do not belong together."
+                f"{path} has a token {token.content!r} with the id {token.id}, and the model has "
+                f"{size} rows; they do not belong together."
             )
-        tokens[index], types[index] = text, kind
+        is_special = token.special or token.content in special
+        tokens[token.id] = token.content
+        types[token.id] = TokenType.CONTROL if is_special else kind
     return {
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [int(kind) for kind in types],
@@ -172,7 +177,7 @@ def _find_profile(
     texts = [*_TEXTS, *(f"a {t.content} b{t.content}c" for t in document.added_tokens)]
     rules = _rules(document)
     for name in _PROFILES:
-        if rules is None or not _is_same(rules, find_profile(name), document):
+        if rules != msgspec.structs.replace(find_profile(name), adds_bos=False):
             continue
         written = build_tokenizer({**metadata, "tokenizer.ggml.pre": name})
         if all(written.encode(text) == original.encode(text) for text in texts):
@@ -181,26 +186,6 @@ def _find_profile(
         f"{path} cuts text in a way that no GGUF tokenizer profile known here does; convert the "
         "model with llama.cpp's convert_hf_to_gguf.py and quantise that file."
     )
-
-
-def _is_same(rules: Profile, profile: Profile, document: _Document) -> bool:
-    if (rules.patterns, rules.splits_words, rules.is_nfc) != (
-        profile.patterns,
-        profile.splits_words,
-        profile.is_nfc,
-    ):
-        return False
-    return rules.ignores_merges == profile.ignores_merges or _reaches_all(document)
-
-
-def _reaches_all(document: _Document) -> bool:
-    """Whether the merges make each token of its own text: then it is one whether ignored or not."""
-    model = document.model
-    assert isinstance(model.vocab, dict)
-    merges = [_pair(pair) for pair in model.merges]
-    bpe = models.BPE(vocab=model.vocab, merges=merges)
-    added = {token.content for token in document.added_tokens}
-    return all(len(bpe.tokenize(token)) == 1 for token in model.vocab.keys() - added)
 
 
 def _rules(document: _Document) -> Profile | None:
@@ -232,13 +217,15 @@ def _flat(step: _Step | None) -> list[_Step]:
 def _pattern(step: _Step) -> str | None:
     if step.type == "Digits" and step.individual_digits:
         return _DIGITS
-    if step.type == "Split" and step.behavior == "Isolated" and not step.invert:
-        return step.pattern.get("Regex")
+    # "Keep only what matches" is the same for these patterns, which between them match everything.
+    if step.type == "Split" and (step.behavior, step.invert) in _CUTS:
+        pattern = step.pattern.get("Regex")
+        return pattern and pattern.replace("\r", r"\r").replace("\n", r"\n")
     return None
 
 
 def _template(directory: Path) -> dict[str, Any]:
-    source = find_template(directory, {})
+    source = find_template(TemplateChoice(), [directory], {}, {})
     if source is None:
         return {}
     keys: dict[str, Any] = {"tokenizer.chat_template": source.plain}

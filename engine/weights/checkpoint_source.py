@@ -53,7 +53,8 @@ class CheckpointSource:
     def metadata(self) -> dict[str, MetadataValue]:
         """The shape, the rotary positions, the tokenizer and the chat template."""
         config = self._config
-        vocabulary = gguf_vocabulary(self._files.directory, config.vocab_size, config.eos_token_ids)
+        tokenizer = self._files.tokenizer or self._files.directory
+        vocabulary = gguf_vocabulary(tokenizer, config.vocab_size, config.eos_token_ids)
         shape = {f"{self.architecture}.{key}": value for key, value in _keys(config).items()}
         values: dict[str, Any] = {"general.name": self._files.name, **shape, **vocabulary}
         return {key: _typed(value) for key, value in values.items()}

@@ -11,6 +11,7 @@ from engine.errors import LoadError
 from engine.text.gguf_tokenizer import build_tokenizer
 from engine.text.gguf_vocabulary import gguf_vocabulary
 from engine.text.hf_tokenizer import load_tokenizer
+from engine.text.pretokenizers import find_profile
 
 relaxed = settings(
     max_examples=60,
@@ -32,10 +33,12 @@ def copy_of(backend):
 
 def test_the_written_tokenizer_makes_the_original_s_tokens(byte_level, tmp_path, any_text):
     name, backend = byte_level
+    if name == "falcon":
+        pytest.skip("its cuts are no patterns")
     vocab_size = backend.get_vocab_size()
     metadata = gguf_vocabulary(save(tmp_path, backend), vocab_size, ())
     original, written = load_tokenizer(tmp_path), build_tokenizer(metadata)
-    assert metadata["tokenizer.ggml.pre"] == name
+    assert find_profile(metadata["tokenizer.ggml.pre"]) == find_profile(name)
 
     @relaxed
     @given(any_text)
@@ -109,22 +112,30 @@ def test_a_way_of_cutting_that_no_profile_has_is_refused(gpt2, tmp_path):
         gguf_vocabulary(save(tmp_path, backend), backend.get_vocab_size(), ())
 
 
-@pytest.mark.parametrize("extra", [[], ["zqzq"]], ids=["reached", "out of reach"])
-def test_merges_may_be_ignored_only_where_they_reach_every_token(llama3, tmp_path, extra):
-    """Llama 3's cuts with merges that count: its profile ignores them for words that are tokens."""
-    backend = llama3
-    document = json.loads(backend.to_str())
-    document["model"]["ignore_merges"] = False
-    first = len(backend.get_vocab())
-    document["model"]["vocab"] |= {text: first + i for i, text in enumerate(extra)}
-    changed = tokenizers.Tokenizer.from_str(json.dumps(document))
-    save(tmp_path, changed)
-    size = changed.get_vocab_size()
-    if extra:
-        with pytest.raises(LoadError, match="no GGUF tokenizer profile"):
-            gguf_vocabulary(tmp_path, size, ())
-    else:
-        assert gguf_vocabulary(tmp_path, size, ())["tokenizer.ggml.pre"] == "llama-bpe"
+@pytest.mark.parametrize("ignores", [True, False])
+def test_whether_merges_are_ignored_is_part_of_the_profile(llama3, tmp_path, ignores):
+    backend = copy_of(llama3)
+    backend.model.ignore_merges = ignores
+    metadata = gguf_vocabulary(save(tmp_path, backend), backend.get_vocab_size(), ())
+    assert metadata["tokenizer.ggml.pre"] == ("llama-bpe" if ignores else "dbrx")
+
+
+def test_a_token_that_only_the_config_calls_special_is_so_in_the_file(gpt2, tmp_path):
+    settings = {"additional_special_tokens": ["<tool_call>"]}
+    metadata = gguf_vocabulary(save(tmp_path, gpt2, **settings), gpt2.get_vocab_size(), ())
+    place = metadata["tokenizer.ggml.tokens"].index("<tool_call>")
+    assert metadata["tokenizer.ggml.token_type"][place] == 3
+
+
+def test_a_directory_without_tokenizer_json_is_told_how_to_make_one(tmp_path, gpt2):
+    save(tmp_path, gpt2)
+    document = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "vocab.json").write_text(json.dumps(document["model"]["vocab"]))
+    pairs = [" ".join(pair) for pair in document["model"]["merges"]]
+    (tmp_path / "merges.txt").write_text("\n".join(["#version: 0.2", *pairs]))
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(LoadError, match=r"has no tokenizer.json, which a GGUF file is made from"):
+        gguf_vocabulary(tmp_path, 600, ())
 
 
 def test_sentencepiece_is_refused(llama, tmp_path):
