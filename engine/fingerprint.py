@@ -1,4 +1,4 @@
-"""A cheap name for a set of weights. Knows files only.
+"""A cheap name for a set of weights and their tokens. Knows files only.
 
 Engines with the same one can continue each other's streams.
 """
@@ -14,12 +14,16 @@ from engine.weights.files import ModelFiles
 _NUM_SAMPLES = 16
 _SAMPLE_BYTES = 4096
 _HEAD_BYTES = 1 << 16  # safetensors and GGUF name their tensors, with shapes, at the beginning
+_VOCABULARIES = (
+    *("tokenizer.json", "tokenizer.model", "tekken.json"),
+    *("vocab.json", "merges.txt", "added_tokens.json"),
+)
 
 
 def fingerprint(files: ModelFiles, config: ModelConfig) -> str:
-    """32 hex digits of the model's shape and of its weight files.
+    """32 hex digits of the model's shape, of its weight files and of its vocabulary.
 
-    Of a file they cover the size, the head, and samples spread over it.
+    Of a weight file they cover the size, the head, and samples spread over it.
     """
     digest = blake2b(msgspec.json.encode(config), digest_size=16)
     for path in files.weights:
@@ -27,7 +31,17 @@ def fingerprint(files: ModelFiles, config: ModelConfig) -> str:
         digest.update(f"{path.name} {size}\n".encode())
         for part in _samples(path, size):
             digest.update(part)
+    for path in _vocabulary(files):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _vocabulary(files: ModelFiles) -> list[Path]:
+    """Files of the tokenizer, where it is not inside the weights': others make other tokens."""
+    directory = files.tokenizer or (files.directory if files.kind == "plain" else None)
+    if directory is None:
+        return []
+    return [path for name in _VOCABULARIES if (path := directory / name).is_file()]
 
 
 def _samples(path: Path, size: int) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import os
 
+import msgspec
 import pytest
 
 from engine.fingerprint import fingerprint
@@ -38,6 +39,19 @@ def test_what_differs_changes_the_name(tmp_path, change):
         content.clear()
     config = model_config(rope_theta=5e5) if change == "shape" else model_config()
     assert fingerprint(make_files(tmp_path / "b", bytes(content)), config) != before
+
+
+def test_another_tokenizer_changes_the_name(tmp_path):
+    files = make_files(tmp_path / "a")
+    names = {fingerprint(files, model_config())}
+    (tmp_path / "a" / "tokenizer.json").write_text("{}")
+    names.add(fingerprint(files, model_config()))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "tokenizer.model").write_bytes(b"pieces")
+    other = msgspec.structs.replace(files, kind="gguf", tokenizer=tmp_path / "b")
+    names.add(fingerprint(other, model_config()))
+    names.add(fingerprint(msgspec.structs.replace(other, tokenizer=None), model_config()))
+    assert len(names) == 3  # a GGUF file has its tokenizer inside: that is the first name again
 
 
 def test_a_large_file_is_sampled_not_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import doctest
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -93,6 +94,15 @@ def test_20_prompts_at_once_give_transformers_greedy_tokens_and_text(llm, tokeni
         assert answer.text == tokenizer.decode(expected, skip_special_tokens=True)
         assert answer.finish_reason == ("stop" if expected[-1] == 2 else "length")
         assert output.finished
+
+
+def test_a_tokenizer_from_elsewhere_serves_weights_that_have_none(directory, llm, tmp_path):
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        shutil.copy(directory / name, tmp_path)
+    params = SamplingParams(temperature=0, max_tokens=8)
+    bare = make(tmp_path, tokenizer=str(directory), max_num_seqs=8)
+    expected, actual = (generate(one, PROMPTS[:3], params) for one in (llm, bare))
+    assert [output.outputs for output in actual] == [output.outputs for output in expected]
 
 
 def test_sampled_answers_are_those_of_the_engine_s_own_step_loop(directory, llm):
