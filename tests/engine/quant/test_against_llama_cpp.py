@@ -14,7 +14,7 @@ from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.gguf_mixture import find_scheme
 from engine.weights.gguf_writer import open_source, write_gguf
-from tests.engine.models import tiny
+from tests.engine.models import gguf_files, tiny
 from tests.engine.models.paged import PagedModel
 from tests.engine.weights.tiny_tokenizer import write_tokenizer
 
@@ -94,10 +94,13 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("llama-cpp")
 
 
-@pytest.fixture(scope="module", params=["llama", "llama-wide-groups", "qwen2", "odd"])
+@pytest.fixture(scope="module", params=["llama", "llama-wide-groups", "qwen2", "odd", "mixtral"])
 def float_file(request, directory):
-    """Files that differ in what the mixtures look at: groups of heads, ties, odd widths."""
+    """Files that differ in what the mixtures look at: heads, ties, odd widths, experts."""
     changes = dict(LARGE)
+    if request.param == "mixtral":
+        eight = tiny.make_model("mixtral", **changes, num_local_experts=8)
+        return gguf_files.write_gguf(eight, directory / "mixtral.gguf", Type.F32)
     if request.param == "llama-wide-groups":
         changes["num_key_value_heads"] = 1
     if request.param == "odd":

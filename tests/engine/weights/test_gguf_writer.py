@@ -139,6 +139,25 @@ def test_a_gguf_file_is_packed_again_with_all_that_it_says(tmp_path):
     assert freqs[0].tolist() == freqs[1].tolist()
 
 
+@pytest.mark.parametrize("name", ["mixtral", "qwen3-moe", "smollm3", "olmo2"])
+def test_a_gguf_file_of_any_family_is_packed_again(name, tmp_path):
+    wide = {"moe_intermediate_size": 64} if name == "qwen3-moe" else {}
+    model = tiny.make_model(name, **wide)
+    path = gguf_files.write_gguf(model, tmp_path / "in.gguf", Type.F16)
+    types = convert(path, "Q8_0", tmp_path / "out.gguf")
+    original, written = open_path(path), open_path(tmp_path / "out.gguf")
+    assert written.names() == original.names()
+    num_packed = 0
+    for tensor in original.names():
+        weights = original.tensor(tensor).float().clone()
+        is_packed = weights.dim() > 1 and not tensor.endswith("mlp.gate.weight")
+        expected = round_trip(weights, Type.Q8_0) if is_packed else weights
+        assert torch.equal(written.tensor(tensor).float(), expected), tensor
+        num_packed += is_packed
+    assert Type.Q8_0 in types.values()
+    assert num_packed > 20
+
+
 def test_splits_become_one_file(tmp_path):
     model = tiny.make_model("llama")
     first = gguf_files.write_gguf(model, tmp_path / "in-00001-of-00003.gguf", Type.F16, 3)
