@@ -59,6 +59,7 @@ def test_a_stream_that_does_not_finish_in_time_ends_so_that_it_can_be_resumed(
         idle.request("GET", "/ready")
         reply = idle.getresponse()
         assert (reply.status, json.loads(reply.read())["status"]) == (503, "draining")
+        assert int(reply.headers["retry-after"]) >= 1
         idle.close()
         received += response.read()  # raises IncompleteRead if the end is not clean
     numbers = [number for number, _ in frames(received)]
