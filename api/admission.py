@@ -11,6 +11,7 @@ from workers import contract, keys
 
 ADMITTED, ID_TAKEN, SAME_KEY = 1, 0, 2
 FLEET_FULL, TENANT_FULL, RATE_LIMITED, DEADLINE_UNMEETABLE, KEY_CONFLICT = -1, -2, -3, -4, -5
+GIVEN_UP = -6
 
 
 class Terms(NamedTuple):
@@ -121,5 +122,7 @@ def _refusal(code: int, rest: Sequence[int | bytes]) -> ApiError:
         wait_s = int(rest[0]) / 1000
         message = f"The deadline cannot be met: the request would wait for {wait_s:.1f} s."
         return ApiError("deadline_unmeetable", message, retry_after_s=min(120, int(wait_s) + 1))
+    if code == GIVEN_UP:
+        return ApiError("cancelled", "The request was cancelled.")
     message = "This Idempotency-Key was used for another request."
     return ApiError("idempotency_conflict", message)

@@ -6,7 +6,7 @@
 --   wake, max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
 -- Returns {1, requests left, tokens left} admitted (-1: no limit), {0} the id is taken, {2, job id} the key's job is there,
 -- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens', and both left}
--- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
+-- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body, {-6} it was cancelled before it came.
 local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
 local GIVE_UP = 0.98 -- of a record's life
@@ -20,6 +20,7 @@ if a.digest ~= '' then
   end
 end
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return {0} end
+if redis.call('EXISTS', 'cancel:' .. a.id) == 1 then return {-6} end -- nobody waits for it any more
 
 local function wait_ms() return expected_wait(queue, a.class, a.tenant, now) end
 
