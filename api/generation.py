@@ -145,7 +145,8 @@ class Generation:
         if seat.is_gone:
             raise ClientGone
         if not seat.reader.is_over:
-            resp.set_header("location", location_of(seat.job))  # it goes on without us
+            if seat.job.is_detached:
+                resp.set_header("location", location_of(seat.job))  # it goes on without us
             raise _draining()
         _send_answer(resp, answer)
 

@@ -42,11 +42,12 @@ class Seat:
         self.reader.leave()
 
     def close(self) -> None:
-        """Let go of the log. A job whose client left is cancelled, unless it runs on by itself; one
-        that is cut short because this process stops lives on.
+        """Let go of the log. A job whose client left is cancelled, unless it runs on by itself.
+        When this process stops, a stream lives on for its client to resume; whoever waits for a
+        whole answer asks again, which is another job.
         """
         reader = self.reader
-        is_wanted = self.job.is_detached or reader.is_drained
+        is_wanted = self.job.is_detached or (reader.is_drained and self.job.stream)
         self._broker.release(reader, self.job.home)
         if self._is_queued and not reader.is_over and not is_wanted:
             self._broker.cancel_soon(self.job, self._queue)
