@@ -103,6 +103,11 @@ def accepted(job_id: str, reply: Sequence[int | bytes]) -> Accepted:
     raise _refusal(int(code), rest)
 
 
+def conflict() -> ApiError:
+    """The error of an Idempotency-Key that comes with another body."""
+    return ApiError("idempotency_conflict", "This Idempotency-Key was used for another request.")
+
+
 def _left(reply: Sequence[int | bytes]) -> tuple[int | None, int | None]:
     requests, tokens = (None if int(left) == -1 else int(left) for left in reply)
     return requests, tokens
@@ -124,5 +129,4 @@ def _refusal(code: int, rest: Sequence[int | bytes]) -> ApiError:
         return ApiError("deadline_unmeetable", message, retry_after_s=min(120, int(wait_s) + 1))
     if code == GIVEN_UP:
         return ApiError("cancelled", "The request was cancelled.")
-    message = "This Idempotency-Key was used for another request."
-    return ApiError("idempotency_conflict", message)
+    return conflict()

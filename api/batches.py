@@ -19,6 +19,7 @@ from api.schema.batch import (
     BatchList,
     CreateBatch,
 )
+from api.schema.decode import decode_body
 
 
 class Batches:
@@ -39,7 +40,7 @@ class Batches:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Begin a batch; its input is checked in the background."""
-        request = await self._generation.decode(req, self._decoder)
+        request = decode_body(self._decoder, await self._generation.read(req))
         if request.endpoint not in self._endpoints:
             known = ", ".join(sorted(self._endpoints))
             what = f"A batch can be for {known}, not for '{request.endpoint}'."

@@ -1,4 +1,4 @@
--- include queue
+-- include queue, idempotency
 -- Admit a job and wake a worker, or say why not; nothing is written unless it is admitted.
 -- KEYS: job, arq job, log, queue, idempotency record, limit bucket
 -- ARGV: spec, arq record, admission: a map of
@@ -11,13 +11,10 @@ local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
 local GIVE_UP = 0.98 -- of a record's life
 
-if a.digest ~= '' then
-  local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
-  -- Our own id is a first try whose reply was lost; a job that was forgotten answers for nothing.
-  if known[1] and known[2] ~= a.id and redis.call('HEXISTS', 'job:' .. known[2], 'spec') == 1 then
-    if known[1] ~= a.digest then return {-5} end
-    return {2, known[2]}
-  end
+local known, is_same = begun(KEYS[5], a.digest)
+if known and known ~= a.id then -- our own id is a first try whose reply was lost
+  if not is_same then return {-5} end
+  return {2, known}
 end
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return {0} end
 if redis.call('EXISTS', 'cancel:' .. a.id) == 1 then return {-6} end -- nobody waits for it any more
@@ -88,10 +85,7 @@ for _, ms in ipairs({a.wait_ms, a.deadline_ms}) do
   if ms > 0 then wait = math.min(wait, ms) end
 end
 redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id)
-if a.digest ~= '' then
-  redis.call('HSET', KEYS[5], 'digest', a.digest, 'job', a.id)
-  redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
-end
+note_begun(KEYS[5], a.digest, a.id, a.digest_ttl_ms)
 redis.call('ZADD', queue, whole(now), a.id)
 put_in(queue, a.id, now, begin_count(queue, a.id, {class = a.class, tenant = a.tenant, cost = a.cost, tokens = a.prompt_tokens,
   is_followed = a.is_followed, is_line = a.is_line, is_charged = a.tokens_per_min > 0, queued_ms = now, paid = 0}))
