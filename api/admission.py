@@ -11,6 +11,7 @@ from workers import contract, keys
 
 ADMITTED, ID_TAKEN, SAME_KEY = 1, 0, 2
 FLEET_FULL, TENANT_FULL, RATE_LIMITED, DEADLINE_UNMEETABLE, KEY_CONFLICT = -1, -2, -3, -4, -5
+GIVEN_UP = -6
 
 
 class Terms(NamedTuple):
@@ -102,6 +103,11 @@ def accepted(job_id: str, reply: Sequence[int | bytes]) -> Accepted:
     raise _refusal(int(code), rest)
 
 
+def conflict() -> ApiError:
+    """The error of an Idempotency-Key that comes with another body."""
+    return ApiError("idempotency_conflict", "This Idempotency-Key was used for another request.")
+
+
 def _left(reply: Sequence[int | bytes]) -> tuple[int | None, int | None]:
     requests, tokens = (None if int(left) == -1 else int(left) for left in reply)
     return requests, tokens
@@ -121,5 +127,6 @@ def _refusal(code: int, rest: Sequence[int | bytes]) -> ApiError:
         wait_s = int(rest[0]) / 1000
         message = f"The deadline cannot be met: the request would wait for {wait_s:.1f} s."
         return ApiError("deadline_unmeetable", message, retry_after_s=min(120, int(wait_s) + 1))
-    message = "This Idempotency-Key was used for another request."
-    return ApiError("idempotency_conflict", message)
+    if code == GIVEN_UP:
+        return ApiError("cancelled", "The request was cancelled.")
+    return conflict()

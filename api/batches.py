@@ -11,6 +11,7 @@ from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, missing as missing_file
 from api.generation import Generation, send_json
 from api.hooks.callback import HEADER, webhook_url
+from api.idempotency import tell_earlier
 from api.params import limit_of
 from api.schema.batch import (
     DEFAULT_PAGE,
@@ -19,6 +20,7 @@ from api.schema.batch import (
     BatchList,
     CreateBatch,
 )
+from api.schema.decode import decode_body
 
 
 class Batches:
@@ -39,22 +41,17 @@ class Batches:
 
     async def on_post(self, req: Request, resp: Response) -> None:
         """Begin a batch; its input is checked in the background."""
-        request = await self._generation.decode(req, self._decoder)
-        if request.endpoint not in self._endpoints:
-            known = ", ".join(sorted(self._endpoints))
-            what = f"A batch can be for {known}, not for '{request.endpoint}'."
-            raise ApiError("invalid_value", what, "endpoint")
-        tenant = req.context.tenant.name
-        file = await self._files.get(tenant, request.input_file_id)
-        if file is None:
-            raise missing_file(request.input_file_id, "input_file_id")
-        if file.view.purpose != "batch":
-            what = f"The purpose of the input file must be 'batch', not '{file.view.purpose}'."
-            raise ApiError("invalid_value", what, "input_file_id")
-        url = webhook_url(req.get_header(HEADER), req.context.tenant, self._generation.config)
-        batch = self._batch(request, file, url)
-        await self._store.create(batch)
-        send_json(resp, BatchState(batch=batch, status="validating").view())
+        data = await self._generation.read(req)
+        once = self._generation.once(req)
+        known = await self._generation.keys.find(once)
+        if known is None:
+            batch = await self._requested(req, decode_body(self._decoder, data))
+            known = await self._store.create(batch, once)
+            if known == batch.id:
+                send_json(resp, BatchState(batch=batch, status="validating").view())
+                return
+        tell_earlier(resp)
+        send_json(resp, (await self._find(req, known)).view())
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """List the tenant's batches, newest first."""
@@ -84,6 +81,20 @@ class Batches:
         if state is None or state.batch.tenant != req.context.tenant.name:
             raise missing(batch_id)
         return state
+
+    async def _requested(self, req: Request, request: CreateBatch) -> Batch:
+        if request.endpoint not in self._endpoints:
+            known = ", ".join(sorted(self._endpoints))
+            what = f"A batch can be for {known}, not for '{request.endpoint}'."
+            raise ApiError("invalid_value", what, "endpoint")
+        file = await self._files.get(req.context.tenant.name, request.input_file_id)
+        if file is None:
+            raise missing_file(request.input_file_id, "input_file_id")
+        if file.view.purpose != "batch":
+            what = f"The purpose of the input file must be 'batch', not '{file.view.purpose}'."
+            raise ApiError("invalid_value", what, "input_file_id")
+        url = webhook_url(req.get_header(HEADER), req.context.tenant, self._generation.config)
+        return self._batch(request, file, url)
 
     def _batch(self, request: CreateBatch, file: StoredFile, webhook: str) -> Batch:
         now_s = int(self._files.clock())

@@ -10,6 +10,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.generation import Generation
+from api.schema.decode import decode_body
 from api.schema.sampling import SamplingFields
 from workers import contract
 
@@ -30,7 +31,11 @@ class Endpoint(Generic[T]):
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer whole, as a stream, or at once while the work goes on."""
         generation = self._generation
-        request = await generation.decode(req, self._decoder)
+        data = await generation.read(req)
+        if (earlier := await generation.earlier(req, resp)) is not None:
+            await generation.replay(req, resp, earlier)
+            return
+        request = decode_body(self._decoder, data)
         card = await generation.card(request.model)
         job = self._make_job(request, card, generation.broker.api_id, req.context.request_id)
         await generation.run(req, resp, job, card, tier=request.service_tier)

@@ -3,6 +3,7 @@
 Knows no HTTP and no form. Every call may raise ApiError `queue_unavailable`.
 """
 
+import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -11,8 +12,10 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
+from api.admission import conflict
 from api.call import Call
 from api.errors import ApiError
+from api.idempotency import NO_KEY, Once
 from api.schema.file import FileObject
 from workers import contract
 
@@ -73,14 +76,17 @@ class FileStore:
         self.call = call
         self.check_room = check_room
         self.max_stored_bytes = max_stored_bytes
-        self.append_script, self.commit_script, self._delete_script = (
+        self.append_script, self.commit_script, self.drop_script, self._delete_script = (
             redis.register_script(contract.load_script(f"file_{name}"))
-            for name in ("append", "commit", "delete")
+            for name in ("append", "commit", "drop", "delete")
         )
 
-    def upload(self, tenant: str) -> "Upload":
-        """A file to be written; it is nowhere to be seen until it is committed."""
-        return Upload(self, tenant)
+    def upload(self, tenant: str, *, is_kept: bool = True) -> "Upload":
+        """A file to be written; it is nowhere to be seen until it is committed.
+
+        One that is not kept can only turn out to be a file that is there already.
+        """
+        return Upload(self, tenant, is_kept)
 
     def record(
         self, tenant: str, *, purpose: str, filename: str, size: int, num_pieces: int, ttl_s: int
@@ -170,23 +176,36 @@ class FileStore:
 class Upload:
     """A file on its way in. Ends with `commit` or `discard`."""
 
-    def __init__(self, store: FileStore, tenant: str) -> None:
+    def __init__(self, store: FileStore, tenant: str, is_kept: bool) -> None:
         self.size = 0
+        self.id = new_file_id()
         self._store = store
         self._tenant = tenant
-        self._id = new_file_id()
+        self._is_kept = is_kept
+        self._hash = hashlib.sha256()
         self._num_pieces = 0
         self._rest = bytearray()
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of what was written."""
+        return self._hash.hexdigest()
 
     async def write(self, data: bytes) -> None:
         """Add `data`; what makes a piece is stored at once."""
         self.size += len(data)
+        self._hash.update(data)
         self._rest += data
         while len(self._rest) >= PIECE_BYTES:
             await self._flush()
 
-    async def commit(self, *, purpose: str, filename: str, ttl_s: int) -> FileObject:
-        """Make it a file. Raises ApiError, also when the tenant stores too much."""
+    async def commit(
+        self, *, purpose: str, filename: str, ttl_s: int, once: Once = NO_KEY
+    ) -> FileObject:
+        """Make it a file; returns it, or the one that the same request made before.
+
+        Raises ApiError, also when the tenant stores too much.
+        """
         if self._rest:
             await self._flush()
         record = self._store.record(
@@ -198,34 +217,51 @@ class Upload:
             ttl_s=ttl_s,
         )
         record = msgspec.structs.replace(
-            record, view=msgspec.structs.replace(record.view, id=self._id)
+            record, view=msgspec.structs.replace(record.view, id=self.id)
         )
         bounds = [self._num_pieces, self._store.max_stored_bytes, MAX_FILES]
-        args = commit_args(record) + bounds
-        done = await self._store.call(lambda: self._store.commit_script(keys=[], args=args))
+        args = [*commit_args(record), *bounds, once.digest, once.ttl_ms]
+        keys = [once.record]
+        done = await self._store.call(lambda: self._store.commit_script(keys=keys, args=args))
+        if isinstance(done, bytes):
+            return await self._earlier(done.decode())
+        self._check(done)
+        return record.view
+
+    async def _earlier(self, file_id: str) -> FileObject:
+        file = await self._store.get(self._tenant, file_id)
+        if file is None:
+            raise missing(file_id)
+        return file.view
+
+    def _check(self, done: int) -> None:
         if done == -1:
             what = f"Your files would take more than {self._store.max_stored_bytes} bytes."
             raise ApiError("storage_full", f"{what} Delete some.")
         if done == -2:
             raise ApiError("storage_full", f"You have {MAX_FILES} files already. Delete some.")
+        if done == -3:
+            raise conflict()
         if done == 0:
             raise _lost()
-        return record.view
 
     async def discard(self) -> None:
-        """Leave nothing behind."""
+        """Leave nothing behind but a file whose commit nobody heard of."""
         self._rest.clear()
-        await self._store.call(lambda: self._store.redis.unlink(data_key(self._id)))
+        await self._store.call(lambda: self._store.drop_script(keys=[], args=[self.id]))
 
     async def _flush(self) -> None:
+        if self._is_kept:
+            await self._append(bytes(self._rest[:PIECE_BYTES]))
+        del self._rest[:PIECE_BYTES]
+        self._num_pieces += 1
+
+    async def _append(self, piece: bytes) -> None:
         await self._store.check_room()
-        piece = bytes(self._rest[:PIECE_BYTES])
-        keys = [data_key(self._id)]
+        keys = [data_key(self.id)]
         args: list[Any] = [self._num_pieces, piece, UPLOAD_TTL_S * 1000]
         if not await self._store.call(lambda: self._store.append_script(keys=keys, args=args)):
             raise _lost()
-        del self._rest[:PIECE_BYTES]
-        self._num_pieces += 1
 
 
 def commit_args(file: StoredFile) -> list[Any]:

@@ -10,10 +10,12 @@ from api.config import ApiConfig
 from api.errors import ApiError
 from api.file_store import FileStore, StoredFile, Upload, missing
 from api.generation import body_of, send_json
+from api.idempotency import KnownKeys, tell_earlier
 from api.multipart import Part, read_parts
 from api.params import is_newest_first, limit_of
 from api.schema.decode import invalid
 from api.schema.file import MAX_PAGE, FileDeleted, FileList, UploadFields
+from api.wishes import digest_of, read_key
 
 FORM_BYTES = 64 << 10  # what a form may have beside the file
 _EXPIRES_AFTER = "expires_after"
@@ -22,23 +24,35 @@ _EXPIRES_AFTER = "expires_after"
 class Files:
     """/v1/files and what is under it."""
 
-    def __init__(self, store: FileStore, config: ApiConfig) -> None:
+    def __init__(self, store: FileStore, keys: KnownKeys, config: ApiConfig) -> None:
         self._store = store
+        self._keys = keys
         self._max_bytes = config.max_file_bytes
         self._timeout_s = config.read_timeout_s
 
     async def on_post(self, req: Request, resp: Response) -> None:
-        """Store the upload while it arrives."""
-        upload = self._store.upload(req.context.tenant.name)
+        """Store the upload while it arrives; what a known Idempotency-Key comes with is only read,
+        to see that it is the same.
+        """
+        tenant, key = req.context.tenant.name, read_key(req.get_header)
+        is_known = await self._keys.is_taken(tenant, key)
+        upload = self._store.upload(tenant, is_kept=not is_known)
         try:
             filename, fields = await self._receive(req, upload)
+            # Each try to send a form separates its parts in another way.
+            form = msgspec.msgpack.encode((filename, fields, upload.digest))
+            once = self._keys.once(tenant, key, digest_of(req.path, tenant, form))
             ttl_s = self._store.ttl_s
             if fields.expires_after is not None:
                 ttl_s = fields.expires_after.seconds
-            view = await upload.commit(purpose=fields.purpose, filename=filename, ttl_s=ttl_s)
+            view = await upload.commit(
+                purpose=fields.purpose, filename=filename, ttl_s=ttl_s, once=once
+            )
         except BaseException:
             await _discard(upload)
             raise
+        if view.id != upload.id:
+            tell_earlier(resp)
         send_json(resp, view)
 
     async def on_get(self, req: Request, resp: Response) -> None:

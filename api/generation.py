@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import time
 import uuid
-from typing import TypeVar
 
 import falcon
 import msgspec
@@ -17,18 +16,16 @@ from api.body import Body
 from api.broker import Broker
 from api.config import ApiConfig
 from api.errors import ApiError, ClientGone
+from api.idempotency import KnownKeys, Once, tell_earlier
 from api.job_store import JobStore
 from api.params import after_of
 from api.request_log import RequestLog
-from api.schema.decode import decode_body
 from api.seat import Seat
 from api.shape import Whole, answer_of, frames_of
 from api.sse import EventStream
 from api.submission import Submission
 from api.wishes import Wishes, read_wishes
 from workers import contract
-
-T = TypeVar("T", bound=msgspec.Struct)
 
 BODY_KEY = "tramontane.body"  # where the app puts the request's Body into the ASGI scope
 _encode = msgspec.json.Encoder().encode
@@ -41,10 +38,11 @@ class Generation:
         self.broker = broker
         self.config = config
         self.jobs = JobStore(broker)
+        self.keys = KnownKeys(broker.redis, broker.call, config.idempotency_ttl_s)
         self._submission = Submission(broker, config)
         self._log = log
 
-    async def decode(self, req: Request, decoder: msgspec.json.Decoder[T]) -> T:
+    async def read(self, req: Request) -> bytes:
         """The request's body; its headers' wishes go into the context. Raises ApiError."""
         if self.broker.is_draining:
             raise _draining()
@@ -53,7 +51,25 @@ class Generation:
         if self._log is not None:
             self._log.put("request", req.context.request_id, req.path, body=data)
         req.context.wishes = wishes.with_body(req.path, req.context.tenant.name, data)
-        return decode_body(decoder, data)
+        return data
+
+    def once(self, req: Request) -> Once:
+        """What a request that was read is remembered by."""
+        wishes: Wishes = req.context.wishes
+        return self.keys.once(req.context.tenant.name, wishes.idempotency_key, wishes.digest)
+
+    async def earlier(self, req: Request, resp: Response) -> contract.Job | None:
+        """The job that the same Idempotency-Key and body began before; the client is told.
+
+        It is asked for before anything that may refuse a new job. Raises ApiError.
+        """
+        job_id = await self.keys.find(self.once(req))
+        view = await self.broker.view(job_id) if job_id else None
+        if view is None:
+            return None
+        tell_earlier(resp)
+        resp.set_header("x-job-id", view.job.id)
+        return view.job
 
     async def card(self, model: str) -> contract.ModelCard:
         """The model that serves a request. Raises ApiError."""
@@ -89,33 +105,45 @@ class Generation:
 
         Raises ApiError, or ClientGone.
         """
-        wishes: Wishes = req.context.wishes
-        if wishes.is_async and not wishes.wait_s:
+        if _is_promised(req):
             await self._promise(resp, await self.submit(req, resp, job, card, tier=tier))
             return
-        wakes_at_end = wishes.is_async or not job.stream
-        seat = Seat(self.broker, job, card.queue, wakes_at_end=wakes_at_end)
-        is_streaming = False
-        try:
-            body_of(req).watch(seat.leave)
+        with self._seat(req, job, card.queue) as seat:
             seat.settle(await self.submit(req, resp, job, card, tier=tier))
-            # A client that comes back to a stream by its key may name the last event that it has.
-            after = -1 if seat.job.id == job.id else after_of(req)
-            if wishes.is_async:
-                await self._whole_or_promise(resp, seat, card.fingerprint, wishes.wait_s)
-            elif job.stream:
-                await self._stream(req, resp, seat, card.fingerprint, after)
-                is_streaming = True
-            else:
-                await self._whole(resp, seat, card.fingerprint)
-        finally:
-            if not is_streaming:
-                seat.close()
+            await self._answer(req, resp, seat, card.fingerprint)
 
-    async def _stream(
-        self, req: Request, resp: Response, seat: Seat, fingerprint: str, after: int
-    ) -> None:
+    async def replay(self, req: Request, resp: Response, job: contract.Job) -> None:
+        """Answer as `run` does with an `earlier` job, whoever serves its model now.
+
+        Raises ApiError, or ClientGone.
+        """
+        if _is_promised(req):
+            await self._promise(resp, job)
+            return
+        fingerprint = await self.jobs.fingerprint(job.model)
+        with self._seat(req, job, contract.queue_key(job.model)) as seat:
+            seat.rejoin()
+            await self._answer(req, resp, seat, fingerprint)
+
+    def _seat(self, req: Request, job: contract.Job, queue: str) -> Seat:
+        wishes: Wishes = req.context.wishes
+        seat = Seat(self.broker, job, queue, wakes_at_end=wishes.is_async or not job.stream)
+        body_of(req).watch(seat.leave)
+        return seat
+
+    async def _answer(self, req: Request, resp: Response, seat: Seat, fingerprint: str) -> None:
+        wishes: Wishes = req.context.wishes
+        if wishes.is_async:
+            await self._whole_or_promise(resp, seat, fingerprint, wishes.wait_s)
+        elif seat.job.stream:
+            await self._stream(req, resp, seat, fingerprint)
+        else:
+            await self._whole(resp, seat, fingerprint)
+
+    async def _stream(self, req: Request, resp: Response, seat: Seat, fingerprint: str) -> None:
         reader, job = seat.reader, seat.job
+        # A client that comes back to a stream by its key may name the last event that it has.
+        after = after_of(req) if seat.is_earlier else -1
         await reader.wait_for(self.config.first_event_s)
         if reader.is_gone:
             raise ClientGone
@@ -138,6 +166,7 @@ class Generation:
                 on_close=close,
             ),
         )
+        seat.is_kept = True
 
     async def _whole(self, resp: Response, seat: Seat, fingerprint: str) -> None:
         answer = answer_of(seat.job, fingerprint)
@@ -145,7 +174,8 @@ class Generation:
         if seat.is_gone:
             raise ClientGone
         if not seat.reader.is_over:
-            resp.set_header("location", location_of(seat.job))  # it goes on without us
+            if seat.job.is_detached:
+                resp.set_header("location", location_of(seat.job))  # it goes on without us
             raise _draining()
         _send_answer(resp, answer)
 
@@ -215,6 +245,11 @@ def body_of(req: Request) -> Body:
 def new_id(prefix: str) -> str:
     """A job id that is also the response's id, e.g. `chatcmpl-…`."""
     return f"{prefix}-{uuid.uuid4().hex}"
+
+
+def _is_promised(req: Request) -> bool:
+    wishes: Wishes = req.context.wishes
+    return wishes.is_async and not wishes.wait_s
 
 
 def _send_answer(resp: Response, answer: Whole) -> None:

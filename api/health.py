@@ -5,7 +5,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.broker import Broker
-from api.errors import ApiError
+from api.errors import RETRY_AFTER_S, ApiError
 
 
 class Health:
@@ -26,7 +26,9 @@ class Health:
         lives, we stay.
         """
         status, body = await self._readiness()
-        resp.status = falcon.HTTP_200 if status == "ready" else falcon.HTTP_503
+        if status != "ready":
+            resp.status = falcon.HTTP_503
+            resp.set_header("retry-after", str(RETRY_AFTER_S[status]))
         resp.content_type = falcon.MEDIA_JSON
         resp.data = msgspec.json.encode({"status": status, **body})
 

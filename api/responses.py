@@ -16,6 +16,7 @@ from api.response.job import new_response_id, response_job
 from api.response.store import ResponseStore
 from api.response.stream import ResponseFrames
 from api.response.view import ResponseView
+from api.schema.decode import decode_body
 from api.schema.response_object import Deleted, ItemList
 from api.schema.responses import ResponsesRequest
 from api.stream import WAITING
@@ -35,7 +36,11 @@ class Responses:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Answer whole, as a stream, or at once while the work goes on."""
         generation = self._generation
-        request = await generation.decode(req, self._decoder)
+        data = await generation.read(req)
+        if (earlier := await generation.earlier(req, resp)) is not None:
+            await self._replay(req, resp, earlier)
+            return
+        request = decode_body(self._decoder, data)
         request.check()
         card = await generation.card(request.model)
         job = await self._job(req, request, card)
@@ -47,6 +52,12 @@ class Responses:
             send_json(resp, view.response())
         else:
             await generation.run(req, resp, job, card, tier=tier)
+
+    async def _replay(self, req: Request, resp: Response, job: contract.Job) -> None:
+        if echo_of(job).is_background and not job.stream:
+            send_json(resp, (await self._store.read(job)).response())
+        else:
+            await self._generation.replay(req, resp, job)
 
     async def _job(
         self, req: Request, request: ResponsesRequest, card: contract.ModelCard

@@ -14,6 +14,7 @@ from api.broker import Broker
 from api.config import ApiConfig
 from api.errors import ApiError
 from api.hooks.callback import HEADER as WEBHOOK_HEADER, webhook_url
+from api.idempotency import tell_earlier
 from api.job_store import unknown
 from api.rate_headers import rate_headers
 from api.terms import on_terms, terms_of
@@ -56,7 +57,7 @@ class Submission:
             raise
         resp.set_header("x-job-id", accepted.job_id)
         if not accepted.is_new:
-            resp.set_header("idempotent-replayed", "true")
+            tell_earlier(resp)
             return await self._earlier(accepted.job_id)
         _tell_limits(resp, tenant, accepted.requests_left, accepted.tokens_left)
         return job

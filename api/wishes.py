@@ -63,7 +63,7 @@ def read_wishes(header: Header) -> Wishes:
         deadline_ms=_deadline_ms(header),
         is_async=is_async,
         wait_s=wait_s,
-        idempotency_key=_key(header(IDEMPOTENCY_KEY)),
+        idempotency_key=read_key(header),
     )
 
 
@@ -123,7 +123,9 @@ def _preferences(text: str) -> tuple[bool, int]:
     return "respond-async" in names, min(waits[0] if waits else 0, MAX_WAIT_S)
 
 
-def _key(text: str | None) -> str:
+def read_key(header: Header) -> str:
+    """The Idempotency-Key of a request, empty if it has none. Raises ApiError 400."""
+    text = header(IDEMPOTENCY_KEY)
     if text is None:
         return ""
     if not (1 <= len(text) <= MAX_KEY_LENGTH and text.isascii() and text.isprintable()):

@@ -346,11 +346,12 @@ def encode_arq_job(job_id: str, created_ms: int) -> bytes:
 
 
 def load_script(name: str) -> str:
-    """The Lua source `workers/lua/{name}.lua`, with what its first line includes before it."""
+    """The Lua source `workers/lua/{name}.lua`, after those that its first line includes."""
     source = (resources.files("workers") / "lua" / f"{name}.lua").read_text("utf-8")
     first = source.partition("\n")[0]
     if first.startswith(_INCLUDE):
-        return load_script(first.removeprefix(_INCLUDE)) + source
+        names = first.removeprefix(_INCLUDE).split(", ")
+        return "".join(map(load_script, names)) + source
     return source
 
 

@@ -80,7 +80,7 @@ def tenants_key(queue: str) -> str:
 
 
 def idempotency_key(tenant: str, key: str) -> str:
-    """HASH with expiry: `digest` of the body that came with the key, and its `job`."""
+    """HASH with expiry: `digest` of the body that came with the key, and `job`, what it began."""
     return f"idem:{tenant}:{key}"
 
 

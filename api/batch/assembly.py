@@ -71,7 +71,7 @@ def batching(
 
 def add_routes(app: Any, parts: Batching, generation: Generation) -> None:
     """The routes of files and batches."""
-    files = Files(parts.files, generation.config)
+    files = Files(parts.files, generation.keys, generation.config)
     app.add_route("/v1/files", files)
     app.add_route("/v1/files/{file_id}", files, suffix="one")
     app.add_route("/v1/files/{file_id}/content", files, suffix="content")

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import msgspec
 from redis.asyncio import Redis
 
+from api.admission import conflict
 from api.batch.state import Batch, BatchState, OpenLine, decode_open, encode_errors, state_of
 from api.call import Call
 from api.errors import ApiError
 from api.file_store import StoredFile, commit_args
+from api.idempotency import NO_KEY, Once
 from api.schema.batch import BatchError, BatchObject, Status
 from workers import contract
 
@@ -62,14 +64,23 @@ class BatchStore:
             for name in ("create", "ids", "move", "record", "cancel", "finish")
         }
 
-    async def create(self, batch: Batch) -> None:
-        """Begin a batch. Raises ApiError `not_found` if its input file is gone."""
+    async def create(self, batch: Batch, once: Once = NO_KEY) -> str:
+        """Begin a batch; returns its id, or that of the batch which the same request began before.
+
+        Raises ApiError: `not_found` if its input file is gone, `idempotency_conflict`.
+        """
         ttl_ms = (batch.expires_at - batch.created_at + self._ttl_s) * 1000
         created_ms = int(self._clock() * 1000)
         args = [batch.id, _encode(batch), batch.tenant, created_ms, ttl_ms, batch.input_file_id]
-        if not await self._run("create", args):
+        done = await self._run("create", [*args, once.digest, once.ttl_ms], [once.record])
+        if isinstance(done, bytes):
+            return done.decode()
+        if done == -1:
+            raise conflict()
+        if done == 0:
             what = f"There is no file '{batch.input_file_id}', or it has expired."
             raise ApiError("not_found", what, "input_file_id")
+        return batch.id
 
     async def state(self, batch_id: str) -> BatchState | None:
         """How far a batch is; None if there is none."""

@@ -31,6 +31,7 @@ def test_a_job_was_admitted_or_an_earlier_one_answers(reply, expected):
         ([-4, 1500], 503, "deadline_unmeetable", 2),
         ([-4, 10**9], 503, "deadline_unmeetable", 120),
         ([-5], 409, "idempotency_conflict", None),
+        ([-6], 499, "cancelled", None),
     ],
 )
 def test_a_refusal_says_when_to_try_again(reply, status, code, retry_after_s):

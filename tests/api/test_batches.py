@@ -48,6 +48,27 @@ async def test_lines_are_jobs_of_the_lowest_class_that_nobody_has_to_wait_for(ap
     assert job.cost > 0
 
 
+@pytest.mark.parametrize("path", ["", "/events"], ids=["state", "stream"])
+async def test_a_line_is_known_to_have_been_seen_before_it_is_shown(app, worker, path):
+    batch_id = await app.begin(lines(1, "hang"))
+    job_id = f"{batch_id}-1"
+
+    async def has_begun():
+        return await app.redis.llen(contract.log_key(job_id)) == 2
+
+    await app.until(has_begun, "it has said something")
+    assert await app.redis.hget(contract.job_key(job_id), "is_seen") is None
+    send = app.client._client.stream("GET", f"http://test/v1/jobs/{job_id}{path}")
+    asking = asyncio.create_task(send.__aenter__())
+
+    async def is_seen():
+        return await app.redis.hget(contract.job_key(job_id), "is_seen") == b"1"
+
+    await app.until(is_seen, "it is noted")
+    await app.client.batches.cancel(batch_id)
+    assert (await asking).status_code == 200
+
+
 async def test_the_end_is_told_once(app):
     batch_id = await app.begin(lines(3))
     await app.ended_batch(batch_id)

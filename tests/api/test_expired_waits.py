@@ -10,6 +10,7 @@ from api.admission import Terms
 from api.broker import CANCELLED, Broker
 from api.config import ApiConfig
 from api.delivery import Reader
+from api.errors import ApiError
 from api.job_store import LOOK_AGAIN_S, JobStore
 from workers import contract
 from workers.contract import Done, Failed, Job, Sampling, Started, Usage
@@ -167,3 +168,20 @@ async def test_whoever_waits_hears_of_it(broker):
     await reader.wait_for(20)
     assert isinstance(reader.first, Failed)
     broker.release(reader, broker.api_id)
+
+
+async def test_a_job_whose_cancel_comes_first_never_waits(broker):
+    job = Job(
+        id="j",
+        kind="completion",
+        model="m",
+        home=broker.api_id,
+        created_s=1,
+        prompts=["a"],
+        sampling=Sampling(seed=1),
+    )
+    await broker.cancel(job, QUEUE)
+    with pytest.raises(ApiError) as caught:
+        await broker.enqueue(job, QUEUE)
+    assert caught.value.code == "cancelled"
+    assert await broker.redis.exists(contract.job_key("j"), QUEUE) == 0

@@ -45,6 +45,7 @@ def test_without_a_worker_work_is_refused_and_the_probe_says_why(
         assert int(reply.headers["retry-after"]) >= 1
         assert server.get("/ready").status == 503
         assert server.get("/ready").json["status"] == "no_workers"
+        assert int(server.get("/ready").headers["retry-after"]) >= 1
         assert server.get("/v1/models").json["data"] == []
         assert server.get("/health").status == 200
     finally:

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import openai
 import pytest
 
 from api.config import ApiConfig
@@ -26,10 +29,20 @@ def server(api_redis, fake_worker, directory, start_api, wait):
         server.stop(signal.SIGQUIT)
 
 
+@pytest.fixture
+def fast(api_redis, fake_worker, directory, start_api, wait):
+    """It gives its streams no time."""
+    server = start_api(api_redis.url, directory, graceful_timeout_s=2)
+    wait(lambda: server.get("/ready").status == 200, "the worker is known")
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
 @contextlib.contextmanager
-def posted(server, prompt, **fields):
+def posted(server, prompt, headers=None, **fields):
     connection = server.connect()
-    connection.request("POST", CHAT, json.dumps({"messages": prompt, **fields}))
+    connection.request("POST", CHAT, json.dumps({"messages": prompt, **fields}), headers or {})
     with contextlib.closing(connection):
         yield connection
 
@@ -59,6 +72,7 @@ def test_a_stream_that_does_not_finish_in_time_ends_so_that_it_can_be_resumed(
         idle.request("GET", "/ready")
         reply = idle.getresponse()
         assert (reply.status, json.loads(reply.read())["status"]) == (503, "draining")
+        assert int(reply.headers["retry-after"]) >= 1
         idle.close()
         received += response.read()  # raises IncompleteRead if the end is not clean
     numbers = [number for number, _ in frames(received)]
@@ -77,16 +91,34 @@ def test_a_stream_that_does_not_finish_in_time_ends_so_that_it_can_be_resumed(
     api.request("DELETE", f"/v1/jobs/{job_id}")
 
 
-def test_a_whole_answer_that_does_not_finish_in_time_goes_on_without_its_server(
-    server, api, fake_worker, wait
+def test_a_whole_answer_that_does_not_finish_in_time_is_given_up_for_its_client_asks_again(
+    fast, fake_worker, wait
 ):
-    with posted(server, "hang for ever") as connection:
-        wait(lambda: any(_is(s, "hang for ever") for s in fake_worker.specs.values()), "it runs")
-        server.process.send_signal(signal.SIGTERM)
+    client = openai.OpenAI(base_url=f"{fast.url}/v1", api_key="none", max_retries=9)
+    prompt = "count 307"
+    messages: Any = [{"role": "user", "content": prompt}]
+    with ThreadPoolExecutor(1) as pool, client:
+        create = client.chat.completions.create
+        asking = pool.submit(lambda: create(model="any", messages=messages))
+        wait(lambda: jobs_of(fake_worker, prompt), "it runs")
+        (first,) = jobs_of(fake_worker, prompt)
+        assert fast.stop() == 0
+        fast.start()
+        answer = asking.result(30)
+    assert answer.choices[0].message.content == "".join(f"{i} " for i in range(307))
+    assert jobs_of(fake_worker, prompt) == [first, answer.id]
+    assert first in fake_worker.cancelled
+
+
+def test_a_whole_answer_with_a_key_goes_on_without_its_server(fast, api, fake_worker, wait):
+    headers = {"Idempotency-Key": "for-ever"}
+    with posted(fast, "hang for ever", headers) as connection:
+        wait(lambda: jobs_of(fake_worker, "hang for ever"), "it runs")
+        fast.process.send_signal(signal.SIGTERM)
         response = connection.getresponse()
         assert response.status == 503
         assert json.loads(response.read())["error"]["code"] == "draining"
-    assert server.process.wait(10) == 0
+    assert fast.process.wait(10) == 0
     job_id = response.headers["x-job-id"]
     assert response.headers["location"] == f"/v1/jobs/{job_id}"
     job = api.get(response.headers["location"]).json
@@ -96,8 +128,9 @@ def test_a_whole_answer_that_does_not_finish_in_time_goes_on_without_its_server(
     assert api.request("DELETE", f"/v1/jobs/{job_id}").json["state"] == "cancelled"
 
 
-def _is(spec, prompt):
-    return spec.messages and spec.messages[-1]["content"] == prompt
+def jobs_of(worker, prompt):
+    specs = list(worker.specs.values())
+    return [s.id for s in specs if s.messages and s.messages[-1]["content"] == prompt]
 
 
 def test_a_killed_worker_process_is_replaced(server, wait):

@@ -99,6 +99,20 @@ class TestBounds:
         assert reply[0] < 0
         assert {key: scripts.client.dump(key) for key in scripts.client.keys("*")} == before
 
+    def test_a_cancel_that_overtook_its_job_refuses_it(self, scripts):
+        entry = contract.encode(contract.Failed(0, "cancelled", ""))
+        assert scripts.cancel("x", entry) == -1
+        assert 0 < scripts.client.ttl(contract.cancel_key("x")) <= 3600
+        assert scripts.enqueue("x") == [-6]
+        assert scripts.claim() == []
+        assert scripts.enqueue("y")[0] == 1
+
+    @pytest.mark.parametrize("whom", ["waiting", "unstarted"])
+    def test_who_only_ends_what_waits_refuses_nothing_that_comes(self, scripts, whom):
+        entry = contract.encode(contract.Failed(0, "no_workers", ""))
+        assert scripts.cancel("x", entry, whom) == -1
+        assert scripts.enqueue("x")[0] == 1
+
 
 class TestBuckets:
     def test_requests_refill_all_the_time(self, scripts):

@@ -199,6 +199,7 @@ class JobLife(RuleBasedStateMachine):
         reply = self.scripts.cancel(job.id, CANCELLED_ENTRY, whom)
         if not job.has_record:
             assert reply == -1
+            job.is_cancelled |= not whom  # it is remembered: the job may be on its way
         elif job.is_closed:
             assert reply == 2
         elif not (job.log and whom == "unstarted") and not job.owner and job.state != "over":

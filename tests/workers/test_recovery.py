@@ -100,10 +100,10 @@ class TestSettling:
 
 
 class TestWeights:
-    async def interrupted(self, wire, tokens: bool):
+    async def interrupted(self, wire, tokens: bool, **terms):
         """A job that an engine of other weights began."""
         job = make_job()
-        await wire.enqueue(job)
+        await wire.enqueue(job, **terms)
         entries = [Started(0, 3), *([Tokens(1, (Delta(0, (8,), "x"),))] if tokens else [])]
         await wire.client.rpush("log:j", *map(encode, entries))
         await wire.client.hset(contract.job_key("j"), "fingerprint", "others")
@@ -116,6 +116,39 @@ class TestWeights:
         check_log(events)
         assert events[-1].code == "model_changed"
         assert num_tokens(events) == 1
+
+    async def test_a_line_of_a_batch_that_nobody_looked_at_begins_anew(
+        self, local_worker, wire, model_files
+    ):
+        job = await self.interrupted(wire, tokens=True, is_line=True)
+        local_worker().start()
+        events = await wire.finished()
+        assert isinstance(events[0], Fence)
+        assert isinstance(events[-1], Done)
+        assert [e.offset for e in events[1:3]] == [0, 1]
+        assert ids_of(events) == scripted_ids(model_files, job)
+        assert (await record(wire))["fingerprint"] != "others"
+
+    async def test_a_line_that_somebody_looked_at_is_not_continued_either(self, local_worker, wire):
+        await self.interrupted(wire, tokens=True, is_line=True)
+        names = [contract.job_key("j"), contract.lease_key("j"), contract.log_key("j")]
+        assert await wire.script("status", names, ["j"])
+        local_worker().start()
+        events = await wire.finished()
+        assert events[-1].code == "model_changed"
+        assert num_tokens(events) == 1
+
+    async def test_who_still_writes_the_log_that_was_dropped_is_fenced(self, local_worker, wire):
+        await self.interrupted(wire, tokens=True, is_line=True)
+        old = [encode(Started(0, 3)), encode(Tokens(1, (Delta(0, (8,), "x"),)))]
+        local_worker().start()
+        logged = await wire.finished()
+        for index in (1, 2, len(logged)):
+            batch = contract.encode_batch([contract.Append("j", index, old[1])])
+            before = contract.encode_previous({"j": old[index > 1]})
+            _, (_, kind, _) = await wire.script("step", [], ["api:A", batch, before])
+            assert kind == b"fenced"
+        assert await wire.finished() == logged
 
     async def test_what_has_said_nothing_just_runs(self, local_worker, wire, model_files):
         job = await self.interrupted(wire, tokens=False)

@@ -297,7 +297,7 @@ class TestCancel:
 
     async def test_knows_an_ended_and_an_unknown_job(self, wire):
         job = make_job()
-        assert await wire.cancel(job) == -1
+        assert await wire.cancel(make_job(id="unknown")) == -1
         await wire.enqueue(job)
         await step(wire, Append("j", 0, DONE))
         assert await wire.cancel(job) == 2

@@ -3,7 +3,7 @@
 -- KEYS: cancel, job, lease, log, queue, arq job
 -- ARGV: id, control channel, ttl s, terminal entry as event 0, api channel, schema version, outcome, whom to give up: '' whoever,
 -- `waiting` who waits, `unstarted` who waits and has said nothing
--- Returns -1 unknown, 2 already over, 1 ended here, 0 the worker was told (or, with ARGV[8], nothing was done).
+-- Returns -1 unknown (whose enqueue, should it come later, is refused), 2 already over, 1 ended here, 0 the worker was told (or, with ARGV[8], nothing was done).
 local id, queue, log, whom, now = ARGV[1], KEYS[5], KEYS[4], ARGV[8], clock_ms()
 local LOOK_MS = 10000 -- whoever was told may be dead: then the job waits again, and the chore ends it
 
@@ -18,7 +18,11 @@ local function end_of_log()
   return 0
 end
 
-if redis.call('EXISTS', KEYS[2]) == 0 then return -1 end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  -- A Redis that was frozen may hear of the cancel before it hears of the job, on another connection.
+  if whom == '' then redis.call('SET', KEYS[1], '1', 'EX', ARGV[3]) end
+  return -1
+end
 local offset, tag = end_of_log()
 if tag == 'd' or tag == 'f' then return 2 end
 local length = redis.call('LLEN', log)

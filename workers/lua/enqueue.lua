@@ -1,4 +1,4 @@
--- include queue
+-- include queue, idempotency
 -- Admit a job and wake a worker, or say why not; nothing is written unless it is admitted.
 -- KEYS: job, arq job, log, queue, idempotency record, limit bucket
 -- ARGV: spec, arq record, admission: a map of
@@ -6,20 +6,18 @@
 --   wake, max_jobs, max_tokens, tenant_jobs, requests_per_min, tokens_per_min (0 for no limit), digest ('' for none), digest_ttl_ms
 -- Returns {1, requests left, tokens left} admitted (-1: no limit), {0} the id is taken, {2, job id} the key's job is there,
 -- {-1, retry s} the fleet is full, {-2, retry s} the tenant has enough jobs, {-3, retry s, 'requests' or 'tokens', and both left}
--- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body.
+-- a rate limit, {-4, wait ms} the deadline cannot be met, {-5} the key was used for another body, {-6} it was cancelled before it came.
 local a = cmsgpack.unpack(ARGV[3])
 local queue, now = KEYS[4], clock_ms()
 local GIVE_UP = 0.98 -- of a record's life
 
-if a.digest ~= '' then
-  local known = redis.call('HMGET', KEYS[5], 'digest', 'job')
-  -- Our own id is a first try whose reply was lost; a job that was forgotten answers for nothing.
-  if known[1] and known[2] ~= a.id and redis.call('HEXISTS', 'job:' .. known[2], 'spec') == 1 then
-    if known[1] ~= a.digest then return {-5} end
-    return {2, known[2]}
-  end
+local known, is_same = begun(KEYS[5], a.digest)
+if known and known ~= a.id then -- our own id is a first try whose reply was lost
+  if not is_same then return {-5} end
+  return {2, known}
 end
 if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then return {0} end
+if redis.call('EXISTS', 'cancel:' .. a.id) == 1 then return {-6} end -- nobody waits for it any more
 
 local function wait_ms() return expected_wait(queue, a.class, a.tenant, now) end
 
@@ -87,10 +85,7 @@ for _, ms in ipairs({a.wait_ms, a.deadline_ms}) do
   if ms > 0 then wait = math.min(wait, ms) end
 end
 redis.call('ZADD', 'chores', whole(now + wait), 'wait:' .. a.id)
-if a.digest ~= '' then
-  redis.call('HSET', KEYS[5], 'digest', a.digest, 'job', a.id)
-  redis.call('PEXPIRE', KEYS[5], whole(a.digest_ttl_ms))
-end
+note_begun(KEYS[5], a.digest, a.id, a.digest_ttl_ms)
 redis.call('ZADD', queue, whole(now), a.id)
 put_in(queue, a.id, now, begin_count(queue, a.id, {class = a.class, tenant = a.tenant, cost = a.cost, tokens = a.prompt_tokens,
   is_followed = a.is_followed, is_line = a.is_line, is_charged = a.tokens_per_min > 0, queued_ms = now, paid = 0}))

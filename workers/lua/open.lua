@@ -12,17 +12,30 @@ if #entries > 0 then
   local is_whole, last = pcall(cmsgpack.unpack, entries[#entries])
   is_over = is_whole and type(last) == 'table' and (last[1] == 'd' or last[1] == 'f')
 end
-if not is_over and (#entries > 0 or tonumber(ARGV[3]) > 1) then
-  redis.call('RPUSH', KEYS[3], ARGV[2])
-  redis.call('EXPIRE', KEYS[3], ARGV[4]) -- its record lives on with each attempt, too
-  entries[#entries + 1] = ARGV[2]
-end
 local has_tokens = false
 for _, entry in ipairs(entries) do
   if string.sub(entry, 2, 3) == '\161t' then -- the tag of Tokens
     has_tokens = true
     break
   end
+end
+-- Other weights cannot go on with an answer. One that nobody has been shown, a line's that nobody looked at, begins anew; the
+-- fence, which is then entry 0, silences whoever still writes the old one.
+local function may_begin_anew()
+  local record = redis.call('HMGET', KEYS[2], 'fingerprint', 'is_seen', 'queue')
+  if not record[1] or record[1] == ARGV[5] or record[2] or not record[3] then return false end
+  local job = facts(record[3], string.sub(KEYS[2], 5)) -- behind `job:`
+  return job and job.is_line
+end
+local is_fenced = not is_over and (#entries > 0 or tonumber(ARGV[3]) > 1)
+if has_tokens and not is_over and may_begin_anew() then
+  redis.call('DEL', KEYS[3])
+  entries, has_tokens = {}, false
+end
+if is_fenced then
+  redis.call('RPUSH', KEYS[3], ARGV[2])
+  redis.call('EXPIRE', KEYS[3], ARGV[4]) -- its record lives on with each attempt, too
+  entries[#entries + 1] = ARGV[2]
 end
 local maker, left_ms = ARGV[5], ''
 if redis.call('EXISTS', KEYS[2]) == 1 then
