@@ -34,7 +34,7 @@ nightly: $(STAMP)
 # Builds llama.cpp the first time: it takes a C++ compiler and a quarter of an hour.
 nightly-llama-cpp: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
-	$(BIN)/python -m pytest -m nightly tests/engine/models/test_llama_cpp.py tests/engine/text/test_llama_cpp_ids.py
+	$(BIN)/python -m pytest -m nightly $(wildcard tests/engine/*/test_llama_cpp*.py)
 
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
+from gguf.constants import GGML_QUANT_SIZES
 from gguf.quants import dequantize, quantize
 from transformers import GenerationConfig
 
 from engine.layers.linear import Linear
+from engine.weights.gguf_metadata import PLAIN_TYPES
 from kernels import ops
 from tests.engine.llama_cpp_peer import LlamaCpp, library
 from tests.engine.models import tiny
@@ -27,6 +29,8 @@ NAMES = (
     *("gemma", "gemma-mqa", "gemma2", "gemma2-tight", "gemma3", "gemma3-linear", "gemma3-capped"),
     *("phi", "phi3", "phi3-partial", "starcoder2"),
 )
+# Types of weights; Q8_1 and Q8_K are for activations.
+MULTIPLIED = [kind for kind in GGML_QUANT_SIZES if kind not in {*PLAIN_TYPES, Type.Q8_1, Type.Q8_K}]
 # Whose layers are of two kinds, listed in the recipe.
 LISTED = ("gemma3-linear", "gemma3-capped")
 # Without what llama.cpp has no tensors for, and with bounds on logits that leave one the largest.
@@ -134,6 +138,14 @@ def round_inputs(model):
 def rounded(x):
     packed = quantize(np.ascontiguousarray(x.numpy()), Type.Q8_0)
     return torch.from_numpy(dequantize(packed, Type.Q8_0).reshape(x.shape))
+
+
+@pytest.mark.parametrize("kind", MULTIPLIED, ids=lambda t: t.name)
+def test_a_file_of_any_type_has_llama_cpps_logits(kind, tmp_path, load_model):
+    """As nearly as its rounding of the activations to eight bits allows."""
+    size = {"hidden_size": 256, "intermediate_size": 256, "num_attention_heads": 8}
+    _, path = make_file(tmp_path, "llama", kind, num_hidden_layers=1, **size)
+    assert likeness(path, load_model, 20).min() >= 0.998
 
 
 @pytest.mark.parametrize("name", ["mistral", "mixtral", "phi3-window", "starcoder2-window"])

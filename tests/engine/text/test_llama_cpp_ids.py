@@ -4,6 +4,7 @@ Where the two cut text otherwise, ours follows the models' tokenizer.json (test_
 """
 
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 from gguf import GGUFWriter
@@ -26,7 +27,11 @@ def _installed():
 def opened(metadata, path, architecture="llama"):
     """llama.cpp's tokenizer of a file with this metadata and nothing else."""
     writer = GGUFWriter(path, architecture)
-    adders = {bool: writer.add_bool, int: writer.add_uint32, str: writer.add_string}
+    adders: dict[type, Callable[..., None]] = {
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        str: writer.add_string,
+    }
     for key, value in metadata.items():
         if key != "general.architecture":
             adders.get(type(value), writer.add_array)(key, value)
