@@ -69,7 +69,7 @@ def train_byte_level(pre: str) -> tokenizers.Tokenizer:
     backend = tokenizers.Tokenizer.from_str(json.dumps(empty))
     backend.decoder = decoders.ByteLevel()
     backend = _trained(backend, CORPUS, vocab_size=500)
-    if pre in ("llama-bpe", "tekken"):
+    if pre in ("llama-bpe", "tekken", "minicpm5"):
         backend.model.ignore_merges = True
     return backend
 
