@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly chaos bench clean
+.PHONY: run test check lint format types imports nightly nightly-llama-cpp chaos bench clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -30,6 +30,11 @@ imports: $(STAMP)
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
+
+# Builds llama.cpp the first time: it takes a C++ compiler and a quarter of an hour.
+nightly-llama-cpp: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
+	$(BIN)/python -m pytest -m nightly $(wildcard tests/engine/*/test_llama_cpp*.py)
 
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900

@@ -36,7 +36,7 @@ _UNIGRAM_IDS = {"eos_token": 1, "unk_token": 2, "pad_token": 0}
 _GEMMA_IDS = {"pad_token": 0, "eos_token": 1, "bos_token": 2, "unk_token": 3}
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
-# Special tokens of Phi-3 behind which white space counts; it does not behind all others.
+# Tokens of Phi-3 behind which white space counts; it does not behind its other added ones.
 _PHI3_KEEPS = frozenset({"<unk>", "<s>", "<|endoftext|>"})
 
 

@@ -82,6 +82,11 @@ _PROFILES = {
     "qwen35": Profile(patterns=(patterns.WORDS_WITH_MARKS,), is_nfc=True),
     **dict.fromkeys(("smollm", "starcoder", "refact", "codeshell"), _DIGITS),
     **dict.fromkeys(("exaone", "minerva-7b"), _DIGITS),
+    "mellum2": _DIGITS,
+    "minicpm5": Profile(
+        patterns=(patterns.UP_TO_THREE_DIGITS, patterns.words("+")), ignores_merges=True
+    ),
+    "superbpe": Profile(patterns=(r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
     "command-r": msgspec.structs.replace(_DIGITS, is_nfc=True),
     "falcon": Profile(steps=_falcon),
     **dict.fromkeys(("bloom", "gpt3-finnish", "poro-chat"), _BLOOM),

@@ -108,14 +108,14 @@ def _with_spaces(backend: tokenizers.Tokenizer, spaces: SpaceRule) -> tokenizers
     return backend
 
 
-def user_token(text: str, spaces: SpaceRule) -> AddedToken | None:
-    """A token that a user defined: found whole, before text is cut.
+def user_token(text: str, spaces: SpaceRule, strips_right: bool = False) -> AddedToken | None:
+    """A token that a user defined: found whole, before text is cut, perhaps with white space.
 
     One with SentencePiece's space is found in the normalized text. None: it cannot be, as it would
     get a space of its own, and is left to be joined from its parts.
     """
     if SPACE not in text:
-        return AddedToken(text, normalized=False, special=False)
+        return AddedToken(text, normalized=False, special=False, rstrip=strips_right)
     if spaces.prefix == "each":
         return None
-    return AddedToken(text, normalized=True, special=False)
+    return AddedToken(text, normalized=True, special=False, rstrip=strips_right)

@@ -26,7 +26,7 @@ class Vocabulary(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens by id, with their types; the ids that have a name (`bos_token`, …) or end an answer.
 
     `added` are tokens for which a file says itself how they are found in a text. `strips_right`
-    are special tokens that swallow the white space behind them.
+    are special and user-defined tokens that swallow the white space behind them.
     """
 
     tokens: list[str]
@@ -148,7 +148,8 @@ def _added(vocab: Vocabulary, id_: int, spaces: SpaceRule) -> AddedToken | None:
     token = vocab.tokens[id_]
     if id_ in vocab.added:
         return vocab.added[id_]
+    strips = token in vocab.strips_right
     if vocab.is_special(id_):
-        strips = token in vocab.strips_right
         return AddedToken(token, normalized=False, special=True, rstrip=strips)
-    return user_token(token, spaces) if vocab.types[id_] == TokenType.USER_DEFINED else None
+    is_users = vocab.types[id_] == TokenType.USER_DEFINED
+    return user_token(token, spaces, strips) if is_users else None

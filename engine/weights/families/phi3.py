@@ -31,7 +31,10 @@ class Phi3Keys(RmsNormKeys, frozen=True, kw_only=True):
 
 
 def _fields(keys: GgufKeys) -> dict[str, Any]:
-    """Files of early 2024 lack the key; llama.cpp gives those of 4096 tokens the models' 2047."""
+    """Files of early 2024 lack the key; those of 4096 tokens are of models with this window.
+
+    llama.cpp gave it to them too, until it left out Phi's windows (its pull request 13676).
+    """
     num_layers: int = keys.required("block_count", Count)
     is_there = keys.optional("attention.sliding_window", int, None) is not None
     if is_there or num_layers not in (32, 40) or keys.required("context_length", int) != 4096:

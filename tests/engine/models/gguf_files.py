@@ -1,7 +1,4 @@
-"""Writes tiny models as llama.cpp's converter would: its names, keys, permuted rows, packed blocks.
-
-Types that gguf-py cannot pack get random valid blocks, whose weights the model then takes.
-"""
+"""Writes tiny models as llama.cpp's converter would: its names, keys and permuted rows."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -11,11 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type, GGUFWriter
-from gguf.constants import GGML_QUANT_SIZES
-from gguf.quants import dequantize, quantize
 from transformers import PreTrainedModel
 
-from tests.engine.models import gguf_gemma, gguf_moe, gguf_phi
+from tests.engine.models import gguf_blocks, gguf_gemma, gguf_moe, gguf_phi
 
 _ARCH = {
     "llama": "llama",
@@ -44,8 +39,6 @@ _NAMES = (
     ("mlp.up_proj", "ffn_up"),
     ("mlp.down_proj", "ffn_down"),
 )
-# Where the float16 scales lie in a block whose other bytes may be anything.
-_SCALE_OFFSETS = {Type.Q4_K: (0, 2), Type.Q5_K: (0, 2), Type.Q6_K: (208,), Type.Q2_K: (80, 82)}
 
 
 def write_gguf(
@@ -98,22 +91,9 @@ def _weights(model: PreTrainedModel) -> Iterable[tuple[str, torch.Tensor]]:
 
 
 def _pack(weight: torch.Tensor, kind: Type, seed: int) -> tuple[np.ndarray[Any, Any], Type]:
-    if kind in _SCALE_OFFSETS:
-        packed = _random_blocks(tuple(weight.shape), kind, seed)
-    else:
-        packed = quantize(np.ascontiguousarray(weight.numpy()), kind)
-    weight.copy_(torch.from_numpy(dequantize(packed, kind).reshape(weight.shape)))
+    packed, unpacked = gguf_blocks.pack(np.ascontiguousarray(weight.numpy()), kind, seed)
+    weight.copy_(torch.from_numpy(unpacked))
     return packed, kind
-
-
-def _random_blocks(shape: tuple[int, ...], kind: Type, seed: int) -> np.ndarray[Any, Any]:
-    block, block_bytes = GGML_QUANT_SIZES[kind]
-    rng = np.random.default_rng(seed)
-    blocks = rng.integers(0, 256, (math.prod(shape) // block, block_bytes), dtype=np.uint8)
-    for offset in _SCALE_OFFSETS[kind]:
-        scales = rng.uniform(1e-5, 1e-4, len(blocks)).astype(np.float16)
-        blocks[:, offset : offset + 2] = scales.view(np.uint8).reshape(-1, 2)
-    return blocks.reshape(*shape[:-1], -1)
 
 
 def _named(

@@ -35,7 +35,7 @@ def tensor(arch: str, name: str, packed: np.ndarray[Any, Any]) -> tuple[str, np.
 
 @cache
 def _names(arch: MODEL_ARCH) -> Any:
-    return get_tensor_name_map(arch, 8)
+    return get_tensor_name_map(arch, 62)  # Gemma 3 27B, the deepest
 
 
 def add_metadata(writer: GGUFWriter, config: Any) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 from gguf import GGMLQuantizationType as Type
+from gguf.constants import GGML_QUANT_SIZES
 
 from engine.errors import LoadError
+from engine.weights.gguf_metadata import PLAIN_TYPES, read_gguf
 from tests.engine.models import gguf_files, gguf_gemma, gguf_moe, tiny
 from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.paged import PagedModel
@@ -18,6 +20,7 @@ WIDE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 8,
 }
+PACKED = [kind for kind in GGML_QUANT_SIZES if kind not in PLAIN_TYPES]
 RECIPES = (
     "llama",
     "llama3",
@@ -81,6 +84,18 @@ def test_a_packed_gemma_has_the_logits_of_its_weights(name, kind, tmp_path, load
 def test_a_k_packed_file_has_the_logits_of_its_weights(name, kind, tmp_path, load_model):
     model = tiny.make_model(name, **WIDE)
     path = write_gguf(model, tmp_path / "model.gguf", kind)
+    assert max_error(model, path, load_model) <= TOLERANCE
+
+
+@pytest.mark.parametrize("kind", PACKED, ids=lambda t: t.name)
+def test_every_packed_type_has_the_logits_of_its_weights(kind, tmp_path, load_model, monkeypatch):
+    """Through the permuted rows of Llama's queries and keys too."""
+    monkeypatch.setitem(GGML_QUANT_SIZES, Type.Q8_1, (32, 36))  # gguf-py counts 40 bytes
+    model = tiny.make_model("llama", **WIDE)
+    path = write_gguf(model, tmp_path / "model.gguf", kind)
+    stored = read_gguf([path]).tensors["blk.1.attn_q.weight"]
+    assert stored.type is kind
+    assert stored.num_bytes < stored.shape[0] * stored.shape[1] * 4
     assert max_error(model, path, load_model) <= TOLERANCE
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from random import Random
 from typing import Any
 
 import pytest
@@ -40,6 +41,22 @@ def any_text() -> st.SearchStrategy[str]:
     return st.text(max_size=40) | st.lists(fragments, max_size=12).map("".join)
 
 
+@pytest.fixture(scope="session")
+def mixtures() -> list[str]:
+    """A few hundred of such mixtures, the same ones each time."""
+    random = Random(1)
+    mixed = ["".join(random.choices(_FRAGMENTS, k=random.randint(2, 10))) for _ in range(500)]
+    return [*_FRAGMENTS, *dict.fromkeys(CORPUS), *mixed]
+
+
+@pytest.fixture(scope="session")
+def uncut(mixtures: list[str]) -> tokenizers.Tokenizer:
+    """A byte-level BPE whose tokens span words and scripts, so that every cut shows in the ids."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return _trained(backend, mixtures, vocab_size=4000)
+
+
 def train_byte_level(pre: str) -> tokenizers.Tokenizer:
     """A byte-level BPE laid out as the models that use the profile publish it."""
     normalizer, steps = PUBLISHED[pre]
@@ -51,14 +68,21 @@ def train_byte_level(pre: str) -> tokenizers.Tokenizer:
     }
     backend = tokenizers.Tokenizer.from_str(json.dumps(empty))
     backend.decoder = decoders.ByteLevel()
+    backend = _trained(backend, CORPUS, vocab_size=500)
+    if pre in ("llama-bpe", "tekken", "minicpm5"):
+        backend.model.ignore_merges = True
+    return backend
+
+
+def _trained(
+    backend: tokenizers.Tokenizer, texts: list[str], vocab_size: int
+) -> tokenizers.Tokenizer:
     trainer = trainers.BpeTrainer(
-        vocab_size=500,
+        vocab_size=vocab_size,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator(CORPUS, trainer)
-    if pre in ("llama-bpe", "tekken"):
-        backend.model.ignore_merges = True
+    backend.train_from_iterator(texts, trainer)
     backend.add_special_tokens(
         [tokenizers.AddedToken(token, normalized=False, special=True) for token in SPECIAL]
     )

@@ -36,6 +36,10 @@ QWEN2 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+MINICPM5 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN35 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -90,6 +94,8 @@ PUBLISHED: dict[str, tuple[Step | None, list[Step]]] = {
             split("[0-9][0-9][0-9]"),
         ],
     ),
+    "minicpm5": (None, [split(r"\p{N}{1,3}"), split(MINICPM5), byte_level()]),
+    "superbpe": (None, [split(r"\p{N}+"), split(r"(?=(\d{3})+(?!\d))"), byte_level()]),
     "bloom": (None, [split(BLOOM), byte_level()]),
     "viking": (None, [split(BLOOM), DIGITS, byte_level()]),
     "bailingmoe": (None, [split(BAILING), byte_level()]),
@@ -117,7 +123,7 @@ SAME = {
     "glm4": ["chatglm-bpe"],
     "qwen2": ["deepseek-r1-qwen", "stablelm2", "hunyuan", "megrez"],
     "gpt-4o": ["llama4"],
-    "smollm": ["starcoder", "refact", "codeshell", "exaone", "minerva-7b"],
+    "smollm": ["starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"],
     "bloom": ["poro-chat", "gpt3-finnish"],
     "deepseek-v3": ["hunyuan-dense"],
 }

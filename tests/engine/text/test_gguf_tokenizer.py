@@ -160,8 +160,12 @@ def test_a_user_defined_run_of_spaces_is_found_whole(sentencepiece):
     assert tokenizer.decode(ids) == "      the"
 
 
-def test_phi3_s_special_tokens_swallow_the_white_space_behind_them(sentencepiece):
-    phi3 = sentencepiece.metadata() | {"general.architecture": "phi3"}
+@pytest.mark.parametrize("kind", [3, 4], ids=["control", "user-defined"])
+def test_phi3_s_added_tokens_swallow_the_white_space_behind_them(sentencepiece, kind):
+    """Its `</s>` is user-defined in a file, as tokenizer.json does not call it special."""
+    types = list(sentencepiece.types)
+    types[sentencepiece.ids["<|im_end|>"]] = kind
+    phi3 = sentencepiece.metadata(token_type=types) | {"general.architecture": "phi3"}
     text = "<|im_end|>\n the<s>\n the"
     the = sentencepiece.encode(" the")
     kept = sentencepiece.encode(" \n the")

@@ -86,7 +86,7 @@ def is_alike(one: str, other: str) -> bool:
     return any(
         {one, other} <= group
         for group in (
-            {"llama-bpe", "dbrx", "glm4"},
+            {"llama-bpe", "dbrx", "glm4", "minicpm5"},
             {"gpt-2", "olmo"},
             {"smollm", "command-r"},
             {"qwen2", "bailingmoe"},
