@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from engine.config import SamplingParams
 from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
+from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
 from workers.contract import Job
 
@@ -53,11 +54,15 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
             "with --chat-template.",
             job.prompt_param,
         )
-    prompt = text.chat_template.render(
-        job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
+    prompt = render_chat(
+        text.chat_template,
+        text.tokenizer,
+        job.messages or [],
+        now_s=job.created_s,
+        **_own_variables(job.template_kwargs),
     )
-    _check_length(prompt, text, info, job.prompt_param)
-    return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), job.prompt_param)
+    _check_length(prompt.text, text, info, job.prompt_param)
+    return _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -40,5 +40,5 @@ def test_a_claim_beyond_the_files_is_refused_before_the_model_is_made(name, clai
     save_checkpoint(name, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, **claim}))
-    with pytest.raises(LoadError, match="do not belong together|<= 4096"):
+    with pytest.raises(LoadError, match=r"do not belong together|<= 4096"):
         load_engine(resolve(ModelRef(model=str(tmp_path))), EngineConfig(device="cpu"))
