@@ -146,18 +146,11 @@ def _params(
         repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
-        logit_bias=_bias(asked.logit_bias, defaults.suppress_tokens, vocab_size),
+        # No bias of the request's helps what the makers never want sampled.
+        logit_bias=asked.logit_bias | dict.fromkeys(defaults.never_ids(vocab_size), -math.inf),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
     )
-
-
-def _bias(
-    asked: dict[int, float], suppressed: list[int] | None, vocab_size: int
-) -> dict[int, float]:
-    """The request's bias, and none that helps for what the makers never want sampled."""
-    never = [i for i in suppressed or () if 0 <= i < vocab_size]  # as with ends: some do not exist
-    return {**asked, **dict.fromkeys(never, -math.inf)}
 
 
 def _first(asked: T | None, default: T | None, neutral: T) -> T:
