@@ -25,6 +25,7 @@ from engine.profile import cuda_budget_bytes
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
+from engine.weights.bounds import check_num_weights
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
@@ -153,6 +154,7 @@ def load_engine(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = open_checkpoint(files)
+    check_num_weights(checkpoint.config, map(checkpoint.shape, checkpoint.names()))
     model_class: Callable[..., Decoder] = load_class(checkpoint.config.architecture)
     device = choose_device(config.device)
     dtype = choose_dtype(config, checkpoint.config, device)

@@ -25,7 +25,7 @@ from engine.llm_inputs import (
 )
 from engine.llm_meter import Bar, Silent
 from engine.llm_outputs import RequestOutput
-from engine.llm_params import SamplingParams
+from engine.llm_params import Roles, SamplingParams
 from engine.llm_run import Request, run
 from engine.messages import EngineLike
 from engine.progress_bar import Bar as LoadingBar
@@ -160,8 +160,9 @@ class LLM:
         tokenizer, vocab_size = self._text.tokenizer, self._engine.info.vocab_size
         # Some configurations name an end that the model cannot make.
         end_ids = tuple(sorted(i for i in tokenizer.eos_ids if i < vocab_size))
+        roles = Roles(end_ids, self._text.defaults.never_ids(vocab_size))
         with closing(_meter(use_tqdm, len(requests))) as meter:
-            run(self._engine, tokenizer, end_ids, requests, meter)
+            run(self._engine, tokenizer, roles, requests, meter)
         return [request.output() for request in requests]
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from engine.errors import EngineError, InvalidInput
 from engine.llm_params import SamplingParams
+from engine.text.chat_prompt import render_chat
 from engine.text.chat_template import ChatTemplate
 from engine.text.text_model import TextModel
 
@@ -114,9 +115,8 @@ def _conversation(
         raise InvalidInput(
             "messages is a list of {'role': …, 'content': …}, or a list of such lists.", "messages"
         )
-    prompt = renderer.render(messages, **variables)  # type: ignore[arg-type]
-    ids = text.tokenizer.encode(prompt, add_special_tokens=False)
-    return Prompt(prompt, ids, is_chat=True)
+    prompt = render_chat(renderer, text.tokenizer, messages, **variables)  # type: ignore[arg-type]
+    return Prompt(prompt.text, prompt.encode(text.tokenizer), is_chat=True)
 
 
 def _is_conversation(messages: object) -> bool:

@@ -4,8 +4,9 @@ Torch-free. `engine.config.SamplingParams` is what becomes of it for one sequenc
 settled.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -41,6 +42,13 @@ class _Fields(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
 
 
+class Roles(NamedTuple):
+    """Ids that a model's files give a role: they end an answer, or are never sampled."""
+
+    end_ids: tuple[int, ...] = ()
+    never_ids: tuple[int, ...] = ()
+
+
 class SamplingParams(_Fields, frozen=True, kw_only=True):
     """How the answers to a prompt are sampled; the defaults are vLLM's.
 
@@ -69,15 +77,14 @@ class SamplingParams(_Fields, frozen=True, kw_only=True):
     @classmethod
     def of_model(cls, defaults: GenerationDefaults) -> "SamplingParams":
         """What the model's makers recommend (generation_config.json), else the defaults here."""
-        said = {k: v for k, v in msgspec.structs.asdict(defaults).items() if v is not None}
+        values = msgspec.structs.asdict(defaults).items()
+        said = {k: v for k, v in values if v is not None and k in cls.__struct_fields__}
         if "top_k" in said:
             said["top_k"] = max(said["top_k"], 0)
         return cls(**said)
 
-    def settled(
-        self, *, seed: int, choice: int, room: int, end_ids: tuple[int, ...]
-    ) -> config.SamplingParams:
-        """The values for answer `choice`, which has `room` tokens and may end with `end_ids`."""
+    def settled(self, *, seed: int, choice: int, room: int, roles: Roles) -> config.SamplingParams:
+        """The values for answer `choice`, which has room for `room` tokens."""
         same: dict[str, Any] = {
             name: getattr(self, name)
             for name in (
@@ -85,13 +92,13 @@ class SamplingParams(_Fields, frozen=True, kw_only=True):
                 *("presence_penalty", "frequency_penalty", "repetition_penalty"),
             )
         }
-        ends = () if self.ignore_eos else end_ids
+        ends = () if self.ignore_eos else roles.end_ids
         return config.SamplingParams(
             max_tokens=room if self.max_tokens is None else min(self.max_tokens, room),
             seed=seed,
             choice=choice,
             top_k=max(self.top_k, 0),
-            logit_bias=self.logit_bias or {},
+            logit_bias=(self.logit_bias or {}) | dict.fromkeys(roles.never_ids, -math.inf),
             stop_token_ids=(*(self.stop_token_ids or ()), *ends),
             **same,
         )

@@ -13,7 +13,7 @@ from typing import Protocol
 from engine.errors import EngineError
 from engine.llm_inputs import Prompt
 from engine.llm_outputs import CompletionOutput, RequestOutput
-from engine.llm_params import SamplingParams
+from engine.llm_params import Roles, SamplingParams
 from engine.messages import EngineLike, SequenceOutput, SequenceRequest
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
@@ -42,7 +42,7 @@ class Request:
         self._texts: list[list[str]] = []
 
     def sequences(
-        self, tokenizer: Tokenizer, context_length: int, end_ids: tuple[int, ...]
+        self, tokenizer: Tokenizer, context_length: int, roles: Roles
     ) -> Iterator[SequenceRequest]:
         """What the engine is to run, one for each answer."""
         room = max(context_length - len(self.prompt.token_ids), 1)
@@ -59,9 +59,7 @@ class Request:
             yield SequenceRequest(
                 id=f"{self.id}/{choice}",
                 prompt_ids=self.prompt.token_ids,
-                params=self.params.settled(
-                    seed=self.seed, choice=choice, room=room, end_ids=end_ids
-                ),
+                params=self.params.settled(seed=self.seed, choice=choice, room=room, roles=roles),
             )
 
     def take(self, choice: int, output: SequenceOutput) -> bool:
@@ -106,11 +104,11 @@ class Request:
 def run(
     engine: EngineLike,
     tokenizer: Tokenizer,
-    end_ids: tuple[int, ...],
+    roles: Roles,
     requests: Sequence[Request],
     meter: Meter,
 ) -> None:
-    """Run all requests to their end. `end_ids` end an answer that does not ignore them.
+    """Run all requests to their end. `roles.end_ids` end an answer that does not ignore them.
 
     Raises EngineError, before anything runs, if one of them can never run. However this is left,
     nothing of them stays in the engine.
@@ -118,7 +116,7 @@ def run(
     routes: dict[str, tuple[Request, int]] = {}
     try:
         for number, request in enumerate(requests):
-            _add(engine, tokenizer, end_ids, number, request, routes)
+            _add(engine, tokenizer, roles, number, request, routes)
         with _whole_steps() as is_interrupted:
             while routes:
                 _take(engine, engine.step(), routes, meter)
@@ -132,12 +130,12 @@ def run(
 def _add(
     engine: EngineLike,
     tokenizer: Tokenizer,
-    end_ids: tuple[int, ...],
+    roles: Roles,
     number: int,
     request: Request,
     routes: dict[str, tuple[Request, int]],
 ) -> None:
-    sequences = request.sequences(tokenizer, engine.info.context_length, end_ids)
+    sequences = request.sequences(tokenizer, engine.info.context_length, roles)
     try:
         for choice, sequence in enumerate(sequences):
             engine.add(sequence)

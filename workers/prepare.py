@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 from engine.config import SamplingParams
 from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
+from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
 from workers.contract import Job
 
@@ -53,11 +54,15 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
             "with --chat-template.",
             job.prompt_param,
         )
-    prompt = text.chat_template.render(
-        job.messages or [], now_s=job.created_s, **_own_variables(job.template_kwargs)
+    prompt = render_chat(
+        text.chat_template,
+        text.tokenizer,
+        job.messages or [],
+        now_s=job.created_s,
+        **_own_variables(job.template_kwargs),
     )
-    _check_length(prompt, text, info, job.prompt_param)
-    return _not_empty(text.tokenizer.encode(prompt, add_special_tokens=False), job.prompt_param)
+    _check_length(prompt.text, text, info, job.prompt_param)
+    return _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -141,18 +146,11 @@ def _params(
         repetition_penalty=_first(asked.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty=asked.presence_penalty,
         frequency_penalty=asked.frequency_penalty,
-        logit_bias=_bias(asked.logit_bias, defaults.suppress_tokens, vocab_size),
+        # No bias of the request's helps what the makers never want sampled.
+        logit_bias=asked.logit_bias | dict.fromkeys(defaults.never_ids(vocab_size), -math.inf),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
     )
-
-
-def _bias(
-    asked: dict[int, float], suppressed: list[int] | None, vocab_size: int
-) -> dict[int, float]:
-    """The request's bias, and none that helps for what the makers never want sampled."""
-    never = [i for i in suppressed or () if 0 <= i < vocab_size]  # as with ends: some do not exist
-    return {**asked, **dict.fromkeys(never, -math.inf)}
 
 
 def _first(asked: T | None, default: T | None, neutral: T) -> T:

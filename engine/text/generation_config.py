@@ -38,6 +38,10 @@ class GenerationDefaults(msgspec.Struct, frozen=True, kw_only=True):
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
     suppress_tokens: list[int] | None = None
 
+    def never_ids(self, vocab_size: int) -> tuple[int, ...]:
+        """`suppress_tokens`, without those that a model of so many tokens cannot make."""
+        return tuple(id_ for id_ in self.suppress_tokens or () if 0 <= id_ < vocab_size)
+
 
 class _GenerationJson(GenerationDefaults, frozen=True):
     do_sample: bool | None = None

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from tokenizers import AddedToken
 
 from engine.errors import LoadError
@@ -12,10 +13,21 @@ from engine.json_file import read_json_if_there
 NAMES = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "pad", "sep", "cls", "mask"))
 
 
+class _Lists(msgspec.Struct):
+    """The settings that hold tokens, of which files have both kinds."""
+
+    added_tokens_decoder: dict[str, Any] | None = None
+    additional_special_tokens: list[Any] | dict[str, Any] | None = None
+    extra_special_tokens: list[Any] | dict[str, Any] | None = None
+
+
 def read_settings(directory: Path) -> dict[str, Any]:
-    """tokenizer_config.json over special_tokens_map.json."""
-    special = read_json_if_there(directory / "special_tokens_map.json", dict[str, Any]) or {}
-    return special | (read_json_if_there(directory / "tokenizer_config.json", dict[str, Any]) or {})
+    """tokenizer_config.json over special_tokens_map.json. Raises LoadError for a damaged one."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        settings |= read_json_if_there(directory / name, dict[str, Any]) or {}
+        read_json_if_there(directory / name, _Lists)
+    return settings
 
 
 def named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:

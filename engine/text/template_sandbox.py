@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import wraps
 from types import BuiltinMethodType
 from typing import Any, NoReturn
 
@@ -86,6 +87,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         )
         self.limits = limits
         self.filters["tojson"] = _tojson
+        self.filters = {name: self._measured(call) for name, call in self.filters.items()}
         self.globals |= {
             "raise_exception": _raise_exception,
             "dict": _make_dict,
@@ -100,12 +102,28 @@ class _Environment(ImmutableSandboxedEnvironment):
         return meter.install(tree)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Refuse the likes of `'x'.ljust(10**9)`; a macro may take any number."""
+        """Refuse the likes of `'x'.ljust(10**9)`; a macro may take any number.
+
+        What a method makes is measured, so that none makes it larger and larger.
+        """
         is_method = isinstance(obj, BuiltinMethodType)
         for value in (*args, *kwargs.values()) if is_method else ():
             if isinstance(value, int) and abs(value) > self.limits.max_integer:
                 raise SecurityError(f"{value} is too large an argument")
-        return super().call(context, obj, *args, **kwargs)
+        result = super().call(context, obj, *args, **kwargs)
+        self.check_length(_length(result))
+        return result
+
+    def _measured(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter that gives no longer values than a template may make."""
+
+        @wraps(call)  # with the marks by which Jinja knows what to pass
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            result = call(*args, **kwargs)
+            self.check_length(_length(result))
+            return result
+
+        return measured
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Refuse to make strings and numbers that are too large to be meant."""

@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import processors
 
 from engine.errors import InvalidInput
+from engine.text.control_text import ControlText
 from engine.text.decoding import DecodeRule, Piece
 
 
@@ -15,7 +16,8 @@ class Tokenizer:
 
     `special_tokens` holds the named ones (`bos_token`, `eos_token`, …) as chat templates see them;
     `eos_ids` are the ids that end an answer; `vocab_size` is the highest id plus one, and may be
-    below the model's own.
+    below the model's own. `control_text` finds the texts of special tokens and ends that a message
+    must not make.
     """
 
     def __init__(
@@ -31,9 +33,10 @@ class Tokenizer:
         eos_id = self._named_id(backend, "eos_token")
         self.eos_ids = frozenset(eos_ids) | ({eos_id} if eos_id is not None else frozenset())
         self.vocab_size = 1 + max(backend.get_vocab().values(), default=-1)
-        self.special_ids = frozenset(
-            id_ for id_, token in backend.get_added_tokens_decoder().items() if token.special
-        )
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(id_ for id_, token in added.items() if token.special)
+        self._added = {id_: token.content for id_, token in added.items()}
+        self.control_text = self._control_text()
         self._backend = backend
         self._pieces: dict[int, Piece] = {}
 
@@ -45,7 +48,12 @@ class Tokenizer:
         """The same vocabulary with more ids that end an answer."""
         other = copy.copy(self)
         other.eos_ids = self.eos_ids | frozenset(eos_ids)
+        other.control_text = other._control_text()
         return other
+
+    def _control_text(self) -> ControlText:
+        control_ids = self._added.keys() & (self.special_ids | self.eos_ids)
+        return ControlText(self._added[id_] for id_ in control_ids)
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of `text`; special tokens written out in it count as such.

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -168,7 +168,7 @@ def _take(
 
 
 class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
+    weight_map: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
 
 
 def _plain_weights(directory: Path) -> tuple[Path, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
+from engine.weights.bounds import LayerCount
 from engine.weights.family import gguf_family
 from engine.weights.gguf_keys import Count, GgufFamily, GgufKeys, Positive
 from engine.weights.gguf_metadata import GgufHeader
@@ -37,7 +38,7 @@ def read_gguf_config(header: GgufHeader, path: Path) -> ModelConfig:
         "vocab_size": keys.tensor("token_embd.weight").shape[0],
         "hidden_size": keys.required("embedding_length", Count),
         "intermediate_size": keys.required("feed_forward_length", Count),
-        "num_layers": keys.required("block_count", Count),
+        "num_layers": keys.required("block_count", LayerCount),
         "num_heads": keys.required("attention.head_count", Count),
         "num_kv_heads": _num_kv_heads(keys),
         "head_dim": head_dim,

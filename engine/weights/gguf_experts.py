@@ -12,6 +12,7 @@ from engine.weights.gguf_keys import Count, GgufKeys
 from engine.weights.gguf_metadata import GgufTensor
 
 _STACKED = re.compile(r"(?P<stem>blk\.\d+\.ffn_(?:gate|up|down))_exps\.weight")
+_MAX_EXPERTS = 4096  # published models have 512; an empty tensor may claim any number
 
 
 def expert_fields(keys: GgufKeys, inner_size: int) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def split_experts(tensors: Iterable[GgufTensor]) -> Iterator[GgufTensor]:
     """
     for tensor in tensors:
         match = _STACKED.fullmatch(tensor.name)
-        if match and len(tensor.shape) == 3 and tensor.shape[0]:
+        if match and len(tensor.shape) == 3 and 0 < tensor.shape[0] <= _MAX_EXPERTS:
             yield from _parts(tensor, match["stem"])
         else:
             yield tensor

@@ -10,6 +10,7 @@ import msgspec
 
 from engine.config import Activation
 from engine.errors import LoadError
+from engine.weights.bounds import LayerCount
 
 Count = Annotated[int, msgspec.Meta(gt=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -33,7 +34,7 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
     vocab_size: Count
     hidden_size: Count
     intermediate_size: Count
-    num_hidden_layers: Count
+    num_hidden_layers: LayerCount
     num_attention_heads: Count
     max_position_embeddings: Count
     num_key_value_heads: Count | None = None

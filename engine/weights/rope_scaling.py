@@ -77,7 +77,7 @@ def parse_rope_scaling(values: dict[str, Any], where: str) -> dict[str, Any] | N
     Raises LoadError for a kind that is not supported and for a missing or nonsensical key.
     """
     kind = values.get("rope_type") or values.get("type") or "default"
-    kind = _OLD_NAMES.get(kind, kind)
+    kind = _OLD_NAMES.get(str(kind), kind)  # a file may have any JSON there
     if kind == "default":
         return None
     if kind not in SUPPORTED:

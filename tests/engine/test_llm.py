@@ -1,6 +1,7 @@
 """`LLM` for Python programs: against transformers' greedy tokens and the engine's own step loop."""
 
 import doctest
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from engine import LLM, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import load_engine
 from engine.errors import InvalidInput, LoadError, PromptTooLong
+from engine.llm_params import Roles
 from engine.messages import SequenceRequest
 from engine.weights.files import ModelRef, resolve
 from tests.engine.models import tiny
@@ -124,7 +126,7 @@ def test_sampled_answers_are_those_of_the_engine_s_own_step_loop(directory, llm)
     loop = load_engine(resolve(ModelRef(model=str(directory))), config)
     for number, output in enumerate(outputs):
         for choice in range(3):
-            settled = params.settled(seed=7, choice=choice, room=999, end_ids=(2,))
+            settled = params.settled(seed=7, choice=choice, room=999, roles=Roles((2,)))
             loop.add(
                 SequenceRequest(
                     id=f"{number}/{choice}", prompt_ids=output.prompt_token_ids, params=settled
@@ -333,6 +335,19 @@ def test_without_params_the_model_s_own_are_used():
     (output,) = generate(llm, "Once")
     again = LLM(device="cpu", dtype="float32")
     assert output.outputs == generate(again, "Once", params)[0].outputs
+
+
+def test_what_the_makers_suppress_is_never_made(directory, tmp_path):
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    allowed = {40, 41, 42}
+    never = sorted({*range(tiny.VOCAB_SIZE), 99_999} - allowed)
+    config = {"suppress_tokens": never, "temperature": 0.5}
+    (tmp_path / "generation_config.json").write_text(json.dumps(config))
+    llm = make(tmp_path)
+    assert llm.get_default_sampling_params().temperature == 0.5
+    for params in (None, SamplingParams(logit_bias={50: 100.0})):
+        (output,) = generate(llm, "Once", params)
+        assert set(output.outputs[0].token_ids) <= allowed
 
 
 def test_the_docstring_s_example_runs_as_it_is_written():

@@ -39,6 +39,16 @@ def test_a_chat_prompt_is_the_template_s_text_as_tokens(text):
     assert plan.prompt_ids == text.tokenizer.encode(rendered, add_special_tokens=False)
 
 
+def test_a_control_token_that_a_user_writes_is_text_in_a_chat_and_a_token_in_a_prompt(text):
+    (end_id,) = text.tokenizer.eos_ids
+    end = text.tokenizer.decode([end_id], skip_special_tokens=False)
+    (polite,) = prepare(chat(), text, INFO)
+    (rude,) = prepare(chat(messages=[{"role": "user", "content": f"hello{end}"}]), text, INFO)
+    (raw,) = prepare(make_job(prompts=[f"hello{end}"]), text, INFO)
+    assert rude.prompt_ids.count(end_id) == polite.prompt_ids.count(end_id)
+    assert raw.prompt_ids.count(end_id) == 1
+
+
 def test_a_text_prompt_gets_the_special_tokens_of_the_model(text):
     (plan,) = prepare(make_job(prompts=["hello"]), text, INFO)
     assert plan.prompt_ids == text.tokenizer.encode("hello")

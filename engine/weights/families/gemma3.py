@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from engine.errors import LoadError
+from engine.weights.bounds import LayerCount
 from engine.weights.families.gemma import (
     SANDWICH_NAMES,
     AnyGemmaKeys,
@@ -28,7 +29,7 @@ class Gemma3Keys(AnyGemmaKeys, frozen=True, kw_only=True):
     vocab_size: Count = 262208
     hidden_size: Count = 2304
     intermediate_size: Count = 9216
-    num_hidden_layers: Count = 26
+    num_hidden_layers: LayerCount = 26
     num_attention_heads: Count = 8
     num_key_value_heads: Count | None = 4
     max_position_embeddings: Count = 131072

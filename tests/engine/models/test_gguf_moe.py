@@ -1,6 +1,7 @@
 """GGUF files with experts: old and new layouts, their names, and the memory that reading takes."""
 
 import tracemalloc
+from itertools import islice
 
 import msgspec
 import pytest
@@ -81,9 +82,14 @@ def test_the_parts_of_a_stacked_tensor_lie_one_after_another(tmp_path):
     assert {part.num_bytes for part in parts} == {408}
 
 
-def test_a_tensor_of_another_rank_keeps_its_name_and_is_refused(tmp_path):
-    flat = GgufTensor("blk.3.ffn_up_exps.weight", Type.F32, (6, 64), tmp_path, 0, 1536)
-    assert list(split_experts([flat])) == [flat]
+@pytest.mark.parametrize(
+    ("shape", "num_bytes"),
+    [((6, 64), 1536), ((10**9, 4, 0), 0), ((5000, 1, 1), 20_000), ((0, 4, 4), 0)],
+    ids=["flat", "a billion empty ones", "too many", "none"],
+)
+def test_what_is_no_stack_of_experts_keeps_its_name_and_is_refused(shape, num_bytes, tmp_path):
+    tensor = GgufTensor("blk.3.ffn_up_exps.weight", Type.F32, shape, tmp_path, 0, num_bytes)
+    assert list(islice(split_experts([tensor]), 2)) == [tensor]
 
 
 def test_reading_a_stacked_tensor_unpacks_an_expert_at_a_time(tmp_path):

@@ -263,6 +263,16 @@ HOSTILE = {
         "{% set n.s = n.s + n.s %}{% endfor %}",
         "made a value",
     ),
+    "doubling by a filter": (
+        "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(40) %}"
+        "{% set n.s = '%s%s' | format(n.s, n.s) %}{% endfor %}",
+        "made a value",
+    ),
+    "doubling by a method": (
+        "{% set n = namespace(s='x') %}{% for i in range(40) %}"
+        "{% set n.s = n.s.replace('x', 'xx') %}{% endfor %}",
+        "made a value",
+    ),
     "repetition": ("{{ 'x' * (10**6) * (10**6) }}", "made a value"),
     "repetition from the left": ("{{ 10**6 * ('x' * 10**6) }}", "made a value"),
     "power": ("{{ 10 ** 10 ** 10 }}", "power is too large"),

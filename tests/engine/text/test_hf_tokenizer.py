@@ -123,6 +123,20 @@ def test_a_damaged_config_is_refused(write, gpt2):
         load_tokenizer(directory)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"added_tokens_decoder": [1]},
+        {"additional_special_tokens": 5},
+        {"extra_special_tokens": "<s>"},
+    ],
+    ids=lambda config: next(iter(config)),
+)
+def test_a_config_whose_tokens_are_no_list_is_refused(write, gpt2, config):
+    with pytest.raises(LoadError, match=rf"tokenizer_config\.json .* `\$\.{next(iter(config))}`"):
+        load_tokenizer(write(gpt2, config))
+
+
 DECODERS = {
     "none": None,
     "wordpiece": {"type": "WordPiece", "prefix": "##", "cleanup": True},

@@ -237,7 +237,7 @@ def test_a_missing_shard_is_named(directory):
         resolve(ModelRef(model=str(path)))
 
 
-@pytest.mark.parametrize("text", ["not json", "{}", '{"weight_map": []}'])
+@pytest.mark.parametrize("text", ["not json", "{}", '{"weight_map": []}', '{"weight_map": {}}'])
 def test_a_damaged_index_is_named(directory, text):
     path = directory("config.json")
     (path / "model.safetensors.index.json").write_text(text)

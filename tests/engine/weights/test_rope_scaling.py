@@ -93,6 +93,7 @@ def test_the_plain_form_leads_back_to_the_typed_one():
     ("values", "says"),
     [
         ({"rope_type": "dynamic", "factor": 2.0}, "'dynamic', which is not supported"),
+        ({"rope_type": ["linear"]}, r"\['linear'\], which is not supported"),
         ({"rope_type": "longrope"}, "missing required field `short_factor`"),
         ({**LONG, "long_factor": [1.0, 0.0]}, r"> 0.0 - at `\$.long_factor"),
         ({**LONG, "original_max_position_embeddings": 0}, "original_max_position_embeddings"),
@@ -104,6 +105,7 @@ def test_the_plain_form_leads_back_to_the_typed_one():
     ],
     ids=[
         "dynamic",
+        "a-list",
         "longrope",
         "longrope-factor",
         "longrope-length",
