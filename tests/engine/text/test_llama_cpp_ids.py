@@ -96,3 +96,15 @@ def test_white_space_behind_special_tokens_of_phi3_goes_as_in_llama_cpp(
     alike = [text for text in mixtures if not has_wide_space(text)]
     texts = [f"a{special}{text}" for special in specials for text in alike]
     assert [ours.encode(text) for text in texts] == [theirs.encode(text) for text in texts]
+
+
+@pytest.mark.parametrize("has_prefix", [True, False], ids=["prefix", "no prefix"])
+def test_user_defined_runs_are_found_as_by_llama_cpp(has_prefix, sentencepiece, mixtures, tmp_path):
+    """The converter writes them with plain spaces; Gemma has many."""
+    tokens, types = list(sentencepiece.tokens), list(sentencepiece.types)
+    for run in ("▁▁", "▁▁▁▁", "▁▁▁"):
+        tokens[sentencepiece.ids[run]] = run.replace("▁", " ")
+        types[sentencepiece.ids[run]] = 4
+    metadata = sentencepiece.metadata(tokens=tokens, token_type=types, add_space_prefix=has_prefix)
+    ours, theirs = build_tokenizer(metadata), opened(metadata, tmp_path / "vocab.gguf")
+    assert [ours.encode(text) for text in mixtures] == [theirs.encode(text) for text in mixtures]
