@@ -14,11 +14,11 @@ from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.gguf_mixture import find_scheme
 from engine.weights.gguf_writer import open_source, write_gguf
+from tests.engine.llama_cpp_peer import library
 from tests.engine.models import gguf_files, tiny
 from tests.engine.models.paged import PagedModel
 from tests.engine.weights.tiny_tokenizer import write_tokenizer
 
-llama_cpp = pytest.importorskip("llama_cpp")
 pytestmark = pytest.mark.nightly
 
 FORMATS = {kind.name: kind for kind in ROW_FORMATS if kind.name not in ("Q8_1", "Q8_K")}
@@ -36,6 +36,11 @@ LARGE = {
 MAX_RATIO = 1.02
 
 
+@pytest.fixture
+def llama_cpp():
+    return library()
+
+
 def gaussian(rng, shape):
     return rng.standard_normal(shape)
 
@@ -49,7 +54,7 @@ def with_outliers(rng, shape):
     return np.where(rng.random(shape) < 0.005, 20 * rows, rows)
 
 
-def by_llama_cpp(rows, kind, imatrix):
+def by_llama_cpp(llama_cpp, rows, kind, imatrix):
     """Rows [R, C] packed by ggml_quantize_chunk."""
     quantize = llama_cpp.llama_cpp._lib.ggml_quantize_chunk
     floats = ctypes.POINTER(ctypes.c_float)
@@ -73,14 +78,14 @@ def rmse(weights, rows, imatrix):
 @pytest.mark.parametrize(
     ("name", "has_imatrix"), [*((n, False) for n in FORMATS), *((n, True) for n in K_NAMES)]
 )
-def test_the_error_is_within_two_percent_of_llama_cpps(name, has_imatrix, draw):
+def test_the_error_is_within_two_percent_of_llama_cpps(llama_cpp, name, has_imatrix, draw):
     rng = np.random.default_rng(11)
     rows = (0.02 * draw(rng, (64, 2048))).astype(np.float32)
     imatrix = (rng.random(2048) ** 3 * 10 + 0.01).astype(np.float32) if has_imatrix else None
     block = FORMATS[name]
     importance = None if imatrix is None else torch.from_numpy(imatrix)
     ours = block.dequantize(block.quantize(torch.from_numpy(rows), importance)).numpy()
-    theirs = by_llama_cpp(rows, Type[block.name], imatrix)
+    theirs = by_llama_cpp(llama_cpp, rows, Type[block.name], imatrix)
     assert rmse(ours, rows, imatrix) <= MAX_RATIO * rmse(theirs, rows, imatrix)
 
 
@@ -115,7 +120,7 @@ def float_file(request, directory):
 
 
 @pytest.mark.parametrize("name", MIXTURES)
-def test_every_tensor_gets_the_type_that_llama_cpp_gives_it(name, float_file, directory):
+def test_every_tensor_gets_the_type_that_llama_cpp_gives_it(llama_cpp, name, float_file, directory):
     theirs, ours = directory / "theirs.gguf", directory / "ours.gguf"
     for path in (theirs, ours):
         path.unlink(missing_ok=True)
@@ -134,7 +139,7 @@ def test_every_tensor_gets_the_type_that_llama_cpp_gives_it(name, float_file, di
 
 
 @pytest.mark.parametrize("name", ["llama", "llama3", "llama-bias", "qwen2", "qwen3"])
-def test_llama_cpp_reads_our_file_and_goes_on_with_the_same_tokens(name, tmp_path):
+def test_llama_cpp_reads_our_file_and_goes_on_with_the_same_tokens(llama_cpp, name, tmp_path):
     model = tiny.make_model(name)
     model.save_pretrained(tmp_path / "hf")
     write_tokenizer(tmp_path / "hf")
@@ -154,7 +159,7 @@ def test_llama_cpp_reads_our_file_and_goes_on_with_the_same_tokens(name, tmp_pat
         prompt = [*prompt, token]
 
 
-def test_llama_cpp_cuts_text_as_we_do(tmp_path):
+def test_llama_cpp_cuts_text_as_we_do(llama_cpp, tmp_path):
     model = tiny.make_model("llama")
     model.save_pretrained(tmp_path / "hf")
     tokenizer = write_tokenizer(tmp_path / "hf")
