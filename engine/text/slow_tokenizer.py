@@ -115,7 +115,12 @@ def _from_merges(
 ) -> Tokenizer:
     ids = read_json(directory / "vocab.json", dict[str, int])
     settings = {"eos_token": "<|endoftext|>", **settings}  # of GPT-2, and so of all such classes
-    tokens = [""] * (1 + max(ids.values()))
+    size = 1 + max(ids.values())
+    if size > 2 * (len(ids) + len(added)):
+        raise LoadError(
+            f"{directory / 'vocab.json'} leaves most ids below {size} unused; download it again."
+        )
+    tokens = [""] * size
     for token, id_ in ids.items():
         tokens[id_] = token
     types = [int(TokenType.NORMAL)] * len(tokens)

@@ -5,6 +5,7 @@ Format: mistral-common's Tekkenizer. Knows no chat template.
 
 import base64
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -20,19 +21,23 @@ from engine.text.vocabulary import Vocabulary, byte_level_tokenizer
 _NAMES = {"<s>": "bos_token", "</s>": "eos_token", "<unk>": "unk_token", "<pad>": "pad_token"}
 
 
+# A list is made that long; the largest file has 200,000.
+_Id = Annotated[int, msgspec.Meta(ge=0, lt=1 << 20)]
+
+
 class _Config(msgspec.Struct):
     pattern: str
     default_vocab_size: int
-    default_num_special_tokens: int
+    default_num_special_tokens: _Id
 
 
 class _Ranked(msgspec.Struct):
-    rank: int
+    rank: _Id
     token_bytes: str  # in base64
 
 
 class _Special(msgspec.Struct):
-    rank: int
+    rank: _Id
     token_str: str
     is_control: bool = True
 

@@ -1,6 +1,7 @@
 """Finds a model's chat template: what the user chose, or among its files. Knows no Jinja."""
 
 from collections.abc import Mapping, Sequence
+from os.path import expanduser, isfile
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ def find_template(
 def _chosen(flag: str, value: str, bundled: Mapping[str, str]) -> TemplateSource:
     if "{{" in value or "{%" in value:
         return TemplateSource(plain=value)
-    path = Path(value).expanduser()
-    source = _from_users_json(path) if path.suffix == ".json" else _from_jinja(path)
+    path = Path(expanduser(value))
+    source = None
+    if isfile(path):  # unlike Path's, no error for a text that can be no path
+        source = _from_users_json(path) if path.suffix == ".json" else _from_jinja(path)
     if source is not None:
         return source
     if value in bundled:
@@ -85,10 +88,8 @@ def _chosen(flag: str, value: str, bundled: Mapping[str, str]) -> TemplateSource
     )
 
 
-def _from_users_json(path: Path) -> TemplateSource | None:
+def _from_users_json(path: Path) -> TemplateSource:
     """A file made for `--chat-template`; its tokens go before the model's."""
-    if not path.is_file():
-        return None
     document = read_json(path, _WithTemplate)
     source = _of_document(document, path)
     if source is None:

@@ -6,6 +6,7 @@ Torch-free.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -93,15 +94,22 @@ def _find(ref: ModelRef, progress: Progress | None, environ: Mapping[str, str]) 
     if ref.model == BUILTIN:
         builtin = Path(__file__).parent.parent / "builtin"
         return _in_directory(msgspec.structs.replace(ref, kind="plain"), builtin, BUILTIN_NAME)
-    path = Path(ref.model).expanduser()
-    try:
+    path = Path(expanduser(ref.model))  # Path's own raises for a user that is not known
+    with _readable():
         if path.is_dir():
             return _in_directory(ref, path)
         if path.is_file():
             return _single_file(ref, path)
-    except PermissionError as error:  # of a directory; that of a file is seen when it is opened
-        raise LoadError(f"{error.filename} cannot be read: {error.strerror}.") from error
     return _in_repo(ref, progress, environ)
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A directory may be closed, a name too long; that of a file is seen when it is opened."""
+    try:
+        yield
+    except OSError as error:
+        raise LoadError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
 def _single_file(ref: ModelRef, path: Path) -> ModelFiles:
@@ -189,12 +197,13 @@ def _check_present(paths: tuple[Path, ...]) -> None:
 def _find_tokenizer(ref: ModelRef, environ: Mapping[str, str]) -> Path:
     """The directory of the tokenizer that `ref` names, fetched if it is a repository's."""
     assert ref.tokenizer is not None
-    path = Path(ref.tokenizer).expanduser()
-    if path.is_dir():
-        select_tokenizer([file.name for file in path.iterdir()], str(path))
-        return path
-    if path.is_file():
-        return _directory_of(path)
+    path = Path(expanduser(ref.tokenizer))
+    with _readable():
+        if path.is_dir():
+            select_tokenizer([file.name for file in path.iterdir()], str(path))
+            return path
+        if path.is_file():
+            return _directory_of(path)
     repo = hub.parse_repo(ref.tokenizer)
     listing = hub.list_files(repo, read_token(ref.token_source, environ))
     with _reason_of(listing):

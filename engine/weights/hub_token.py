@@ -4,6 +4,7 @@ Torch-free. No error shows a token.
 """
 
 from collections.abc import Mapping
+from os.path import expanduser
 from pathlib import Path
 
 from engine.errors import LoadError
@@ -43,7 +44,7 @@ def read_token(source: str, environ: Mapping[str, str]) -> Token:
         return value
     if kind == "env":
         return _token_from(environ, value or _DEFAULT_VARIABLE)
-    return _token_in(Path(value).expanduser())
+    return _token_in(Path(expanduser(value)))
 
 
 def _token_from(environ: Mapping[str, str], variable: str) -> str:

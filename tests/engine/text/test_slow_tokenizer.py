@@ -183,3 +183,12 @@ def test_a_merges_file_that_is_none_is_refused(byte_level_files):
     (directory / "merges.txt").write_text("a b c\n")
     with pytest.raises(LoadError, match=r"tokenizer in .* is damaged"):
         load_tokenizer(directory)
+
+
+def test_a_vocabulary_of_few_tokens_with_huge_ids_is_refused(byte_level_files):
+    path = byte_level_files("gpt-2") / "vocab.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"far": 10**12}))
+    with pytest.raises(
+        LoadError, match=r"vocab.json leaves most ids below 1000000000001 unused; download"
+    ):
+        load_tokenizer(path.parent)

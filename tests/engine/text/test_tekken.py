@@ -112,3 +112,13 @@ def test_a_damaged_file_is_refused(directory, change, message):
     (directory / "tekken.json").write_text(json.dumps(document))
     with pytest.raises(LoadError, match=message):
         load_tokenizer(directory)
+
+
+@pytest.mark.parametrize("count", [10**9, -1])
+def test_more_special_tokens_than_there_can_be_are_refused(directory, count):
+    path = directory / "tekken.json"
+    document = json.loads(path.read_text())
+    document["config"]["default_num_special_tokens"] = count
+    path.write_text(json.dumps(document))
+    with pytest.raises(LoadError, match=r"tekken.json cannot be used: .*num_special_tokens"):
+        load_tokenizer(directory)

@@ -161,9 +161,11 @@ def test_a_users_json_with_named_templates_has_a_variant_for_tools(plain, tmp_pa
     [
         ({"given": "nowhere.jinja"}, "--chat-template nowhere.jinja is no file; .*chatml, llama3"),
         ({"explicit": "nowhere.json"}, "--jinja-explicit nowhere.json is no file"),
+        ({"given": "~nobody-of-this-name/a.jinja"}, "is no file"),
+        ({"given": "a" * 5000}, "is no file"),
         ({"given": "{% for %}"}, "does not compile"),
     ],
-    ids=["missing", "missing json", "syntax"],
+    ids=["missing", "missing json", "unknown user", "too long", "syntax"],
 )
 def test_a_users_template_that_is_none_is_refused(plain, choice, message):
     with pytest.raises(LoadError, match=message):

@@ -259,3 +259,16 @@ def test_a_directory_that_may_not_be_read_is_a_load_error(tmp_path, monkeypatch)
     monkeypatch.setattr(Path, "iterdir", refuse)  # the tests may run as root, who may read all
     with pytest.raises(LoadError, match=r"model cannot be read: Permission denied"):
         resolve(ModelRef(model=str(tmp_path / "model")))
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-this-name/model", "a" * 5000], ids=["user", "long"])
+@pytest.mark.parametrize("field", ["model", "tokenizer"])
+def test_what_can_be_no_path_is_a_sentence(directory, field, name):
+    here = {"model": str(directory("config.json", "model.safetensors"))}
+    with pytest.raises(LoadError, match=r"is neither a directory nor|File name too long"):
+        resolve(ModelRef(**{**here, field: name}))
+
+
+def test_a_file_whose_name_is_too_long_is_a_sentence(directory):
+    with pytest.raises(LoadError, match="File name too long"):
+        resolve(ModelRef(model=str(directory("a.gguf")), file="a" * 5000))
