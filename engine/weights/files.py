@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from itertools import chain
 from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from engine.errors import LoadError
-from engine.json_file import read_json
 from engine.weights import hub
 from engine.weights.architecture import check_asked
 from engine.weights.file_choice import stem_of
 from engine.weights.ggml_magic import check_ggml
 from engine.weights.hub_token import check_source, read_token
 from engine.weights.progress import Progress
-from engine.weights.selection import INDEX_FILE, VOCABULARIES, Kind, select, select_tokenizer
+from engine.weights.safetensors_index import read_index
+from engine.weights.selection import VOCABULARIES, Kind, select, select_tokenizer
 
 BUILTIN = "builtin"
 BUILTIN_NAME = "tramontane-tiny"
@@ -175,15 +175,11 @@ def _take(
     )
 
 
-class _Index(msgspec.Struct):
-    weight_map: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
-
-
 def _plain_weights(directory: Path) -> tuple[Path, ...]:
-    if not (directory / INDEX_FILE).is_file():
+    shards = read_index(directory)
+    if shards is None:
         return (directory / "model.safetensors",)
-    index = read_json(directory / INDEX_FILE, _Index)
-    return tuple(directory / name for name in sorted(set(index.weight_map.values())))
+    return tuple(directory / name for name in sorted(set(shards.values())))
 
 
 def _check_present(paths: tuple[Path, ...]) -> None:

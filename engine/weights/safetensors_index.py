@@ -1,19 +1,34 @@
 """Which shard of a safetensors checkpoint holds which tensor. Torch-free."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from engine.errors import LoadError
-from engine.json_file import read_json_if_there
+from engine.json_file import read_json
 from engine.weights.safetensors_header import SafetensorsHeader, read_header
-
-INDEX_FILE = "model.safetensors.index.json"
+from engine.weights.selection import INDEX_FILE
 
 
 class _Index(msgspec.Struct):
-    weight_map: dict[str, str]
+    weight_map: Annotated[dict[str, str], msgspec.Meta(min_length=1)]
+
+
+def read_index(directory: Path) -> dict[str, str] | None:
+    """The shard of each tensor by the index, None without one.
+
+    Raises LoadError for a damaged index and for one that names files outside of `directory`.
+    """
+    path = directory / INDEX_FILE
+    if not path.is_file():
+        return None
+    shards = read_json(path, _Index).weight_map
+    for file in set(shards.values()):
+        if ".." in Path(file).parts or Path(file).is_absolute():
+            raise LoadError(f"{path} names {file}, outside of its directory.")
+    return shards
 
 
 def read_shards(
@@ -25,8 +40,7 @@ def read_shards(
     there is no index to say whose it is.
     """
     headers = {path: read_header(path) for path in paths}
-    index = read_json_if_there(directory / INDEX_FILE, _Index)
-    listed = {} if index is None else _listed(index, directory, headers)
+    listed = _listed(read_index(directory) or {}, directory, headers)
     places = dict(listed)
     for path, header in headers.items():
         for name in header.tensors.keys() - listed.keys():
@@ -40,12 +54,10 @@ def read_shards(
 
 
 def _listed(
-    index: _Index, directory: Path, headers: dict[Path, SafetensorsHeader]
+    shards: Mapping[str, str], directory: Path, headers: Mapping[Path, SafetensorsHeader]
 ) -> dict[str, Path]:
     places = {}
-    for name, file in index.weight_map.items():
-        if ".." in Path(file).parts or Path(file).is_absolute():
-            raise LoadError(f"{directory / INDEX_FILE} names {file}, outside of its directory.")
+    for name, file in shards.items():
         header = headers.get(directory / file)
         if header is None or name not in header.tensors:
             raise LoadError(
