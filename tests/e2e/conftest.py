@@ -14,6 +14,7 @@ import openai
 import pytest
 
 ROOT = Path(__file__).parents[2]
+WEBHOOK_SECRET = "whsec_" + "c2VjcmV0" * 4
 
 
 def free_port() -> int:
@@ -34,6 +35,9 @@ class Stack:
             "TRAMONTANE_LEASE_S": "2",
             "TRAMONTANE_HEARTBEAT_S": "0.2",
             "TRAMONTANE_NUM_THREADS": "1",
+            # Any API process may be the one that calls, so all of them may call this machine.
+            "TRAMONTANE_WEBHOOK_SECRET": WEBHOOK_SECRET,
+            "TRAMONTANE_WEBHOOK_ALLOW_PRIVATE": "true",
         }
         self.processes: list[subprocess.Popen[bytes]] = []
 

@@ -10,8 +10,9 @@ import httpx2
 import openai
 import pytest
 
+from tests.e2e.conftest import WEBHOOK_SECRET
+
 CHAT = "/v1/chat/completions"
-SECRET = "whsec_" + "c2VjcmV0" * 4
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -40,27 +41,6 @@ def received():
     yield got
     server.shutdown()
     server.server_close()
-
-
-@pytest.fixture(scope="module")
-def hooked(stack, api_url, received, wait):
-    """An API process that may call this machine."""
-    stack.environ["TRAMONTANE_WEBHOOK_SECRET"] = SECRET
-    stack.environ["TRAMONTANE_WEBHOOK_ALLOW_PRIVATE"] = "true"
-    url, process = stack.start_api()
-    del stack.environ["TRAMONTANE_WEBHOOK_SECRET"]
-    del stack.environ["TRAMONTANE_WEBHOOK_ALLOW_PRIVATE"]
-
-    def is_up():
-        try:
-            return httpx2.get(url + "/ready", timeout=2).status_code == 200
-        except httpx2.TransportError:
-            return False
-
-    wait(is_up, "the API is ready", 60)
-    yield url
-    process.terminate()
-    process.wait(20)
 
 
 def test_a_batch_of_lines_is_answered_as_each_alone_would_be(client, wait):
@@ -108,19 +88,19 @@ def test_a_background_response_is_fetched_from_another_process(client, other_api
 
 
 def test_an_ended_job_calls_its_webhook_with_a_signature_that_openai_s_client_accepts(
-    hooked, received, wait
+    api_url, received, wait
 ):
     headers = {"prefer": "respond-async", "x-webhook-url": received[0]}
-    answer = httpx2.post(hooked + CHAT, json=question(), headers=headers)
+    answer = httpx2.post(api_url + CHAT, json=question(), headers=headers)
     assert answer.status_code == 202, answer.text
     job = answer.json()
     wait(lambda: len(received) > 1, "the webhook is called")
     got, body = received[1]
     assert json.loads(body)["type"] == "job.completed"
     assert json.loads(body)["data"]["id"] == job["id"]
-    verifier = openai.OpenAI(api_key="none", webhook_secret=SECRET)
+    verifier = openai.OpenAI(api_key="none", webhook_secret=WEBHOOK_SECRET)
     verifier.webhooks.verify_signature(body, got)
-    state = httpx2.get(hooked + answer.headers["location"]).json()
+    state = httpx2.get(api_url + answer.headers["location"]).json()
     assert state["state"] == "completed"
     assert state["result"]["choices"][0]["message"]["content"]
 
