@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 _PR_SET_PDEATHSIG = 1
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 def spawn(
@@ -27,24 +28,41 @@ def spawn(
     """Start `command` in a session of its own, so that Ctrl-C in the terminal reaches us first.
 
     On Linux the kernel sends it `death_signal` when we die, however we die. That bond is with the
-    thread that forks, so only the main thread may call this.
+    thread that forks, so only the main thread may call this. A stop signal waits until the fork is
+    over: Python runs callbacks when it has forked, and drops what is raised in them.
     """
     assert threading.current_thread() is threading.main_thread()
-    return subprocess.Popen(
-        command,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        pass_fds=pass_fds,
-        start_new_session=True,
-        preexec_fn=_bind_to_parent(death_signal),
-    )
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    bind = _bind_to_parent(death_signal)
+
+    def in_child() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        bind()
+
+    with contextlib.ExitStack() as exits:
+        exits.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
+        process = subprocess.Popen(
+            command,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=pass_fds,
+            start_new_session=True,
+            preexec_fn=in_child,
+        )
+        exits.pop_all()
+    try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    except BaseException:  # the stop that waited: nobody else knows of the child
+        kill_group(process)
+        raise
+    return process
 
 
-def _bind_to_parent(death_signal: signal.Signals) -> Callable[[], None] | None:
+def _bind_to_parent(death_signal: signal.Signals) -> Callable[[], None]:
     if sys.platform != "linux":
-        return None
+        return lambda: None
     prctl = ctypes.CDLL(
         None
     ).prctl  # looked up before the fork: the child must not take the loader's lock
