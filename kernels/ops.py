@@ -4,16 +4,21 @@ Contracts are in kernels/reference/. Importing this file loads no Triton and ask
 a launcher is imported when the first CUDA tensor comes in.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from kernels.cpu import (
     grouped_linear as cpu_grouped_linear,
+    packed_linear as cpu_packed_linear,
+    packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
     rotary as cpu_rotary,
     silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
+from kernels.packed import PackedMatrix
 from kernels.reference import (
     add_rms_norm as reference_add_rms_norm,
     gelu_mul as reference_gelu_mul,
@@ -65,6 +70,16 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
 
         return launch(x, weight, starts)
     return cpu_grouped_linear.grouped_linear(x, weight, starts)
+
+
+def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
+    """x [T, I] by packed matrices [O, I], side by side; returns [T, sum of O]. On a CPU only."""
+    return cpu_packed_linear.packed_linear(x, weights, is_exact)
+
+
+def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
+    """Rows `indices` [N] int64 of a packed matrix [O, I]; returns [N, I] float32. On a CPU only."""
+    return cpu_packed_rows.packed_rows(matrix, indices)
 
 
 def gelu_mul(gate_up: Tensor) -> Tensor:
