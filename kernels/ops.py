@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from kernels.cpu import (
+    add_rms_norm as cpu_add_rms_norm,
     grouped_linear as cpu_grouped_linear,
     packed_linear as cpu_packed_linear,
     packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
+    rms_norm as cpu_rms_norm,
     rotary as cpu_rotary,
     silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
@@ -20,10 +22,8 @@ from kernels.cpu import (
 )
 from kernels.packed import PackedMatrix
 from kernels.reference import (
-    add_rms_norm as reference_add_rms_norm,
     gelu_mul as reference_gelu_mul,
     philox as reference_philox,
-    rms_norm as reference_rms_norm,
 )
 
 
@@ -33,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         from kernels.rms_norm import rms_norm as launch
 
         return launch(x, weight, eps)
-    return reference_rms_norm.rms_norm(x, weight, eps)
+    return cpu_rms_norm.rms_norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         from kernels.add_rms_norm import add_rms_norm as launch
 
         return launch(x, residual, weight, eps)
-    return reference_add_rms_norm.add_rms_norm(x, residual, weight, eps)
+    return cpu_add_rms_norm.add_rms_norm(x, residual, weight, eps)
 
 
 def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,6 +40,14 @@ class Library:
         lib.tr_repack.argtypes = (number, pointer, whole, whole, number, pointer)
         lib.tr_rows.argtypes = (pointer, whole, pointer, whole, pointer)
         lib.tr_linear.argtypes = (pointer, number, pointer, whole, whole, number, number, pointer)
+        real = ctypes.c_float
+        lib.tr_decode.restype = lib.tr_rms_norm.restype = None
+        lib.tr_decode.argtypes = (
+            *(pointer,) * 4,
+            *(whole,) * 5,
+            *(real, real, pointer, whole, number, pointer),
+        )
+        lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
         self.path: str = lib.tr_path().decode()
 
     def tiles_bytes(self, kind: int, num_rows: int, num_columns: int) -> int:
@@ -94,6 +102,54 @@ class Library:
         )
         return output
 
+    def decode(
+        self,
+        query: Tensor,
+        caches: tuple[Tensor, Tensor],
+        block_tables: Tensor,
+        decodes: Tensor,
+        scale: float,
+        softcap: float,
+        output: Tensor,
+    ) -> None:
+        """Attention of single rows, written to `output`; all float32 and contiguous.
+
+        query, output: [T, Hq, D], D a multiple of 16; caches: [N, B, Hkv, D] each; block_tables:
+        [S, M] int32; decodes: [n, 4] int64, a sequence, its row, and the first and the last token
+        that it sees.
+        """
+        _, block_size, num_kv_heads, head_dim = caches[0].shape
+        self._lib.tr_decode(
+            query.data_ptr(),
+            *(cache.data_ptr() for cache in caches),
+            block_tables.data_ptr(),
+            block_tables.shape[1],
+            *(block_size, num_kv_heads, query.shape[1], head_dim),
+            *(scale, softcap),
+            decodes.data_ptr(),
+            len(decodes),
+            torch.get_num_threads(),
+            output.data_ptr(),
+        )
+
+    def rms_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """`h = x + residual`, or x itself without one; (RMSNorm of h, h). All float32."""
+        x = x.contiguous()
+        output, hidden = torch.empty_like(x), x
+        residual_pointer = None
+        if residual is not None:
+            residual, hidden = residual.contiguous(), torch.empty_like(x)
+            residual_pointer = residual.data_ptr()
+        size = x.shape[-1]
+        self._lib.tr_rms_norm(
+            *(x.data_ptr(), residual_pointer, weight.data_ptr(), eps),
+            *(x.numel() // size, size, torch.get_num_threads()),
+            *(hidden.data_ptr(), output.data_ptr()),
+        )
+        return output, hidden
+
 
 def _weight(matrix: PackedMatrix) -> _Weight:
     return _Weight(matrix.data.data_ptr(), matrix.kind, matrix.num_rows)
@@ -113,3 +169,8 @@ def load_library() -> Library | None:
         return None
     log.info("CPU kernels for packed weights: %s", library.path)
     return library
+
+
+def loaded_library() -> Library | None:
+    """The library if packed weights have asked for it: nothing else is worth a build."""
+    return load_library() if load_library.cache_info().currsize else None

@@ -66,6 +66,8 @@ inline Floats high_nibbles(const uint8_t* p) {
 inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
 inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
 inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+inline float sum_of(Floats value) { return _mm512_reduce_add_ps(value); }
 inline void store(float* p, Floats value, int count) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), value);
 }
@@ -166,6 +168,15 @@ inline Floats multiply_add(const Floats& a, const Floats& b, const Floats& sum) 
 }
 inline Floats subtract(const Floats& a, const Floats& b) {
   return each_lane<Floats>([&](int i) { return a.lane[i] - b.lane[i]; });
+}
+inline Floats load_floats(const float* p) {
+  return each_lane<Floats>([=](int i) { return p[i]; });
+}
+inline float sum_of(const Floats& value) {
+  float half[8], sum = 0;
+  for (int i = 0; i < 8; i++) half[i] = value.lane[i] + value.lane[i + 8];
+  for (int i = 0; i < 4; i++) sum += half[i] + half[i + 4];
+  return sum;
 }
 inline void store(float* p, const Floats& value, int count) {
   for (int i = 0; i < count; i++) p[i] = value.lane[i];
