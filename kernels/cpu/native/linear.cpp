@@ -1,4 +1,5 @@
 // y = x . W^T for weights in tiles (blocks.h), dequantised on the way; and rows of such a weight. What Python calls.
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 
@@ -56,6 +57,7 @@ const Kernel* find_kernel(int type) {
 long bytes_of_tile(const Format& format, long columns) { return columns / format.block * format.superblock(); }
 
 constexpr int kMaxWeights = 16;
+constexpr long kPortions = 8;  // of a thread
 
 }  // namespace
 }  // namespace tramontane
@@ -108,6 +110,7 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
     first_column[i + 1] = first_column[i] + weights[i].rows;
   }
   const long num_tiles = first_tile[num_weights], stride = first_column[num_weights];
+  const long portion = std::max<long>(1, num_tiles / (num_threads * kPortions));
   Activations& shared = a;
 #pragma omp parallel num_threads(num_threads)
   {
@@ -118,8 +121,10 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
                      shared.sums.data() + m * num_groups * 3, shared.scaled_sums.data() + m * num_groups * 3);
 #pragma omp barrier
     }
+    // In small portions, for a thread may be kept from its core. Portions come in order, so `w` only grows.
     int w = 0;
-    for (long t = num_tiles * thread / team; t < num_tiles * (thread + 1) / team; t++) {
+#pragma omp for schedule(dynamic, portion)
+    for (long t = 0; t < num_tiles; t++) {
       while (t >= first_tile[w + 1]) w++;
       const Kernel& kernel = *kernels[w];
       const long tile = t - first_tile[w], left = weights[w].rows - tile * kRows;

@@ -152,7 +152,6 @@ void tile_times_all(const uint8_t* tile, const Activations& a, long rows, float*
       else tile_times_bytes<F, size>(tile, a, m, out, stride, count);
     }
   };
-  if constexpr (!kExact) portion(std::integral_constant<int, 12>());
   portion(std::integral_constant<int, 8>());
   portion(std::integral_constant<int, 4>());
   if constexpr (!kExact) portion(std::integral_constant<int, 2>());
