@@ -14,6 +14,12 @@ namespace {
 constexpr long kLanes = 16;
 constexpr long kStretch = 64;  // keys or values that a core's first cache holds beside the rest
 
+// Keys of one head lie apart, which no prefetcher of a processor sees coming.
+constexpr long kAhead = 8;
+inline void prefetch(const float* p, long count) {
+  for (long i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
+
 // What all rows share. The caches are [N, B, Hkv, D], the tables [S, M].
 struct Cache {
   const float *keys, *values;
@@ -69,9 +75,11 @@ void attend(const Cache& cache, long sequence, long head, const float* query, lo
   const long length = last - first + 1, size = cache.head_dim;
   room.scores.resize(num_queries * length);
   room.places.resize(length);
+  for (long i = 0; i < length; i++) room.places[i] = cache.at(cache.keys, sequence, first + i, head);
   for (long i = 0; i < length; i++) {
-    const float* key = cache.at(cache.keys, sequence, first + i, head);
-    room.places[i] = key + (cache.values - cache.keys);
+    const float* key = room.places[i];
+    if (i + kAhead < length) prefetch(room.places[i + kAhead], size);
+    room.places[i] += cache.values - cache.keys;
     for (long q = 0; q < num_queries; q++)
       room.scores[q * length + i] = dot(query + q * size, key, size) * cache.scale;
   }
@@ -80,6 +88,7 @@ void attend(const Cache& cache, long sequence, long head, const float* query, lo
   for (long q = 0; q < num_queries; q++) sums[q] = exponentiate(&room.scores[q * length], length, cache.softcap);
   for (long start = 0; start < length; start += kStretch) {
     const long count = std::min(kStretch, length - start);
+    for (long i = 0; i < count; i++) prefetch(room.places[start + i], size);
     for (long q = 0; q < num_queries; q++) {
       const float* weights = &room.scores[q * length + start];
       long dimension = 0;
