@@ -20,6 +20,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     enable_prefix_cache: bool = True
     paged_attn: bool = True  # False: one block per sequence, as long as the context
     num_threads: int = 0  # 0: torch's own choice
+    # What packed weights are multiplied by on a CPU; auto is int8 where there are kernels for it.
+    cpu_activations: Literal["auto", "int8", "float"] = "auto"
 
 
 # other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM

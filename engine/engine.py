@@ -161,7 +161,7 @@ def load_engine(
     name = fingerprint(files, checkpoint.config)
     with _memory_of(device):
         model = model_class(checkpoint.config, dtype, device)
-        model.load(checkpoint, progress)
+        model.load(checkpoint, progress, is_exact=config.cpu_activations == "float")
         engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
     del checkpoint
     gc.collect()

@@ -4,21 +4,26 @@ Contracts are in kernels/reference/. Importing this file loads no Triton and ask
 a launcher is imported when the first CUDA tensor comes in.
 """
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from kernels.cpu import (
+    add_rms_norm as cpu_add_rms_norm,
     grouped_linear as cpu_grouped_linear,
+    packed_linear as cpu_packed_linear,
+    packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
+    rms_norm as cpu_rms_norm,
     rotary as cpu_rotary,
     silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
+from kernels.packed import PackedMatrix
 from kernels.reference import (
-    add_rms_norm as reference_add_rms_norm,
     gelu_mul as reference_gelu_mul,
     philox as reference_philox,
-    rms_norm as reference_rms_norm,
 )
 
 
@@ -28,7 +33,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
         from kernels.rms_norm import rms_norm as launch
 
         return launch(x, weight, eps)
-    return reference_rms_norm.rms_norm(x, weight, eps)
+    return cpu_rms_norm.rms_norm(x, weight, eps)
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -37,7 +42,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
         from kernels.add_rms_norm import add_rms_norm as launch
 
         return launch(x, residual, weight, eps)
-    return reference_add_rms_norm.add_rms_norm(x, residual, weight, eps)
+    return cpu_add_rms_norm.add_rms_norm(x, residual, weight, eps)
 
 
 def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,6 +70,16 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
 
         return launch(x, weight, starts)
     return cpu_grouped_linear.grouped_linear(x, weight, starts)
+
+
+def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
+    """x [T, I] by packed matrices [O, I], side by side; returns [T, sum of O]. On a CPU only."""
+    return cpu_packed_linear.packed_linear(x, weights, is_exact)
+
+
+def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
+    """Rows `indices` [N] int64 of a packed matrix [O, I]; returns [N, I] float32. On a CPU only."""
+    return cpu_packed_rows.packed_rows(matrix, indices)
 
 
 def gelu_mul(gate_up: Tensor) -> Tensor:

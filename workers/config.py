@@ -93,6 +93,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool, setting("Page the KV cache; off, a sequence holds one block.", flag="--no-paged-attn")
     ] = True
     num_threads: Annotated[int, setting("CPU threads of the engine. 0: all.", ge=0)] = 0
+    cpu_activations: Annotated[
+        Literal["auto", "int8", "float"],
+        setting(
+            "What packed weights are multiplied by on a CPU: `int8`, rounded in groups of 32, or "
+            "`float`, exact and slower; `auto` is int8 where there are kernels for it."
+        ),
+    ] = "auto"
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -145,6 +152,7 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
         enable_prefix_cache=config.prefix_cache_n > 0,
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,
+        cpu_activations=config.cpu_activations,
     )
 
 

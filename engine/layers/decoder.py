@@ -125,23 +125,34 @@ class Decoder(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embedding.weight
 
-    def load(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+    def load(
+        self, checkpoint: Checkpoint, progress: Progress | None = None, *, is_exact: bool = True
+    ) -> None:
         """Fill the weights, tensor by tensor; `progress(done_bytes, total_bytes)` follows it.
 
+        Unless `is_exact`, products with weights that stay packed round their input to 8 bits.
         Raises LoadError for a tensor that is missing, has another shape or is not known.
         """
-        loader = Loader(checkpoint, sum(p.nbytes for p in self.parameters()), progress)
+        total_bytes = sum(parameter.nbytes for parameter in self.parameters())
+        loader = Loader(checkpoint, total_bytes, progress, is_exact=is_exact)
         self.embedding.load(loader, "model.embed_tokens")
         for index, layer in enumerate(self._layers):
             layer.load(loader, f"model.layers.{index}")
         self.norm.load(loader, self.final_norm)
-        if not self.config.tie_word_embeddings:
-            self.lm_head.load(loader, "lm_head")
-        elif self.lm_head.bias is not None:
-            loader.copy("lm_head.bias", self.lm_head.bias)
+        self._load_head(loader)
         # Old checkpoints keep the rotary frequencies, some tied ones a copy of the embedding.
         spare = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * self.config.tie_word_embeddings
         loader.check_unused(spare)
+
+    def _load_head(self, loader: Loader) -> None:
+        if not self.config.tie_word_embeddings:
+            self.lm_head.load(loader, "lm_head")
+            return
+        if self.embedding.packed is not None:
+            self.lm_head.packed, self.lm_head.is_exact = (self.embedding.packed,), loader.is_exact
+            self.lm_head.weight = self.embedding.weight
+        if self.lm_head.bias is not None:
+            loader.copy("lm_head.bias", self.lm_head.bias)
 
     def forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """A step's tokens to their final states [T, hidden]. One (keys, values) pair per layer."""

@@ -7,10 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.weights.loader import Loader
+from kernels import ops
+from kernels.packed import PackedMatrix
 
 
 class Linear(nn.Module):
-    """`x @ weight.T + bias`. Several projections of one input are one Linear, stacked by rows."""
+    """`x @ weight.T + bias`. Several projections of one input are one Linear, stacked by rows.
+
+    On a CPU, weights that a file has in blocks stay in blocks, each projection in its own type;
+    `weight` is empty then.
+    """
+
+    packed: tuple[PackedMatrix, ...] = ()
+    is_exact = True  # products with packed weights are made with the input as it is
 
     def __init__(
         self,
@@ -33,12 +42,22 @@ class Linear(nn.Module):
 
         A single name has all of them, stacked already.
         """
-        _copy_parts(loader, [f"{name}.weight" for name in names], self.weight, self.out_features)
+        weights = [f"{name}.weight" for name in names]
+        targets = _parts(names, self.weight, self.out_features)
+        if packed := loader.packed(weights, targets):
+            self.packed, self.is_exact = packed, loader.is_exact
+            self.weight = empty_like(self.weight)
+        else:
+            _copy(loader, weights, targets)
         if self.bias is not None:
-            _copy_parts(loader, [f"{name}.bias" for name in names], self.bias, self.out_features)
+            biases = [f"{name}.bias" for name in names]
+            _copy(loader, biases, _parts(names, self.bias, self.out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] to [T, sum of out]."""
+        if self.packed:
+            output = ops.packed_linear(x, self.packed, self.is_exact)
+            return output if self.bias is None else output.add_(self.bias)
         return F.linear(x, self.weight, self.bias)
 
 
@@ -47,7 +66,16 @@ def parameter(shape: Sequence[int], dtype: torch.dtype, device: torch.device) ->
     return nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
 
 
-def _copy_parts(loader: Loader, names: list[str], stacked: Tensor, sizes: Sequence[int]) -> None:
-    parts = torch.split(stacked, list(sizes)) if len(names) > 1 else [stacked]
+def empty_like(weight: nn.Parameter) -> nn.Parameter:
+    """In the place of a weight that is kept elsewhere: no rows."""
+    return parameter((0, *weight.shape[1:]), weight.dtype, weight.device)
+
+
+def _parts(names: Sequence[str], stacked: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
+    """What each of `names` fills: a single one has all rows."""
+    return torch.split(stacked, list(sizes)) if len(names) > 1 else [stacked]
+
+
+def _copy(loader: Loader, names: Sequence[str], parts: Sequence[Tensor]) -> None:
     for name, part in zip(names, parts, strict=True):
         loader.copy(name, part)

@@ -16,6 +16,8 @@ class Gemma3ForCausalLM(Decoder):
 class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
     """The checkpoints that see pictures, 4B and larger, for text alone."""
 
-    def load(self, checkpoint: Checkpoint, progress: Progress | None = None) -> None:
+    def load(
+        self, checkpoint: Checkpoint, progress: Progress | None = None, *, is_exact: bool = True
+    ) -> None:
         """As `Decoder` has it; what belongs to pictures is left out."""
-        super().load(TextPart(checkpoint), progress)
+        super().load(TextPart(checkpoint), progress, is_exact=is_exact)

@@ -1,12 +1,20 @@
 """A model's tensors under Hugging Face names, whatever file they are in. Knows no model."""
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.weights.files import ModelFiles
+
+
+class PackedTensor(NamedTuple):
+    """A matrix as a GGUF file has it, in blocks of the GGML type with the number `kind`."""
+
+    kind: int
+    shape: tuple[int, ...]
+    pieces: Iterator[Tensor]  # uint8 [rows, bytes] from the top, each valid until the next
 
 
 class Checkpoint(Protocol):
@@ -36,6 +44,9 @@ class Checkpoint(Protocol):
 
         Each piece is valid until the next is asked for. So a large tensor is never in memory twice.
         """
+
+    def packed(self, name: str) -> PackedTensor | None:
+        """The tensor as it is stored, if that is a matrix in blocks of a GGML type."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
+from engine.weights.checkpoint import PackedTensor
 from engine.weights.tensor_reader import Place, TensorReader
 
 PLAIN_DTYPES = {
@@ -57,6 +58,16 @@ class GgmlTensors:
             return iter((self.tensor(name),))
         return self._reader.pieces(self._place(name))
 
+    def packed(self, name: str) -> PackedTensor | None:
+        """The blocks of a matrix. Raises LoadError if it is not there."""
+        place = self._place(name)
+        if place.kind is None or len(place.shape) != 2:
+            return None
+        rows = self._reader.packed_rows(place)
+        if (num_heads := self._heads_in_pairs(name)) is not None:
+            rows = _whole(rows, num_heads)
+        return PackedTensor(place.kind, place.shape, rows)
+
     def _place(self, name: str) -> Place:
         if name not in self._places:
             raise LoadError(f"{self._file} has no tensor {name}.")
@@ -68,6 +79,11 @@ class GgmlTensors:
         if self._is_permuted and ".self_attn.k_proj." in name:
             return self.config.num_kv_heads
         return None
+
+
+def _whole(pieces: Iterator[Tensor], num_heads: int) -> Iterator[Tensor]:
+    """All rows in one piece, when it is asked for, in the order of `_halves`."""
+    yield _halves(torch.cat([piece.clone() for piece in pieces]), num_heads)
 
 
 def _halves(rows: Tensor, num_heads: int) -> Tensor:

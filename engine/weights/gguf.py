@@ -34,4 +34,5 @@ class GgufCheckpoint(GgmlTensors):
 def _place(tensor: GgufTensor) -> Place:
     dtype = PLAIN_DTYPES.get(tensor.type)
     form = block_format(tensor.type) if dtype is None else dtype
-    return Place(tensor.shape, tensor.path, tensor.offset, form, tensor.is_big_endian)
+    kind = int(tensor.type) if dtype is None else None
+    return Place(tensor.shape, tensor.path, tensor.offset, form, tensor.is_big_endian, kind)

@@ -52,6 +52,9 @@ class SafetensorsCheckpoint:
         """The same, some rows at a time. Raises LoadError if it is not there."""
         return self._reader.pieces(self._place(name))
 
+    def packed(self, name: str) -> None:
+        """No tensor here is in blocks."""
+
     def _place(self, name: str) -> Place:
         if name not in self._paths:
             raise LoadError(f"{self._directory} has no tensor {name} in its safetensors files.")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from engine.quant.block_format import BlockFormat
 from engine.weights.mapped_files import MappedFiles
+from kernels.packing import PIECE_ROWS
 
 _PIECE_WEIGHTS = 1 << 22
 _TASK_WEIGHTS = 1 << 17  # unpacked by one thread at a time: what fits its cache
@@ -29,6 +30,7 @@ class Place(NamedTuple):
     offset: int  # bytes from the start of the file
     form: torch.dtype | BlockFormat
     is_swapped: bool = False
+    kind: int | None = None  # of blocks: the number of their GGML type, if it is one of today's
 
 
 class TensorReader:
@@ -67,6 +69,21 @@ class TensorReader:
             stop = min(start + step, prod(place.shape))
             yield self._read(place, start, stop, buffer).view(-1, *row_shape)
             self._release(place, start, stop)
+
+    def packed_rows(self, place: Place) -> Iterator[Tensor]:
+        """A packed matrix's rows as they are stored, uint8 [rows, bytes], some at a time.
+
+        Each piece is valid until the next is asked for; all but the last are of PIECE_ROWS rows or
+        a multiple.
+        """
+        num_rows, num_columns = place.shape
+        step = max(1, _PIECE_WEIGHTS // max(1, num_columns * PIECE_ROWS)) * PIECE_ROWS
+        for start in range(0, num_rows, step):
+            stop = min(start + step, num_rows)
+            stretch = start * num_columns, stop * num_columns
+            data = self._files.read(place.path, *_stretch(place, *stretch))
+            yield torch.from_numpy(data).view(stop - start, -1)
+            self._release(place, *stretch)
 
     def _read(self, place: Place, start: int, stop: int, buffer: Tensor | None) -> Tensor:
         """Weights from `start` to `stop`, whole blocks, flat; unpacked into `buffer` if given."""

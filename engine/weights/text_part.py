@@ -8,7 +8,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
-from engine.weights.checkpoint import Checkpoint
+from engine.weights.checkpoint import Checkpoint, PackedTensor
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,10 @@ class TextPart:
     def pieces(self, name: str) -> Iterator[Tensor]:
         """As `Checkpoint` has it."""
         return self._checkpoint.pieces(self._name(name))
+
+    def packed(self, name: str) -> PackedTensor | None:
+        """As `Checkpoint` has it."""
+        return self._checkpoint.packed(self._name(name))
 
     def _name(self, name: str) -> str:
         if name not in self._names:

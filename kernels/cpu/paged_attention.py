@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.cpu.native.library import loaded_library
+
 Ints = npt.NDArray[np.integer[Any]]
 
 # Keys of one batch: what a core's cache holds, and below malloc's threshold for fresh pages.
@@ -88,8 +90,9 @@ def paged_attention(
     num_blocks, block_size, num_heads, _ = key_cache.shape
     keys = key_cache.view(num_blocks * block_size, -1)
     values = value_cache.view(num_blocks * block_size, -1)
-    tables = block_tables.numpy()
-    cache = _Cache(keys, values, tables, block_size, num_heads, scale, window, softcap)
+    cache = _Cache(
+        keys, values, block_tables.numpy(), block_size, num_heads, scale, window, softcap
+    )
     output = torch.empty_like(query)
     starts, lengths = query_starts.tolist(), context_lengths.tolist()
     decodes = []
@@ -99,10 +102,21 @@ def paged_attention(
         elif end > start:
             rows = slice(start, end)
             output[rows] = _prefill(query[rows], cache, sequence, lengths[sequence])
+    if decodes and (library := loaded_library()) is not None and _is_native(query, key_cache):
+        places = torch.tensor([decode[1:] for decode in decodes])
+        query, block_tables = query.contiguous(), block_tables.contiguous()
+        caches = (key_cache, value_cache)
+        library.decode(query, caches, block_tables, places, scale, softcap, output)
+        return output
     for batch in _batches(sorted(decodes), _BATCH_BYTES // (4 * keys.shape[1])):
         index = torch.tensor([decode.row for decode in batch])
         output.index_copy_(0, index, _decode(query.index_select(0, index), cache, batch))
     return output
+
+
+def _is_native(query: Tensor, key_cache: Tensor) -> bool:
+    """Whether the library reads these as they are."""
+    return query.dtype == key_cache.dtype == torch.float32 and query.shape[-1] % 16 == 0
 
 
 def _decode_row(sequence: int, row: int, length: int, window: int) -> _Decode:

@@ -5,7 +5,7 @@
 Writes Llama-shaped files of random weights to a temporary directory, reads each once so that the
 kernel has it, and loads it by `load_engine` with a small KV cache in a process of its own. `peak`
 is the most memory that process ever had (VmHWM, mapped pages of files too) beyond what it had after
-its imports, over the bytes of the model's weights in the dtype they are loaded to; `after` the same
+its imports, over the bytes of the model's weights in the form they are kept in; `after` the same
 at the end. `start_s` counts from the call of `load_engine` to its return, `cpu_s` what all threads
 worked in it: on a machine that is busy with other things, the figure to compare.
 """
@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from engine.config import EngineConfig  # noqa: E402
 from engine.engine import load_engine  # noqa: E402
 from engine.weights.files import ModelRef, resolve  # noqa: E402
+from kernels.packed import PackedMatrix  # noqa: E402
 from tests.bench.report import report  # noqa: E402
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 32000
@@ -156,6 +157,16 @@ def status_bytes(key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def weight_bytes(model: Any) -> dict[int, int]:
+    """Bytes of each weight by its address, those that stay packed included."""
+    tensors = list(model.parameters())
+    for module in model.modules():
+        packed = getattr(module, "packed", None) or ()
+        matrices = [packed] if isinstance(packed, PackedMatrix) else packed
+        tensors += [matrix.data for matrix in matrices]
+    return {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.numel()}
+
+
 def load(path: str, dtype: str) -> None:
     """Load in this process and print what it took."""
     torch.zeros(1) @ torch.zeros(1)  # what torch needs for its first product is no model's
@@ -167,8 +178,7 @@ def load(path: str, dtype: str) -> None:
     engine = load_engine(resolve(ModelRef(model=path)), config)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     model = engine._runner._model
-    weights = {p.data_ptr(): p.nbytes for p in model.parameters()}  # type: ignore[attr-defined]
-    size = sum(weights.values())
+    size = sum(weight_bytes(model).values())
     peak = status_bytes("VmHWM") - before
     after = status_bytes("VmRSS") - before
     figures = {"peak": peak / size, "after": after / size, "start_s": seconds, "cpu_s": cpu}

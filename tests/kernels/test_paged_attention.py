@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+from kernels.cpu.native.library import load_library
 from kernels.cpu.paged_attention import _padded, paged_attention as cpu_paged_attention
 from kernels.reference.paged_attention import paged_attention as reference_paged_attention
 
@@ -109,6 +110,16 @@ def assert_near(result, expected, dtype):
     assert error <= bound, f"relative error {error:.1e}"
 
 
+@pytest.fixture(params=["torch", "native"])
+def cpu_attention(request, monkeypatch):
+    """The CPU path without the library and with it."""
+    library = load_library() if request.param == "native" else None
+    if request.param == "native" and library is None:
+        pytest.skip("no compiler")
+    monkeypatch.setattr("kernels.cpu.paged_attention.loaded_library", lambda: library)
+    return cpu_paged_attention
+
+
 @pytest.fixture(params=list(CASES.values()), ids=list(CASES))
 def case(request):
     return request.param
@@ -120,18 +131,18 @@ def test_reference_is_plain_attention_in_float64(case, dtype, generator):
     assert_near(reference_paged_attention(*inputs.arguments), expected, dtype)
 
 
-def test_cpu_path_equals_reference(case, dtype, generator):
+def test_cpu_path_equals_reference(cpu_attention, case, dtype, generator):
     inputs = build(case, dtype, generator)
     expected = reference_paged_attention(*inputs.arguments)
-    assert_near(cpu_paged_attention(*inputs.arguments), expected, dtype)
+    assert_near(cpu_attention(*inputs.arguments), expected, dtype)
 
 
 @pytest.mark.parametrize("sequences", [[(300, 700)], [(600, 600)], [(1, 1500)]], ids=str)
 @pytest.mark.parametrize("window", [0, 100], ids=["all", "window"])
-def test_cpu_path_cuts_long_chunks_without_a_seam(sequences, window, generator):
+def test_cpu_path_cuts_long_chunks_without_a_seam(cpu_attention, sequences, window, generator):
     inputs = build(Case(sequences, (2, 1, 16), window=window), torch.float32, generator)
     expected = reference_paged_attention(*inputs.arguments)
-    assert_near(cpu_paged_attention(*inputs.arguments), expected, torch.float32)
+    assert_near(cpu_attention(*inputs.arguments), expected, torch.float32)
 
 
 def test_kernel_equals_reference(case, dtype, generator, device, launcher):
@@ -153,25 +164,27 @@ def test_kernel_takes_caches_of_any_strides(generator, device, launcher):
     assert_near(result.cpu(), expected, torch.float32)
 
 
-def test_large_scores_overflow_nothing(device, launcher, generator):
+def test_large_scores_overflow_nothing(cpu_attention, device, launcher, generator):
     case = Case([(1, 30), (4, 20)], (2, 1, 16), softcap=3.0)
     for capped in (case, case._replace(softcap=0.0)):
         inputs = build(capped, torch.float32, generator, scale=1000.0)
         expected = reference_paged_attention(*inputs.arguments)
         placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
         torch.testing.assert_close(launcher("paged_attention")(*placed).cpu(), expected)
-        torch.testing.assert_close(cpu_paged_attention(*inputs.arguments), expected)
+        torch.testing.assert_close(cpu_attention(*inputs.arguments), expected)
 
 
 @pytest.mark.parametrize("window", [0, 24], ids=["all", "window"])
-def test_cpu_path_gives_a_sequence_the_same_bits_whatever_its_neighbours(window, generator):
+def test_cpu_path_gives_a_sequence_the_same_bits_whatever_its_neighbours(
+    cpu_attention, window, generator
+):
     sequences = [(1, 50), (13, 40), (1, 49), (1, 300), (1, 51), (1, 1), (30, 30)]
     inputs = build(Case(sequences, (4, 2, 64), window=window), torch.float32, generator)
     query, keys, values, tables, starts, lengths, *rest = inputs.arguments
-    together = cpu_paged_attention(*inputs.arguments)
+    together = cpu_attention(*inputs.arguments)
     for sequence in range(len(sequences)):
         rows = slice(int(starts[sequence]), int(starts[sequence + 1]))
-        alone = cpu_paged_attention(
+        alone = cpu_attention(
             *(query[rows], keys, values, tables[sequence : sequence + 1]),
             torch.tensor([0, rows.stop - rows.start]).int(),
             lengths[sequence : sequence + 1],
@@ -180,18 +193,16 @@ def test_cpu_path_gives_a_sequence_the_same_bits_whatever_its_neighbours(window,
         assert torch.equal(alone, together[rows])
 
 
-def test_cpu_path_splits_a_large_batch_without_a_trace(generator):
+def test_cpu_path_splits_a_large_batch_without_a_trace(cpu_attention, generator):
     sequences = [(1, 40 + index % 9) for index in range(64)]  # 1 KiB a key: more than 2 MiB
     inputs = build(Case(sequences, (4, 4, 64)), torch.float32, generator)
-    whole = cpu_paged_attention(*inputs.arguments)
+    whole = cpu_attention(*inputs.arguments)
     assert_near(whole, reference_paged_attention(*inputs.arguments), torch.float32)
     query, keys, values, tables, _, lengths, *rest = inputs.arguments
     start = torch.tensor([0, 1]).int()
     for index in range(0, 64, 7):
         one = slice(index, index + 1)
-        alone = cpu_paged_attention(
-            query[one], keys, values, tables[one], start, lengths[one], *rest
-        )
+        alone = cpu_attention(query[one], keys, values, tables[one], start, lengths[one], *rest)
         assert torch.equal(alone, whole[one])
 
 

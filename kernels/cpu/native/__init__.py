@@ -1,0 +1,1 @@
+"""Products with packed weights in C++, built on the machine that runs them. See library.py."""

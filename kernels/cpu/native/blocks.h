@@ -1,0 +1,59 @@
+// How each format's weights lie in memory for the matrix product, and how they are read.
+//
+// A tile has 16 rows. Its memory is a run of superblocks of kBlock columns; a superblock is a head (scales of the
+// whole) and kBlock / 32 groups of 32 columns, each a group head (scales) and codes. In codes, lane r of a vector
+// is row r, and its four bytes are four neighbouring columns: what a dot product of bytes takes.
+#pragma once
+#include <cstdint>
+#include <cstring>
+
+namespace tramontane {
+
+constexpr int kRows = 16;   // of a tile
+constexpr int kGroup = 32;  // columns that share one scale of the activations
+
+inline float half_to_float(uint16_t h) {
+  const uint32_t sign = (h & 0x8000u) << 16, magnitude = h & 0x7fffu;
+  uint32_t bits;
+  if (magnitude >= 0x7c00u) {
+    bits = 0x7f800000u | (magnitude << 13);
+  } else if (magnitude >= 0x0400u) {
+    bits = (magnitude << 13) + 0x38000000u;
+  } else {
+    const float value = static_cast<float>(magnitude) * 5.9604644775390625e-8f;  // 2^-24
+    std::memcpy(&bits, &value, 4);
+  }
+  bits |= sign;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// The formats of the product. Names are the widths of their codes; several of GGML's types may share one.
+//   kSub     columns that share a weight scale, 32 or 16
+//   kOffset  what is subtracted from a code; codes are unsigned
+//   kHasMin  whether a min is subtracted from scale * code
+//   kHead, kGroupHead, kCodes   bytes of a superblock's head, a group's head, a group's codes
+struct Format {
+  int block, sub, offset, has_min, head, group_head, codes;
+  constexpr int superblock() const { return head + block / kGroup * (group_head + codes); }
+};
+
+//                            block sub offset min head group codes
+constexpr Format kQ4_0 = {32, 32, 8, 0, 0, 32, 256};     // f16 scale
+constexpr Format kQ4_1 = {32, 32, 0, 1, 0, 64, 256};     // f16 scale, f16 min
+constexpr Format kQ5_0 = {32, 32, 16, 0, 0, 32, 320};    // f16 scale
+constexpr Format kQ5_1 = {32, 32, 0, 1, 0, 64, 320};     // f16 scale, f16 min
+constexpr Format kQ8_0 = {32, 32, 128, 0, 0, 32, 512};   // f16 scale
+constexpr Format kQ2_K = {256, 16, 0, 1, 64, 32, 128};   // f16 d, dmin; nibbles: scale, min of each half
+constexpr Format kQ3_K = {256, 16, 4, 0, 32, 32, 192};   // f16 d; int8 scales of each half
+constexpr Format kQ4_K = {256, 32, 0, 1, 64, 32, 256};   // f16 d, dmin; u8 scale, u8 min
+constexpr Format kQ5_K = {256, 32, 0, 1, 64, 32, 320};   // f16 d, dmin; u8 scale, u8 min
+constexpr Format kQ6_K = {256, 16, 32, 0, 32, 32, 384};  // f16 d; int8 scales of each half
+
+// Every format, by GGML's number of the type.
+#define TR_FORMATS(DO)                                                                              \
+  DO(2, Q4_0) DO(3, Q4_1) DO(6, Q5_0) DO(7, Q5_1) DO(8, Q8_0) DO(10, Q2_K) DO(11, Q3_K) DO(12, Q4_K) \
+  DO(13, Q5_K) DO(14, Q6_K)
+
+}  // namespace tramontane
