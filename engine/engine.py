@@ -174,8 +174,9 @@ def _memory_of(device: torch.device) -> Iterator[None]:
     """Raise LoadError when there is not enough of it."""
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU allocator's is bare
-        if "allocate" not in str(error):
+    # torch.OutOfMemoryError is a RuntimeError, and the CPU allocator's is a bare one.
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and "allocate" not in str(error):
             raise
         raise LoadError(
             f"The model and its KV cache do not fit the memory of {device}; "

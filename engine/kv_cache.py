@@ -1,5 +1,6 @@
 """The tensors that hold keys and values. Knows their layout and size, not who owns which block."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,5 +25,9 @@ def allocate(
     unused blocks cost no memory.
     """
     shape = (config.num_layers, 2, num_blocks, block_size, config.num_kv_heads, config.head_dim)
-    storage = torch.zeros(shape, dtype=dtype, device=device)
+    if device.type == "cpu" and config.num_layers:  # torch.zeros would write every page
+        num_bytes = num_blocks * bytes_per_block(config, block_size, dtype)
+        storage = torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
+    else:
+        storage = torch.zeros(shape, dtype=dtype, device=device)
     return [(layer[0], layer[1]) for layer in storage]

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 _PROFILES = (
     *("gpt-2", "llama-bpe", "dbrx", "qwen2", "qwen35", "gpt-4o", "tekken", "smollm", "command-r"),
     *("olmo", "deepseek-llm", "deepseek-coder", "deepseek-v3", "bloom", "viking", "bailingmoe"),
-    "seed-coder",
+    *("seed-coder", "minicpm5", "superbpe"),
 )
 _CUTS = (("Isolated", False), ("Removed", True))
 _DIGITS = r"\p{N}"

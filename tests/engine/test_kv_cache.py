@@ -1,5 +1,6 @@
 """The KV tensors."""
 
+import psutil
 import torch
 
 from engine.kv_cache import allocate, bytes_per_block
@@ -19,6 +20,13 @@ def test_each_layer_has_its_own_contiguous_zeros():
         assert not tensor.any()
         tensor.fill_(number + 1)
     assert [int(tensor.float().mean()) for tensor in tensors] == [1, 2, 3, 4, 5, 6]
+
+
+def test_blocks_that_nobody_used_cost_no_memory_on_a_cpu():
+    before = psutil.Process().memory_info().rss
+    cache = allocate(CONFIG, 1 << 20, 4, torch.float32, torch.device("cpu"))
+    assert sum(tensor.nbytes for pair in cache for tensor in pair) > 1 << 30
+    assert psutil.Process().memory_info().rss - before < 64 << 20
 
 
 def test_a_block_takes_the_bytes_that_are_allocated_for_it():
