@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from kernels.cpu.native.library import TILE_ROWS, load_library
+from kernels.cpu.native.bindings import TILE_ROWS, load_library
 from kernels.packed import PackedMatrix
 
 PIECE_ROWS = TILE_ROWS

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.cpu.native.library import loaded_library
+from kernels.cpu.native.bindings import loaded_library
 from kernels.reference.add_rms_norm import add_rms_norm as reference_add_rms_norm
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from kernels.cpu.native.library import load_library
+from kernels.cpu.native.bindings import load_library
 from kernels.packed import PackedMatrix
 from kernels.reference.packed_linear import packed_linear as reference_packed_linear
 

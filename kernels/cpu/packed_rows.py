@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from kernels.cpu.native.library import load_library
+from kernels.cpu.native.bindings import load_library
 from kernels.packed import PackedMatrix
 from kernels.reference.packed_rows import packed_rows as reference_packed_rows
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.cpu.native.library import loaded_library
+from kernels.cpu.native.bindings import loaded_library
 
 Ints = npt.NDArray[np.integer[Any]]
 

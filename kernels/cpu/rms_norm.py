@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from kernels.cpu.native.library import loaded_library
+from kernels.cpu.native.bindings import loaded_library
 from kernels.reference.rms_norm import rms_norm as reference_rms_norm
 
 

@@ -5,7 +5,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from gguf.constants import GGML_QUANT_SIZES
 
-from kernels.cpu.native.library import Library
+from kernels.cpu.native.bindings import Library
 from kernels.packed import PackedMatrix
 
 # Where the float16 scales lie in a block whose other bytes may be anything.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.cpu.native import build as builder, library as door
+from kernels.cpu.native import bindings as door, build as builder
 from kernels.cpu.native.build import BuildError, build
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.cpu.native.library import load_library
+from kernels.cpu.native.bindings import load_library
 from kernels.reference.add_rms_norm import add_rms_norm as reference_add_rms_norm
 from kernels.reference.rms_norm import rms_norm as reference_rms_norm
 

@@ -7,8 +7,8 @@ from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 
 from kernels import ops
+from kernels.cpu.native.bindings import Library, load_library
 from kernels.cpu.native.build import build
-from kernels.cpu.native.library import Library, load_library
 from kernels.reference.packed_linear import packed_linear as reference_packed_linear
 from tests.kernels.packed_blocks import TYPES, random_matrix, tiled, with_scale
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from kernels.cpu.native.library import load_library
+from kernels.cpu.native.bindings import load_library
 from kernels.cpu.paged_attention import _padded, paged_attention as cpu_paged_attention
 from kernels.reference.paged_attention import paged_attention as reference_paged_attention
 

@@ -1,1 +1,1 @@
-"""Products with packed weights in C++, built on the machine that runs them. See library.py."""
+"""Products with packed weights in C++, built on the machine that runs them. See bindings.py."""

@@ -11,7 +11,7 @@ from engine.layers.linear import Linear
 from engine.models.registry import load_class
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
-from kernels.cpu.native.library import load_library
+from kernels.cpu.native.bindings import load_library
 from tests.engine.models import tiny
 from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.paged import PagedModel
