@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, load_library
+from kernels.cpu.native.hqq import load_hqq
 from kernels.packed import PackedMatrix
 from kernels.recoding import recoding
 
@@ -44,3 +45,9 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
 def _kind_in_tiles(kind: int) -> int:
     rewrite = recoding(kind)
     return kind if rewrite is None else rewrite.kind
+
+
+def pack_hqq(matrix: PackedMatrix) -> PackedMatrix:
+    """An HQQ matrix in tiles where there is a library, and as it is where there is none."""
+    library = load_hqq()
+    return matrix if library is None else library.tiled(matrix)

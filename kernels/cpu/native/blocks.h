@@ -35,7 +35,7 @@ inline float half_to_float(uint16_t h) {
 //   kHasMin  whether a min is subtracted from scale * code
 //   kHead, kGroupHead, kCodes   bytes of a superblock's head, a group's head, a group's codes
 //   scaling  whose scales these are: GGML's, in float16 and small integers, or those of scales.h
-enum Scaling { kGgml, kAffine, kIq4Nl, kMxfp4, kCoded, kE4m3 };
+enum Scaling { kGgml, kAffine, kIq4Nl, kMxfp4, kCoded, kE4m3, kNone };
 struct Format {
   int block, sub, offset, has_min, head, group_head, codes;
   Scaling scaling = kGgml;
@@ -67,6 +67,10 @@ constexpr Format kAFFINE4_128 = {128, 32, 0, 1, 128, 0, 256, kAffine};
 constexpr Format kAFFINE8_32 = {32, 32, 0, 1, 128, 0, 512, kAffine};
 constexpr Format kAFFINE8_64 = {64, 32, 0, 1, 128, 0, 512, kAffine};
 constexpr Format kAFFINE8_128 = {128, 32, 0, 1, 128, 0, 512, kAffine};
+
+// Codes alone, for hqq.cpp.
+constexpr Format kHQQ4 = {32, 32, 8, 0, 0, 0, 256, kNone};
+constexpr Format kHQQ8 = {32, 32, 128, 0, 0, 0, 512, kNone};
 
 // f32 scale, then E4M3 numbers column by column. (`inline`: fp8.cpp makes their kernels, product.cpp none.)
 inline constexpr Format kFP8_32 = {32, 32, 0, 0, 64, 0, 512, kE4m3};

@@ -32,5 +32,6 @@ struct Kernel {
 #define TR_DECLARE(number, name) extern const Kernel kernel_##name;
 TR_FORMATS(TR_DECLARE)
 #undef TR_DECLARE
+extern const Kernel kernel_HQQ4, kernel_HQQ8;  // for hqq.cpp alone
 
 }  // namespace tramontane

@@ -57,5 +57,15 @@ struct Scales<F> {
   int value(int code) const { return place[code]; }
 };
 
+// None: the activations have them.
+template <Format F>
+  requires(F.scaling == kNone)
+struct Scales<F> {
+  explicit Scales(const uint8_t*) {}
+  static Floats scale(const uint8_t*, int) { return floats(1); }
+  static Ints values(Ints codes) { return codes; }
+  static int value(int code) { return code; }
+};
+
 }  // namespace
 }  // namespace tramontane
