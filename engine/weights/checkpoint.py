@@ -10,7 +10,7 @@ from engine.weights.files import ModelFiles
 
 
 class PackedTensor(NamedTuple):
-    """A matrix as a GGUF file has it, in blocks of the GGML type with the number `kind`."""
+    """A matrix in blocks of `kind`: a GGML type's number, or one of kernels/packed.py."""
 
     kind: int
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Checkpoint(Protocol):
         """
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The tensor as it is stored, if that is a matrix in blocks of a GGML type."""
+        """The tensor in blocks, if it is a matrix that a packed format holds as it is stored."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:
@@ -59,6 +59,11 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
         from engine.weights.ggml import GgmlCheckpoint
 
         return GgmlCheckpoint(files)
+    from engine.weights.quantized.config import read_method
     from engine.weights.safetensors import SafetensorsCheckpoint
 
+    if (method := read_method(files.directory)) is not None:
+        from engine.weights.quantized.checkpoint import QuantizedCheckpoint
+
+        return QuantizedCheckpoint(files, method)
     return SafetensorsCheckpoint(files)
