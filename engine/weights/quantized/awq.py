@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.weights.quantized.config import Awq
-from engine.weights.quantized.grouped import GroupedMatrix
+from engine.weights.quantized.grouped import GroupedMatrix, formats_for
 from engine.weights.quantized.parts import (
     FLOATS,
     Parts,
@@ -51,7 +51,7 @@ class AwqLayout:
         check_shape(parts, "qweight", qweight, (num_columns, num_rows // _IN_WORD))
         return GroupedMatrix(
             (num_rows, num_columns),
-            "4 bits",
+            formats_for(_BITS),
             lambda start, stop: _rows(qweight, start, stop),
             scales.T,
             zeros.T,
@@ -76,7 +76,7 @@ def _rows(qweight: Tensor, start: int, stop: int) -> Tensor:
 def _unpack(words: Tensor) -> Tensor:
     """int32 [N, W] to uint8 [N, 8 * W]."""
     codes = unpack_words(words, _BITS, words.shape[1] * _IN_WORD)
-    return codes.unflatten(1, (-1, _IN_WORD))[..., _PLACES].flatten(1)
+    return codes.view(*words.shape, _IN_WORD)[..., _PLACES].flatten(1)
 
 
 open_layout = AwqLayout

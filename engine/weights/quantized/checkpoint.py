@@ -66,7 +66,7 @@ class QuantizedCheckpoint:
         self._parts = self._layout.find()
         used = {name for parts in self._parts.values() for name in parts.values()}
         unused = _activation_scales(self._stored.names())
-        self._names = (self._stored.names() - used - unused) | self._parts.keys()
+        self._names: frozenset[str] = (self._stored.names() - used - unused) | self._parts.keys()
         self._latest: tuple[str, Matrix] | None = None
         self._told: set[str] = set()
 
@@ -91,9 +91,9 @@ class QuantizedCheckpoint:
         return self._matrix(name).pieces()
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The matrix in blocks that hold it exactly. Raises LoadError if it is not there."""
+        """A quantised matrix in blocks that hold it exactly."""
         if name not in self._parts:
-            return self._stored.packed(name)
+            return None
         matrix = self._matrix(name)
         if matrix.kind is None:
             self._tell(name, matrix.reason)

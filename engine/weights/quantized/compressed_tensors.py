@@ -1,10 +1,10 @@
 """compressed-tensors: integers packed in words or one a byte, and FP8.
 
 Per matrix, `weight_packed` int32 [out, in * bits / 32] with weight_shape (pack-quantized), or
-`weight` in int8 or float8_e4m3fn (int-, float- and naive-quantized); weight_scale, one for a matrix,
-a row, a group [out, G] or a block; where it is asymmetric weight_zero_point like it, itself packed
-along the rows if the weights are; weight_g_idx [in] where columns are grouped by activation. Packed
-integers have 2 ** (bits - 1) added. Source: the package's compressors.
+`weight` in int8 or float8_e4m3fn (int-, float- and naive-quantized); weight_scale, one for a
+matrix, a row, a group [out, G] or a block; where it is asymmetric weight_zero_point like it, itself
+packed along the rows if the weights are; weight_g_idx [in] where columns are grouped by activation.
+Packed integers have 2 ** (bits - 1) added. Source: the package's compressors.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.weights.quantized.blocks import Form
 from engine.weights.quantized.config import Compressed
 from engine.weights.quantized.fp8 import E4M3, fp8_matrix
-from engine.weights.quantized.grouped import GroupedMatrix
+from engine.weights.quantized.grouped import GroupedMatrix, formats_for
 from engine.weights.quantized.parts import (
     FLOATS,
     Parts,
@@ -137,7 +136,6 @@ class CompressedLayout:
         scales: Tensor,
         zeros: Tensor | None,
     ) -> GroupedMatrix:
-        form: Form = "8 bits" if bits > 4 else "4 bits"
         grid, groups = self._grid(parts, shape, scales)
         if zeros is None:
             zeros = torch.full(grid.scales.shape, float(1 << (bits - 1)))
@@ -146,7 +144,7 @@ class CompressedLayout:
         else:
             check_shape(parts, "weight_zero_point", zeros, tuple(grid.scales.shape))
         return GroupedMatrix(
-            shape, form, codes, grid.scales, zeros, grid.group, grid.block_rows, groups
+            shape, formats_for(bits), codes, grid.scales, zeros, grid.group, grid.block_rows, groups
         )
 
     def _grid(

@@ -1,7 +1,7 @@
-"""What `quantization_config` of config.json says: the methods there are, and their keys. Torch-free.
+"""What `quantization_config` of config.json says: the methods there are, and their keys.
 
-Which matrices are packed, and in what groups, the tensors themselves say; so the lists of modules
-that a method has left out (`modules_to_not_convert`, `ignore`) need no reading: theirs are plain.
+Torch-free. Which matrices are packed, and in what groups, the tensors themselves say; so the lists
+of modules that are left out (`modules_to_not_convert`, `ignore`) need no reading: theirs are plain.
 """
 
 from collections.abc import Collection

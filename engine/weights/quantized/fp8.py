@@ -1,13 +1,14 @@
 """FP8 (E4M3) weights and their scales: one for a matrix, for a row or for a block.
 
-Per matrix: weight float8_e4m3fn [out, in] and `weight_scale_inv` (DeepSeek's, of blocks, to multiply
-by in spite of its name) or `weight_scale` (vLLM's, FBGEMM's). Sources: transformers'
+Per matrix: weight float8_e4m3fn [out, in] and `weight_scale_inv` (DeepSeek's, of blocks, to
+multiply by in spite of its name) or `weight_scale` (vLLM's, FBGEMM's). Sources: transformers'
 finegrained_fp8.py, vLLM's fp8.py.
 """
 
 import torch
 from torch import Tensor
 
+from engine.quant.scaled_rows import FP8_ROWS
 from engine.weights.quantized.config import Fp8
 from engine.weights.quantized.grouped import GroupedMatrix
 from engine.weights.quantized.parts import FLOATS, Parts, Stored, damaged, find_parts, take
@@ -57,7 +58,7 @@ def fp8_matrix(
             raise damaged(parts, "weight", "has weights that are no numbers")
         return rows
 
-    return GroupedMatrix(shape, "fp8", codes, grid.scales, None, grid.group, grid.block_rows)
+    return GroupedMatrix(shape, FP8_ROWS, codes, grid.scales, None, grid.group, grid.block_rows)
 
 
 open_layout = Fp8Layout

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engine.weights.quantized.config import Gptq
-from engine.weights.quantized.grouped import GroupedMatrix
+from engine.weights.quantized.grouped import GroupedMatrix, formats_for
 from engine.weights.quantized.parts import (
     FLOATS,
     Parts,
@@ -46,7 +46,7 @@ class GptqLayout:
         group, groups = self._groups(parts, group_of, num_columns, num_groups)
         return GroupedMatrix(
             (num_rows, num_columns),
-            "8 bits" if bits > 4 else "4 bits",
+            formats_for(bits),
             lambda start, stop: unpack_words(qweight[:, start:stop].T, bits, num_columns),
             scales.T,
             zeros.T,

@@ -4,13 +4,13 @@ Knows no method; each one's file says where codes and scales are.
 """
 
 from collections.abc import Callable, Iterator
+from math import gcd
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.weights.quantized import blocks
-from engine.weights.quantized.blocks import Form
+from engine.quant.scaled_rows import AFFINE4_ROWS, AFFINE8_ROWS, ScaledRows, rows_format
 from kernels.packing import PIECE_ROWS
 
 _PIECE_WEIGHTS = 1 << 22
@@ -19,14 +19,14 @@ _PIECE_WEIGHTS = 1 << 22
 class GroupedMatrix(NamedTuple):
     """A weight is (code - zero) * scale in float32, without a zero code * scale.
 
-    `codes(start, stop)` gives those rows [n, columns]: uint8, or float8_e4m3fn in the form `fp8`.
-    scales, zeros: float32 [R, G], the same for `block_rows` rows and `group` columns, of which the
-    last may be fewer. `groups` [columns] says which column belongs to which group where that is not
-    the order.
+    `codes(start, stop)` gives those rows [n, columns]: uint8, or float8_e4m3fn in FP8; `formats` are
+    the packed ones for such codes, by the columns of a block. scales, zeros: float32 [R, G], the
+    same for `block_rows` rows and `group` columns, of which the last may be fewer. `groups`
+    [columns] says which column belongs to which group where that is not the order.
     """
 
     shape: tuple[int, int]
-    form: Form
+    formats: dict[int, ScaledRows]
     codes: Callable[[int, int], Tensor]
     scales: Tensor
     zeros: Tensor | None
@@ -37,9 +37,8 @@ class GroupedMatrix(NamedTuple):
     @property
     def kind(self) -> int | None:
         """The packed format that holds the matrix, None if there is none."""
-        if self.groups is not None:
-            return None
-        return blocks.find_kind(self.form, self.shape[1], self.group)
+        form = self._format()
+        return None if form is None else form.kind
 
     @property
     def reason(self) -> str:
@@ -58,15 +57,20 @@ class GroupedMatrix(NamedTuple):
 
     def packed_rows(self) -> Iterator[Tensor]:
         """The rows in blocks of `kind`, uint8 [rows, bytes], some multiple of PIECE_ROWS each."""
-        kind = self.kind
-        assert kind is not None, "the caller has asked"
-        width = blocks.width_of(kind)
+        form = self._format()
+        assert form is not None, "the caller has asked"
         for start, stop in self._stretches(PIECE_ROWS):
-            scales = self._spread(self.scales, start, stop)[:, ::width]
-            zeros = None
-            if self.zeros is not None:
-                zeros = self._spread(self.zeros, start, stop)[:, ::width]
-            yield blocks.join_blocks(kind, self.codes(start, stop), scales, zeros)
+            scales, zeros = (
+                None if values is None else self._spread(values, start, stop, form.num_weights)
+                for values in (self.scales, self.zeros)
+            )
+            assert scales is not None
+            yield form.pack(self.codes(start, stop), scales, zeros)
+
+    def _format(self) -> ScaledRows | None:
+        if self.groups is not None:
+            return None
+        return rows_format(self.formats, gcd(self.group, self.shape[1]))
 
     def _stretches(self, multiple: int) -> Iterator[tuple[int, int]]:
         num_rows, num_columns = self.shape
@@ -74,9 +78,14 @@ class GroupedMatrix(NamedTuple):
         for start in range(0, num_rows, step):
             yield start, min(start + step, num_rows)
 
-    def _spread(self, values: Tensor, start: int, stop: int) -> Tensor:
-        """[R, G] to the values of rows start to stop, for every column: [n, columns]."""
+    def _spread(self, values: Tensor, start: int, stop: int, width: int = 1) -> Tensor:
+        """[R, G] to those of rows start to stop, one for `width` columns: [n, columns / width]."""
         rows = values.index_select(0, torch.arange(start, stop) // self.block_rows)
         if self.groups is not None:
             return rows.index_select(1, self.groups)
-        return rows.repeat_interleave(self.group, 1)[:, : self.shape[1]]
+        return rows.repeat_interleave(self.group // width, 1)[:, : self.shape[1] // width]
+
+
+def formats_for(bits: int) -> dict[int, ScaledRows]:
+    """Those that hold integers of so many bits."""
+    return AFFINE8_ROWS if bits > 4 else AFFINE4_ROWS

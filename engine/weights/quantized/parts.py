@@ -32,19 +32,17 @@ class Stored(Protocol):
         """A tensor, read when it is looked at, and not to be written to."""
 
 
-def find_parts(
-    names: Collection[str], main: str, others: Iterable[str], spoken_of: str = "weight"
-) -> dict[str, Parts]:
+def find_parts(names: Collection[str], main: str, others: Iterable[str]) -> dict[str, Parts]:
     """The parts of each matrix by the name `X.weight` that a plain one has.
 
-    There is a matrix wherever a name ends in `main`. Raises LoadError if the plain one is there too.
+    There is one wherever a name ends in `main`. Raises LoadError if a plain one is there too.
     """
     found: dict[str, Parts] = {}
     for name in sorted(names):
         stem, _, last = name.rpartition(".")
         if last != main or not stem:
             continue
-        plain = f"{stem}.{spoken_of}"
+        plain = f"{stem}.weight"
         if plain != name and plain in names:
             raise LoadError(f"The checkpoint has both {name} and {plain}; it cannot be used.")
         others_there = [word for word in others if f"{stem}.{word}" in names]

@@ -42,7 +42,8 @@ def quantise(name, directory, method):
     (directory / "config.json").write_text(
         json.dumps({**config, "quantization_config": quantization})
     )
-    tensors, plain = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, torch.Tensor] = {}
     for key, tensor in load_file(directory / "model.safetensors").items():
         if is_quantised(key, tensor):
             parts, weights = pack(tensor.numpy())

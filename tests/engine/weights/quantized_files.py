@@ -28,7 +28,8 @@ def bit_words(codes: Array, bits: int) -> Array:
     run = run.reshape(-1, codes.shape[1])
     run = np.pad(run, ((0, -len(run) % 32), (0, 0))).reshape(-1, 32, codes.shape[1])
     words = (run << np.arange(32, dtype=np.uint32)[:, None]).sum(1, dtype=np.uint32)
-    return words.view(np.int32)
+    packed: Array = words.view(np.int32)
+    return packed
 
 
 def affine(weights: Array, bits: int, groups: Array, is_symmetric: bool) -> tuple[Array, ...]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from engine.weights.checkpoint import open_checkpoint
 from tests.engine.weights import quantized_files as files
@@ -159,6 +160,15 @@ def test_blocks_hold_the_same_weights(case, tmp_path):
     assert packed.shape == (OUT, IN)
     blocks = torch.cat([piece.clone() for piece in packed.pieces]).numpy()
     assert np.array_equal(from_blocks(kind, blocks), expected)
+
+
+def test_fp8_blocks_are_those_of_transformers(tmp_path):
+    weight = torch.randn(OUT, IN).to(torch.float8_e4m3fn)
+    scales = torch.rand(OUT // 8, IN // 64)
+    parts = {"weight": weight, "weight_scale_inv": scales}
+    checkpoint = open_packed(tmp_path, parts, {**FP8, "weight_block_size": [8, 64]})
+    expected = Fp8Dequantize(None)._dequantize_one(weight, scales, torch.float32)
+    assert torch.equal(checkpoint.tensor(NAME), expected)
 
 
 @pytest.mark.parametrize("case", ["gptq", "awq", "fp8-blocks-ragged", "packed-4-asymmetric"])

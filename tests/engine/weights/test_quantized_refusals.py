@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.errors import LoadError
-from engine.weights.checkpoint import open_checkpoint
+from engine.weights.quantized.config import read_method
 from tests.engine.weights import quantized_files as files
 from tests.engine.weights.test_quantized_layouts import (
     AWQ,
@@ -51,9 +51,9 @@ def ints(*shape):
     ],
 )
 def test_a_method_that_is_not_known_is_refused_by_its_name(quantization, sentence, tmp_path):
+    files.write_llama(tmp_path, {}, quantization)
     with pytest.raises(LoadError, match=sentence) as caught:
-        files.write_llama(tmp_path, {}, quantization)
-        open_packed(tmp_path, {}, quantization)
+        read_method(tmp_path)
     assert "use the model's unquantised weights or a GGUF file" in str(caught.value)
 
 
