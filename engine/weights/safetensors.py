@@ -53,6 +53,10 @@ class SafetensorsCheckpoint:
         """The same, some rows at a time. Raises LoadError if it is not there."""
         return self._reader.pieces(self._place(name))
 
+    def packed_rows(self, name: str) -> Iterator[Tensor]:
+        """A matrix of bytes [rows, bytes] as `TensorReader.packed_rows` reads it."""
+        return self._reader.packed_rows(self._place(name))
+
     def packed(self, name: str) -> None:
         """No tensor here is in blocks."""
 

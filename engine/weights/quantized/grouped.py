@@ -19,10 +19,10 @@ _PIECE_WEIGHTS = 1 << 22
 class GroupedMatrix(NamedTuple):
     """A weight is (code - zero) * scale in float32, without a zero code * scale.
 
-    `codes(start, stop)` gives those rows [n, columns]: uint8, or float8_e4m3fn in FP8; `formats` are
-    the packed ones for such codes, by the columns of a block. scales, zeros: float32 [R, G], the
-    same for `block_rows` rows and `group` columns, of which the last may be fewer. `groups`
-    [columns] says which column belongs to which group where that is not the order.
+    `codes(start, stop)` gives those rows [n, columns], uint8 or float8_e4m3fn in FP8. `formats` are
+    the packed ones for such codes, by the columns of a block. scales, zeros: float32 [R, G], one
+    for `block_rows` rows and `group` columns, of which the last may be fewer. `groups` [columns]
+    says which column belongs to which group where that is not the order.
     """
 
     shape: tuple[int, int]
