@@ -16,7 +16,7 @@ from engine.models.registry import check_architecture
 from engine.weights.family import hf_keys
 from engine.weights.hf_keys import ACTIVATIONS, HfKeys
 from engine.weights.hf_tokens import read_eos_ids
-from engine.weights.quantized.config import read_method
+from engine.weights.prequantised.config import read_method
 from engine.weights.rope_scaling import Yarn, load_rope_scaling, parse_rope_scaling
 from engine.weights.safetensors_header import stored_dtype
 

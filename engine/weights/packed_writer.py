@@ -1,7 +1,7 @@
 """Writes a safetensors checkpoint packed: a directory that loads without quantising again.
 
-Its matrices are in rows of blocks (quantized/tramontane.py reads them), all else is as it was. Of
-the model, one matrix is in memory at a time. Knows no family: a matrix is told by its name.
+Its matrices are in rows of blocks (prequantised/tramontane.py reads them), all else is as it was.
+Of the model, one matrix is in memory at a time. Knows no family: a matrix is told by its name.
 """
 
 import json
@@ -24,8 +24,8 @@ from engine.quant.registry import Format, fitting_format, step_up
 from engine.quant.stored_rows import ROWS_BY_KIND, StoredRows
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.files import ModelFiles
+from engine.weights.prequantised.config import read_method
 from engine.weights.progress import Progress
-from engine.weights.quantized.config import read_method
 from engine.weights.safetensors_writer import MAX_SHARD_BYTES, OutTensor, write_safetensors
 from engine.weights.selection import companions
 

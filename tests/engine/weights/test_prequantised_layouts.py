@@ -6,7 +6,7 @@ import torch
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from engine.weights.checkpoint import open_checkpoint
-from tests.engine.weights import quantized_files as files
+from tests.engine.weights import prequantised_files as files
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 STEM = NAME.removesuffix("weight")
@@ -173,7 +173,7 @@ def test_fp8_blocks_are_those_of_transformers(tmp_path):
 
 @pytest.mark.parametrize("case", ["gptq", "awq", "fp8-blocks-ragged", "packed-4-asymmetric"])
 def test_a_large_matrix_comes_in_pieces(case, tmp_path, monkeypatch):
-    monkeypatch.setattr("engine.weights.quantized.grouped._PIECE_WEIGHTS", 32 * IN)
+    monkeypatch.setattr("engine.weights.prequantised.grouped._PIECE_WEIGHTS", 32 * IN)
     pack, quantization, kind = CASES[case]
     if case == "awq":
         quantization = {**quantization, "group_size": 64}

@@ -14,8 +14,8 @@ from torch import Tensor
 from engine.config import ModelConfig
 from engine.weights.checkpoint import PackedTensor
 from engine.weights.files import ModelFiles
-from engine.weights.quantized.config import Method
-from engine.weights.quantized.parts import SCALES_OF_ACTIVATIONS, Parts
+from engine.weights.prequantised.config import Method
+from engine.weights.prequantised.parts import SCALES_OF_ACTIVATIONS, Parts
 from engine.weights.safetensors import DTYPES, SafetensorsCheckpoint
 
 log = logging.getLogger(__name__)
@@ -55,13 +55,13 @@ class Layout(Protocol):
         """Raises LoadError if parts are missing or do not fit."""
 
 
-class QuantizedCheckpoint:
+class PrequantisedCheckpoint:
     """Tensors of `files.weights`, quantised by `method`. Raises LoadError as a plain one does."""
 
     def __init__(self, files: ModelFiles, method: Method) -> None:
         self._stored = SafetensorsCheckpoint(files, {**DTYPES, **_BYTES_WITH_SCALES})
         self.config: ModelConfig = self._stored.config
-        module = import_module(f"engine.weights.quantized.{method.module}")
+        module = import_module(f"engine.weights.prequantised.{method.module}")
         self._layout: Layout = module.open_layout(self._stored, method)
         self._parts = self._layout.find()
         used = {name for parts in self._parts.values() for name in parts.values()}

@@ -13,8 +13,8 @@ from engine.weights.files import ModelRef, resolve
 from kernels.packing import can_pack
 from tests.engine.models import tiny
 from tests.engine.models.paged import PagedModel
-from tests.engine.weights import quantized_files as files
-from tests.engine.weights.test_quantized_layouts import AWQ, FP8, compressed, gptq
+from tests.engine.weights import prequantised_files as files
+from tests.engine.weights.test_prequantised_layouts import AWQ, FP8, compressed, gptq
 
 METHODS = {
     "gptq": (lambda w: files.gptq(w), gptq(), 1032),

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from engine.errors import LoadError
-from engine.weights.quantized.config import read_method
-from tests.engine.weights import quantized_files as files
-from tests.engine.weights.test_quantized_layouts import (
+from engine.weights.prequantised.config import read_method
+from tests.engine.weights import prequantised_files as files
+from tests.engine.weights.test_prequantised_layouts import (
     AWQ,
     CASES,
     FP8,

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from engine.quant.scaled_rows import FP8_ROWS
-from engine.weights.quantized.config import Fp8
-from engine.weights.quantized.grouped import GroupedMatrix
-from engine.weights.quantized.parts import FLOATS, Parts, Stored, damaged, find_parts, take
-from engine.weights.quantized.scales import make_grid
+from engine.weights.prequantised.config import Fp8
+from engine.weights.prequantised.grouped import GroupedMatrix
+from engine.weights.prequantised.parts import FLOATS, Parts, Stored, damaged, find_parts, take
+from engine.weights.prequantised.scales import make_grid
 
 E4M3 = torch.float8_e4m3fn
 _SCALES = ("weight_scale_inv", "weight_scale")

@@ -8,9 +8,9 @@ GPTQModel's QuantLinear (format v1 keeps zeros less one, modulo 2 ** bits; v2 as
 import torch
 from torch import Tensor
 
-from engine.weights.quantized.config import Gptq
-from engine.weights.quantized.grouped import GroupedMatrix, formats_for
-from engine.weights.quantized.parts import (
+from engine.weights.prequantised.config import Gptq
+from engine.weights.prequantised.grouped import GroupedMatrix, formats_for
+from engine.weights.prequantised.parts import (
     FLOATS,
     Parts,
     Stored,
@@ -19,8 +19,8 @@ from engine.weights.quantized.parts import (
     find_parts,
     take,
 )
-from engine.weights.quantized.scales import column_groups
-from engine.weights.quantized.words import num_words, unpack_words
+from engine.weights.prequantised.scales import column_groups
+from engine.weights.prequantised.words import num_words, unpack_words
 
 
 class GptqLayout:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.weights.quantized.parts import Parts, damaged
+from engine.weights.prequantised.parts import Parts, damaged
 
 
 class Grid(NamedTuple):

@@ -8,9 +8,9 @@ bits on. Source: AutoAWQ's WQLinear_GEMM.
 import torch
 from torch import Tensor
 
-from engine.weights.quantized.config import Awq
-from engine.weights.quantized.grouped import GroupedMatrix, formats_for
-from engine.weights.quantized.parts import (
+from engine.weights.prequantised.config import Awq
+from engine.weights.prequantised.grouped import GroupedMatrix, formats_for
+from engine.weights.prequantised.parts import (
     FLOATS,
     Parts,
     Stored,
@@ -19,7 +19,7 @@ from engine.weights.quantized.parts import (
     find_parts,
     take,
 )
-from engine.weights.quantized.words import unpack_words
+from engine.weights.prequantised.words import unpack_words
 
 _BITS = 4
 _IN_WORD = 8

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engine.weights.quantized.config import Compressed
-from engine.weights.quantized.fp8 import E4M3, fp8_matrix
-from engine.weights.quantized.grouped import GroupedMatrix, formats_for
-from engine.weights.quantized.parts import (
+from engine.weights.prequantised.config import Compressed
+from engine.weights.prequantised.fp8 import E4M3, fp8_matrix
+from engine.weights.prequantised.grouped import GroupedMatrix, formats_for
+from engine.weights.prequantised.parts import (
     FLOATS,
     Parts,
     Stored,
@@ -24,8 +24,8 @@ from engine.weights.quantized.parts import (
     find_parts,
     take,
 )
-from engine.weights.quantized.scales import Grid, column_groups, make_grid
-from engine.weights.quantized.words import num_words, unpack_words
+from engine.weights.prequantised.scales import Grid, column_groups, make_grid
+from engine.weights.prequantised.words import num_words, unpack_words
 
 _WITH_SCALE = ("weight_scale", "weight_zero_point", "weight_g_idx")
 _QUANTISED = (torch.int8, E4M3)

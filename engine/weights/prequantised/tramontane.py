@@ -11,8 +11,8 @@ from torch import Tensor
 
 from engine.errors import LoadError
 from engine.quant.stored_rows import STORED_ROWS, StoredRows
-from engine.weights.quantized.config import Tramontane
-from engine.weights.quantized.parts import Parts, damaged
+from engine.weights.prequantised.config import Tramontane
+from engine.weights.prequantised.parts import Parts, damaged
 from engine.weights.safetensors import SafetensorsCheckpoint
 
 _WORD = "weight"
@@ -21,7 +21,7 @@ _WORD = "weight"
 class StoredMatrix:
     """A matrix, or several stacked, whose bytes are in the file as they are in memory."""
 
-    reason = "it is a stack of matrices"
+    reason = ""  # why there is no kind: there always is one
 
     def __init__(self, stored: SafetensorsCheckpoint, name: str, rows: StoredRows) -> None:
         """Raises LoadError if its rows are no whole number of blocks."""
@@ -37,9 +37,9 @@ class StoredMatrix:
         self.shape = (*before, num_bytes // rows.num_bytes * rows.num_weights)
 
     @property
-    def kind(self) -> int | None:
-        """A stack has none."""
-        return self._rows.kind if len(self.shape) == 2 else None
+    def kind(self) -> int:
+        """What config.json says."""
+        return self._rows.kind
 
     def pieces(self) -> Iterator[Tensor]:
         """The weights, float32, some rows at a time."""
@@ -47,8 +47,12 @@ class StoredMatrix:
             yield self._rows.dequantize(piece)
 
     def packed_rows(self) -> Iterator[Tensor]:
-        """The rows in blocks, as they lie in the file."""
-        return self._stored.packed_rows(self._name)
+        """The rows in blocks, as they lie in the file; of a stack, one matrix after another."""
+        if len(self.shape) == 2:
+            yield from self._stored.packed_rows(self._name)
+            return
+        for stack in self._stored.pieces(self._name):
+            yield from stack.flatten(0, -3)
 
 
 class TramontaneLayout:
