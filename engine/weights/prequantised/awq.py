@@ -23,7 +23,6 @@ from engine.weights.prequantised.words import unpack_words
 
 _BITS = 4
 _IN_WORD = 8
-_PLACES = torch.tensor([0, 4, 1, 5, 2, 6, 3, 7])  # of rows 0 to 7 in a word
 
 
 class AwqLayout:
@@ -52,7 +51,7 @@ class AwqLayout:
         return GroupedMatrix(
             (num_rows, num_columns),
             formats_for(_BITS),
-            lambda start, stop: _rows(qweight, start, stop),
+            lambda start, stop: _rows(self._stored.tensor(parts["qweight"]), start, stop),
             scales.T,
             zeros.T,
             self._group(parts, num_columns, num_groups),
@@ -76,7 +75,8 @@ def _rows(qweight: Tensor, start: int, stop: int) -> Tensor:
 def _unpack(words: Tensor) -> Tensor:
     """int32 [N, W] to uint8 [N, 8 * W]."""
     codes = unpack_words(words, _BITS, words.shape[1] * _IN_WORD)
-    return codes.view(*words.shape, _IN_WORD)[..., _PLACES].flatten(1)
+    # Rows 0, 2, 4, 6 and then 1, 3, 5, 7: two halves, of which every second row is.
+    return codes.view(*words.shape, 2, _IN_WORD // 2).transpose(2, 3).flatten(1)
 
 
 open_layout = AwqLayout

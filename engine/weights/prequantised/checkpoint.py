@@ -67,7 +67,7 @@ class PrequantisedCheckpoint:
         used = {name for parts in self._parts.values() for name in parts.values()}
         unused = _activation_scales(self._stored.names())
         self._names: frozenset[str] = (self._stored.names() - used - unused) | self._parts.keys()
-        self._latest: tuple[str, Matrix] | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._told: set[str] = set()
 
     def names(self) -> frozenset[str]:
@@ -76,7 +76,11 @@ class PrequantisedCheckpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """A tensor's shape. Raises LoadError if it is not there."""
-        return self._matrix(name).shape if name in self._parts else self._stored.shape(name)
+        if name not in self._parts:
+            return self._stored.shape(name)
+        if name not in self._shapes:
+            self._shapes[name] = self._matrix(name).shape
+        return self._shapes[name]
 
     def tensor(self, name: str) -> Tensor:
         """One tensor, a quantised one as float32. Raises LoadError if it is not there."""
@@ -101,10 +105,7 @@ class PrequantisedCheckpoint:
         return PackedTensor(matrix.kind, matrix.shape, matrix.packed_rows())
 
     def _matrix(self, name: str) -> Matrix:
-        """The latest stays, as its shape is asked for first and then its weights."""
-        if self._latest is None or self._latest[0] != name:
-            self._latest = name, self._layout.matrix(self._parts[name])
-        return self._latest[1]
+        return self._layout.matrix(self._parts[name])
 
     def _tell(self, name: str, reason: str) -> None:
         """Say so once for each reason."""

@@ -77,7 +77,8 @@ class CompressedLayout:
         weight = take(self._stored, parts, "weight", (torch.int8,), 2)
 
         def codes(start: int, stop: int) -> Tensor:
-            shifted = weight[start:stop].to(torch.int16) + half
+            integers = self._stored.tensor(parts["weight"])[start:stop]
+            shifted = integers.to(torch.int16) + half
             if ((shifted < 0) | (shifted >= 2 * half)).any():
                 raise damaged(parts, "weight", f"has integers of more than {bits} bits")
             return shifted.to(torch.uint8)
@@ -93,9 +94,10 @@ class CompressedLayout:
         zeros = None
         if "weight_zero_point" in parts:
             zeros = self._packed_zeros(parts, bits, num_rows)
-        words = take(self._stored, parts, "weight_packed", (torch.int32,), 2)
+        take(self._stored, parts, "weight_packed", (torch.int32,))
 
         def codes(start: int, stop: int) -> Tensor:
+            words = self._stored.tensor(parts["weight_packed"])
             return unpack_words(words[start:stop], bits, num_columns)
 
         return self._grouped(parts, shape, bits, codes, scales, zeros)

@@ -53,7 +53,7 @@ def fp8_matrix(
     grid = make_grid(scales, shape, block, parts, word)
 
     def codes(start: int, stop: int) -> Tensor:
-        rows = weight[start:stop]
+        rows = stored.tensor(parts["weight"])[start:stop]
         if ((rows.view(torch.uint8) & _NO_NUMBER) == _NO_NUMBER).any():
             raise damaged(parts, "weight", "has weights that are no numbers")
         return rows

@@ -44,10 +44,15 @@ class GptqLayout:
         check_shape(parts, "qweight", qweight, (num_words(bits, num_columns), num_rows))
         zeros = self._zeros(parts, bits, num_groups, num_rows)
         group, groups = self._groups(parts, group_of, num_columns, num_groups)
+
+        def codes(start: int, stop: int) -> Tensor:
+            words = self._stored.tensor(parts["qweight"])
+            return unpack_words(words[:, start:stop].T, bits, num_columns)
+
         return GroupedMatrix(
             (num_rows, num_columns),
             formats_for(bits),
-            lambda start, stop: unpack_words(qweight[:, start:stop].T, bits, num_columns),
+            codes,
             scales.T,
             zeros.T,
             group,

@@ -13,7 +13,7 @@ from torch import Tensor
 from engine.quant.scaled_rows import AFFINE4_ROWS, AFFINE8_ROWS, ScaledRows, rows_format
 from kernels.packing import PIECE_ROWS
 
-_PIECE_WEIGHTS = 1 << 22
+_PIECE_WEIGHTS = 1 << 19  # larger ones leave holes in the heap, between matrices that stay
 
 
 class GroupedMatrix(NamedTuple):

@@ -29,7 +29,11 @@ class Stored(Protocol):
         """A tensor's shape."""
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, read when it is looked at, and not to be written to."""
+        """A tensor, not to be written to.
+
+        The memory of what was looked at goes back to the file at the next call, so a large one is
+        asked for again for each look.
+        """
 
 
 def find_parts(names: Collection[str], main: str, others: Iterable[str]) -> dict[str, Parts]:
