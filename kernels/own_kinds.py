@@ -57,7 +57,7 @@ def _fp8(blocks: Tensor) -> Tensor:
 
 def _coded(group: int, blocks: Tensor) -> Tensor:
     numbers, d, rest = blocks[:, :16], _floats(blocks[:, 16:20]), blocks[:, 20:]
-    scales, nibbles = rest.split([256 // group, 128], dim=1)  # type: ignore[no-untyped-call]
+    scales, nibbles = rest.split([256 // group, 128], dim=1)
     pairs = nibbles.reshape(len(blocks), 8, 16)
     codes = torch.cat([pairs & 15, pairs >> 4], dim=2).flatten(1)
     values = numbers.view(torch.int8).gather(1, codes.long()).float()

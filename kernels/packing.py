@@ -1,32 +1,46 @@
-"""Packed matrices made of a file's blocks, for the kernels of this machine's CPU."""
+"""Packed matrices made of rows of blocks, for the kernels of this machine's CPU."""
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, load_library
 from kernels.packed import PackedMatrix
+from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
 
 
 def can_pack(kind: int, num_columns: int) -> bool:
-    """Whether there are kernels for such a GGML type. The first call may build them: seconds."""
+    """Whether there are kernels for such a kind (packed.py), or one it is rewritten into for them.
+
+    The first call may build them: seconds.
+    """
     library = load_library()
-    return library is not None and library.tiles_bytes(kind, 1, num_columns) > 0
+    return library is not None and library.tiles_bytes(_kind_in_tiles(kind), 1, num_columns) > 0
 
 
 def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
     """A matrix, in tiles, of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
 
-    Each piece but the last has a multiple of PIECE_ROWS. Ask `can_pack` first.
+    Each piece but the last has a multiple of PIECE_ROWS. Ask `can_pack` first. The matrix is of
+    another kind where the one given has no kernels of its own.
     """
     library = load_library()
     assert library is not None, "can_pack said so"
-    matrix = library.empty(kind, num_rows, num_columns)
+    matrix = library.empty(_kind_in_tiles(kind), num_rows, num_columns)
+    rewrite = recoding(kind)
     start = 0
     for blocks in pieces:
+        if rewrite is not None:
+            blocks = torch.from_numpy(rewrite.rows(blocks.numpy(), torch.get_num_threads()))
         library.repack(matrix, start, blocks)
         start += len(blocks)
     assert start == num_rows, "the pieces are the whole matrix"
     return matrix
+
+
+def _kind_in_tiles(kind: int) -> int:
+    rewrite = recoding(kind)
+    return kind if rewrite is None else rewrite.kind

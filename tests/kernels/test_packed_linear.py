@@ -73,7 +73,7 @@ def test_tiles_have_the_product_of_their_weights(kind, num_rows, inputs, library
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(600)  # it compiles
+@pytest.mark.timeout(1200)  # it compiles
 def test_the_portable_path_has_it_too(tmp_path, inputs):
     library = Library(build(tmp_path, defines=["-DTR_PORTABLE"]))
     assert library.path == "portable"
