@@ -76,7 +76,9 @@ def write_packed(
     _warn_of_second_packing(files)
     plan = [_plan(name, checkpoint, form) for name in _names(checkpoint)]
     if not any(planned.kind for planned in plan):
-        raise LoadError(f"{files.name} has no matrix that can be packed as {form.name}.")
+        raise LoadError(
+            f"{files.name} has no matrix that {form.name} can be written of; choose another type."
+        )
     _warn_of_fallbacks(plan)
     with _making(directory) as partial:
         _copy_companions(files, partial)
