@@ -10,7 +10,7 @@ from engine.weights.files import ModelFiles
 
 
 class PackedTensor(NamedTuple):
-    """A matrix in blocks of `kind`: a GGML type's number, or one of kernels/packed.py."""
+    """A matrix as a GGUF file has it, in blocks of the GGML type with the number `kind`."""
 
     kind: int
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Checkpoint(Protocol):
         """
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The tensor in blocks, if it is a matrix that a packed format holds as it is stored."""
+        """The tensor as it is stored, if that is a matrix in blocks of a GGML type."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:
