@@ -81,9 +81,10 @@ class GroupedMatrix(NamedTuple):
     def _spread(self, values: Tensor, start: int, stop: int, width: int = 1) -> Tensor:
         """[R, G] to those of rows start to stop, one for `width` columns: [n, columns / width]."""
         rows = values.index_select(0, torch.arange(start, stop) // self.block_rows)
-        if self.groups is not None:
-            return rows.index_select(1, self.groups)
-        return rows.repeat_interleave(self.group // width, 1)[:, : self.shape[1] // width]
+        groups = self.groups
+        if groups is None:
+            groups = torch.arange(0, self.shape[1], width) // self.group
+        return rows.index_select(1, groups)
 
 
 def formats_for(bits: int) -> dict[int, ScaledRows]:

@@ -186,6 +186,12 @@ def test_a_large_matrix_comes_in_pieces(case, tmp_path, monkeypatch):
     assert np.array_equal(from_blocks(kind, torch.cat(blocks).numpy()), expected)
 
 
+def test_a_group_far_larger_than_a_row_is_the_row(tmp_path):
+    parts, expected = files.awq(weights(), -1)
+    checkpoint = open_packed(tmp_path, parts, {**AWQ, "group_size": 1 << 40})
+    assert np.array_equal(checkpoint.tensor(NAME).numpy(), expected)
+
+
 def test_rows_that_no_block_fits_are_unpacked_with_a_line_in_the_log(tmp_path, caplog):
     caplog.set_level("INFO")
     parts, expected = files.gptq(weights(8, 40), 4, -1)
