@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from engine.config import ModelConfig
+from engine.errors import LoadError
 from engine.weights.checkpoint import PackedTensor
 from engine.weights.files import ModelFiles
 from engine.weights.prequantised.config import Method
@@ -105,7 +106,12 @@ class PrequantisedCheckpoint:
         return PackedTensor(matrix.kind, matrix.shape, matrix.packed_rows())
 
     def _matrix(self, name: str) -> Matrix:
-        return self._layout.matrix(self._parts[name])
+        matrix = self._layout.matrix(self._parts[name])
+        if 0 in matrix.shape:
+            raise LoadError(
+                f"{name} has the shape {list(matrix.shape)}, no weights; it is damaged."
+            )
+        return matrix
 
     def _tell(self, name: str, reason: str) -> None:
         """Say so once for each reason."""

@@ -85,6 +85,11 @@ def test_a_method_that_is_not_known_is_refused_by_its_name(quantization, sentenc
             {"weight": torch.full((OUT, IN), torch.nan).to(torch.float8_e4m3fn)},
             "weights that are no numbers",
         ),
+        (
+            "fp8-whole",
+            {"weight": torch.empty(0, IN, dtype=torch.float8_e4m3fn)},
+            r"has the shape \[0, 192\], no weights",
+        ),
         ("packed-4", {"weight_scale": None}, "weight_packed but no .*weight_scale"),
         ("packed-4", {"weight_shape": None}, "weight_packed but no .*weight_shape"),
         ("packed-4", {"weight_shape": torch.tensor([OUT, 0])}, "no shape of a matrix"),
