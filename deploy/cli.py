@@ -58,7 +58,7 @@ commands
   chaos                        kill an API process and a worker in mid-stream: no token is lost
   keys new --tenant NAME       a fresh API key, and its entry for the file of keys
   keys hash                    the hash of a key on stdin, as the file has it
-  quantize -m MODEL --type T -o FILE  a GGUF file of it, packed as Q4_K_M, Q8_0, …
+  quantize -m MODEL --type T -o NAME  FILE.gguf of it, packed as Q4_K_M, Q8_0, …; or a directory
   settings                     every setting, as a table
 
 `tramontane COMMAND --help` lists a command's flags. Flags may stand before the command."""

@@ -1,6 +1,6 @@
 """All settings of Tramontane in one list, and the table that the README shows. Reads no values."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -23,6 +23,19 @@ class Flag(NamedTuple):
     name: str
     writes: str | None = None
     choices: tuple[str, ...] = ()
+
+
+def part_of(config: Config, fields: Collection[str]) -> Config:
+    """A config of some of the settings of another, for a command that needs no more of them."""
+    hints = get_type_hints(config, include_extras=True)
+    chosen = [item for item in settings_of(config) if item.field in fields]
+    assert len(chosen) == len(fields), "the config has them all"
+    return msgspec.defstruct(
+        f"PartOf{config.__name__}",
+        [(item.field, hints[item.field], item.default) for item in chosen],
+        frozen=True,
+        kw_only=True,
+    )
 
 
 def flags_of(configs: Iterable[Config]) -> list[Flag]:

@@ -59,6 +59,11 @@ def open_checkpoint(files: ModelFiles) -> Checkpoint:
         from engine.weights.ggml import GgmlCheckpoint
 
         return GgmlCheckpoint(files)
+    from engine.weights.prequantised.config import read_method
     from engine.weights.safetensors import SafetensorsCheckpoint
 
+    if (method := read_method(files.directory)) is not None:
+        from engine.weights.prequantised.checkpoint import PrequantisedCheckpoint
+
+        return PrequantisedCheckpoint(files, method)
     return SafetensorsCheckpoint(files)

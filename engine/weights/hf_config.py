@@ -16,6 +16,7 @@ from engine.models.registry import check_architecture
 from engine.weights.family import hf_keys
 from engine.weights.hf_keys import ACTIVATIONS, HfKeys
 from engine.weights.hf_tokens import read_eos_ids
+from engine.weights.prequantised.config import read_method
 from engine.weights.rope_scaling import Yarn, load_rope_scaling, parse_rope_scaling
 from engine.weights.safetensors_header import stored_dtype
 
@@ -33,7 +34,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     # First of all: another family may lack the keys that these ones have.
     check_architecture(architecture := read_json(path, _Family).architectures[0])
     keys = _read_keys(path, hf_keys(architecture))
-    _check_quantisation(keys, path)
+    is_quantised = read_method(directory) is not None
     _check_rope(keys, rope := _asked(keys.rope, path), path)
     rope_scaling = parse_rope_scaling(rope, str(path))
     head_dim = _head_dim(keys, path)
@@ -53,7 +54,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "tie_word_embeddings": keys.tie_word_embeddings,
         "eos_token_ids": read_eos_ids(directory, keys.eos_token_id),
         "bos_token_id": keys.bos_token_id,
-        "dtype": stored_dtype(weights),
+        "dtype": stored_dtype(weights, is_quantised=is_quantised),
     }
     return ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
 
@@ -79,15 +80,6 @@ def _asked(answer: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
         return answer()
     except LoadError as error:
         raise LoadError(f"{path}: {error}.") from error
-
-
-def _check_quantisation(keys: HfKeys, path: Path) -> None:
-    if keys.quantization_config is not None:
-        method = keys.quantization_config.get("quant_method", "unknown")
-        raise LoadError(
-            f"{path}: weights quantised with {method} are not supported; use the model's "
-            "unquantised weights or a GGUF file."
-        )
 
 
 def _activation(keys: HfKeys, path: Path) -> Activation:

@@ -46,7 +46,6 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
     original_max_position_embeddings: Count | None = None
     partial_rotary_factor: float | None = None
     tie_word_embeddings: bool = False
-    quantization_config: dict[str, Any] | None = None
     eos_token_id: int | list[int] | None = None
     bos_token_id: int | None = None
 

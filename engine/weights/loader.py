@@ -95,10 +95,18 @@ class Loader:
         Such a tensor, a bias for example, would make another model of it without a sign.
         """
         unused = self._names - self._used
-        unknown = sorted(name for name in unused if not name.endswith(tuple(spare)))
+        unknown = sorted(
+            name
+            for name in unused
+            if not name.endswith(tuple(spare)) and not self._adds_nothing(name)
+        )
         if unknown:
             architecture = self.checkpoint.config.architecture
             raise LoadError(
                 f"The checkpoint has {len(unknown)} tensors that {architecture} does not use, for "
                 f"example {unknown[0]}; it is a variant that is not supported."
             )
+
+    def _adds_nothing(self, name: str) -> bool:
+        """AutoGPTQ wrote biases of zeros where a model has none."""
+        return name.endswith(".bias") and not self.checkpoint.tensor(name).any()

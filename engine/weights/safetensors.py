@@ -1,6 +1,6 @@
 """A checkpoint in one safetensors file or in several shards, read in place. Knows no model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from engine.weights.safetensors_index import read_shards
 from engine.weights.tensor_reader import Place, TensorReader
 
 # Not the types of eight bits and less: their weights mean nothing without scales from elsewhere.
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -28,9 +28,10 @@ _DTYPES = {
 
 
 class SafetensorsCheckpoint:
-    """Tensors of `files.weights`."""
+    """Tensors of `files.weights`, of what `dtypes` has for the names of the files' types."""
 
-    def __init__(self, files: ModelFiles) -> None:
+    def __init__(self, files: ModelFiles, dtypes: Mapping[str, torch.dtype] = DTYPES) -> None:
+        self._dtypes = dtypes
         self.config: ModelConfig = read_model_config(files)
         self._directory = files.directory
         self._headers, self._paths = read_shards(files.directory, files.weights)
@@ -52,6 +53,10 @@ class SafetensorsCheckpoint:
         """The same, some rows at a time. Raises LoadError if it is not there."""
         return self._reader.pieces(self._place(name))
 
+    def packed_rows(self, name: str) -> Iterator[Tensor]:
+        """A matrix of bytes [rows, bytes] as `TensorReader.packed_rows` reads it."""
+        return self._reader.packed_rows(self._place(name))
+
     def packed(self, name: str) -> None:
         """No tensor here is in blocks."""
 
@@ -61,10 +66,10 @@ class SafetensorsCheckpoint:
         path = self._paths[name]
         header = self._headers[path]
         tensor = header.tensors[name]
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in self._dtypes:
             raise LoadError(
                 f"{path}: {name} is stored as {tensor.dtype}, which is not supported; use a "
                 "version of the model in BF16, F16 or F32, or a GGUF file."
             )
         offset = header.data_start + tensor.data_offsets[0]
-        return Place(tensor.shape, path, offset, _DTYPES[tensor.dtype])
+        return Place(tensor.shape, path, offset, self._dtypes[tensor.dtype])

@@ -110,15 +110,17 @@ def _check_places(tensors: dict[str, SafetensorsTensor], data_bytes: int) -> Non
         raise ValueError(f"it has {data_bytes} bytes of weights and its header says {end}")
 
 
-def stored_dtype(paths: Sequence[Path]) -> str:
+def stored_dtype(paths: Sequence[Path], *, is_quantised: bool = False) -> str:
     """The dtype that most of the weights have: float32, float16 or bfloat16.
 
-    Raises LoadError for weights of another kind, which need more than a cast to be used.
+    Of weights that are quantised, those that are not, and the scales. Raises LoadError for plain
+    weights of another kind, which need more than a cast to be used.
     """
     sizes: Counter[str] = Counter()
     for path in paths:
         for tensor in read_header(path).tensors.values():
-            sizes[tensor.dtype] += prod(tensor.shape)
+            if not is_quantised or tensor.dtype in _DTYPES:
+                sizes[tensor.dtype] += prod(tensor.shape)
     if not sizes:
         raise LoadError(f"{paths[0].parent} has no tensors in its safetensors files.")
     dtype = sizes.most_common(1)[0][0]

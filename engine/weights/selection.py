@@ -78,6 +78,11 @@ def select_tokenizer(names: Collection[str], where: str) -> tuple[str, ...]:
     return chosen
 
 
+def companions(names: Collection[str]) -> tuple[str, ...]:
+    """What goes with a model wherever its weights go: its tokenizer, and how to generate."""
+    return _matching(names, ("generation_config.json", *_TOKENIZER_FILES))
+
+
 def explain_pickle(where: str) -> str:
     """Why there is no reading of these."""
     return (

@@ -172,7 +172,7 @@ def test_a_missing_key_is_named(read, key):
         ({"rope_parameters": {"full_attention": {}}}, "rope parameters that differ by layer"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope scaling 'dynamic'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor other than 1"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised with gptq are not supp"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "quantised with aqlm are not supp"),
         ({"eos_token_id": "two"}, r"\$.eos_token_id"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

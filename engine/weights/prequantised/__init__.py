@@ -1,0 +1,1 @@
+"""Safetensors checkpoints of quantised weights: one file a method, which says how it packs them."""
