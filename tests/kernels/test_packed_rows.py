@@ -11,6 +11,8 @@ from kernels.cpu.native.bindings import Library, load_library
 from kernels.packed import PackedMatrix
 from tests.kernels.packed_blocks import SCALE_OFFSETS, TYPES, tiled
 
+pytestmark = pytest.mark.timeout(600)  # the first test to need it compiles the library
+
 NUM_BLOCKS, ROW_BLOCKS = 10_000, 8
 HOSTILE = np.array(
     [np.inf, -np.inf, np.nan, 0.0, -0.0, 6e-8, -6e-8, 6e-5, 65504.0, -65504.0], np.float16
