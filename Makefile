@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly nightly-llama-cpp chaos bench clean
+.PHONY: run test check lint format types imports nightly nightly-llama-cpp chaos bench bench-cpu perplexity clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -43,6 +43,15 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/relay.py --out tests/bench/results/relay.jsonl
 	$(BIN)/python tests/bench/recovery.py --out tests/bench/results/recovery.jsonl
 	$(BIN)/python tests/bench/load.py --out tests/bench/results/load.jsonl
+
+# Builds llama.cpp the first time, as nightly-llama-cpp does.
+bench-cpu: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp,mistralrs]'
+	$(BIN)/python tests/bench/cpu.py --out tests/bench/results/cpu.jsonl
+
+perplexity: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
+	$(BIN)/python tests/bench/perplexity.py --directory build/perplexity --out tests/bench/results/perplexity.jsonl
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from gguf import GGMLQuantizationType as Type, GGUFWriter
+import torch
+from gguf import GGMLQuantizationType as Type, GGUFWriter, TokenType
 from gguf.constants import GGML_QUANT_SIZES
 from numpy.typing import NDArray
+from tokenizers.pre_tokenizers import ByteLevel
 
 
 class Shape(NamedTuple):
@@ -26,10 +28,13 @@ class Shape(NamedTuple):
 
 
 SHAPES = {
+    "tiny": Shape("qwen3", 256, 512, 2, 4, 2, 64, 2048, True),
     "qwen3-0.6b": Shape("qwen3", 1024, 3072, 28, 16, 8, 128, 151936, True),
     "llama-3.2-1b": Shape("llama", 2048, 8192, 16, 32, 8, 64, 128256, False),
 }
-MIXTURES = ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0")
+END = "<|end|>"
+MIXTURES = ("Q4_0", "Q4_K_M", "Q6_K", "Q8_0", "BF16", "F16")
+_FLOATS = {Type.BF16: torch.bfloat16, Type.F16: torch.float16}
 # Offset and value of each float16 scale of a block, such that weights are about 0.02.
 _SCALES = {
     Type.Q4_0: {0: 4.3e-3},
@@ -81,7 +86,7 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
 def _type(name: str, mixture: str, num_layers: int) -> Type:
     """llama.cpp's choice for a model whose output is its embedding."""
     if name == "token_embd.weight":
-        return Type.Q8_0 if mixture == "Q8_0" else Type.Q6_K
+        return Type.Q6_K if mixture in ("Q4_0", "Q4_K_M") else Type[mixture]
     if mixture != "Q4_K_M":
         return Type[mixture]
     layer, eighth = int(name.split(".")[1]), num_layers // 8
@@ -92,6 +97,9 @@ def _type(name: str, mixture: str, num_layers: int) -> Type:
 def _blocks(size: tuple[int, ...], kind: Type, seed: int) -> NDArray[np.uint8]:
     num_weights, num_bytes = GGML_QUANT_SIZES[kind]
     rng = np.random.default_rng(seed)
+    if kind in _FLOATS:
+        weights = torch.from_numpy(0.02 * rng.standard_normal(size, np.float32))
+        return weights.to(_FLOATS[kind]).view(torch.uint8).numpy()
     blocks = rng.integers(0, 256, (prod(size) // num_weights, num_bytes), dtype=np.uint8)
     for offset, scale in _SCALES[kind].items():
         scales = (scale * rng.uniform(0.8, 1.2, len(blocks))).astype(np.float16)
@@ -110,10 +118,21 @@ def _add_metadata(writer: GGUFWriter, shape: Shape) -> None:
     writer.add_value_length(shape.head_dim)
     writer.add_layer_norm_rms_eps(1e-6)
     writer.add_rope_freq_base(1e6)
+    _add_tokenizer(writer, shape.vocab)
+
+
+def _add_tokenizer(writer: GGUFWriter, vocab: int) -> None:
+    """Byte-level BPE of the right size, of which text gets the bytes: a token for every letter."""
+    tokens = [*ByteLevel.alphabet(), "to", END]
+    tokens += [f"token{index}" for index in range(len(tokens), vocab)]
+    types = [TokenType.NORMAL] * vocab
+    types[tokens.index(END)] = TokenType.CONTROL
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([f"token{i}" for i in range(shape.vocab)])
-    writer.add_token_types([1] * shape.vocab)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
     writer.add_token_merges(["t o"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    writer.add_bos_token_id(tokens.index(END))
+    writer.add_eos_token_id(tokens.index(END))
+    writer.add_add_bos_token(False)
+    writer.add_chat_template("{% for message in messages %}{{ message.content }}{% endfor %}")

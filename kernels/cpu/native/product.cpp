@@ -46,7 +46,7 @@ struct Scales {
     else return multiply(d, signed_bytes(head + 16 * half));
   }
   Floats min(const uint8_t* head, int half) const {
-    if constexpr (F.block == 32) return subtract(zeros(), halves(head + 32));  // it is added there
+    if constexpr (F.block == 32) return multiply(floats(-1), halves(head + 32));  // it is added; 0 - x would lose a zero's sign
     else if constexpr (F.sub == 32) return multiply(dmin, bytes(head + 16));
     else return multiply(dmin, high_nibbles(head + 16 * half));
   }

@@ -14,7 +14,7 @@ OWN = (Type.Q1_0, Type.Q8_1, Type.Q8_K)
 BY_GGUF_PY = [t for t, (block, _) in GGML_QUANT_SIZES.items() if block > 1 and t not in OWN]
 
 
-def random_blocks(kind, count=40):
+def random_blocks(kind, count=10_000):
     """Bytes of every sort: among the scales are infinities, subnormals, and what is no number."""
     rng = np.random.default_rng(int(kind))
     return rng.integers(0, 256, (count, block_format(kind).num_bytes), dtype=np.uint8)
@@ -27,7 +27,7 @@ def test_weights_are_gguf_pys_bit_for_bit(kind):
     with np.errstate(all="ignore"):
         weights = form.unpack(blocks)
         expected = dequantize(blocks, kind)
-    assert weights.shape == (40, form.num_weights)
+    assert weights.shape == (10_000, form.num_weights)
     assert weights.dtype == np.float32
     assert np.array_equal(weights.view(np.uint32), expected.view(np.uint32))
     assert np.isfinite(weights).sum() > 100, "nothing that would show an error"
@@ -46,7 +46,7 @@ def by_formula(kind, block):
 
 @pytest.mark.parametrize("kind", OWN, ids=lambda t: t.name)
 def test_our_own_formats_follow_ggmls_formulas(kind):
-    blocks = random_blocks(kind)
+    blocks = random_blocks(kind, 1000)
     with np.errstate(all="ignore"):
         weights = block_format(kind).unpack(blocks)
         expected = np.array([by_formula(kind, block.tobytes()) for block in blocks], np.float32)

@@ -1,6 +1,6 @@
 """llama.cpp under the commands of tests/bench/cpu.py. Runs in an environment of its own.
 
-python tests/bench/cpu_peer.py FILE THREADS     (with llama-cpp-python and numpy alone)
+python tests/bench/cpu_llama_cpp.py FILE THREADS     (with llama-cpp-python and numpy alone)
 """
 
 import ctypes
@@ -32,6 +32,7 @@ class Peer:
         self._batch = ll.llama_batch_init(CONTEXT, 0, 1)
         self._sampler = ll.llama_sampler_init_greedy()
         self._random = np.random.default_rng(0)
+        self.cache_bytes = self._cache_bytes()
         self._vocab = ll.llama_vocab_n_tokens(ll.llama_model_get_vocab(self._model))
 
     def prefill(self, num_tokens: int) -> tuple[float, float, int]:
@@ -55,6 +56,19 @@ class Peer:
                 place += 1
 
         return *self._timed(steps), num_seqs * num_steps
+
+    def _cache_bytes(self) -> int:
+        """Of keys and values in float16, all taken at the start."""
+        model = self._model
+        head_dim = self._number("attention.key_length")
+        heads, layers = ll.llama_model_n_head_kv(model), ll.llama_model_n_layer(model)
+        return int(2 * 2 * 2 * CONTEXT * layers * heads * head_dim)
+
+    def _number(self, key: str) -> int:
+        text = ctypes.create_string_buffer(64)
+        ll.llama_model_meta_val_str(self._model, b"general.architecture", text, 64)
+        ll.llama_model_meta_val_str(self._model, text.value + b"." + key.encode(), text, 64)
+        return int(text.value)
 
     def _ids(self, count: int) -> list[int]:
         return [int(i) for i in self._random.integers(10, self._vocab, count)]
@@ -85,9 +99,10 @@ class Peer:
 
 
 def main() -> None:
-    """A command a line in, its figures a line out."""
+    """A line before loading, one after it, then for a command a line in its figures a line out."""
+    print(json.dumps("imported"), flush=True)
     peer = Peer(sys.argv[1], int(sys.argv[2]))
-    print(json.dumps("ready"), flush=True)
+    print(json.dumps({"cache_bytes": peer.cache_bytes}), flush=True)
     for line in sys.stdin:
         name, *arguments = line.split()
         print(json.dumps(getattr(peer, name)(*map(int, arguments))), flush=True)
