@@ -8,13 +8,14 @@
 //   load_codes, load_floats   64 bytes, 16 floats
 //   field<shift, mask>        (byte >> shift) & mask of each byte; `shift` and `mask` leave no bits of a neighbour
 //   merge<shift>              low | high << shift of each byte
-//   dot                       each lane: sum += four unsigned codes . four signed bytes, exactly
+//   dot<most>                 each lane: sum += four codes . four signed bytes but -128, exactly; `most`: no code is above
 //   times<factor>             by a power of two, or by zero
 //   column<i>                 the code of column i in each lane, as floats
 //   halves, bytes, signed_bytes, low_nibbles, high_nibbles   16 of them as floats
 //   multiply, subtract, multiply_add (a * b + sum), to_floats
-//   sum_of                    of all lanes
+//   sum_of                    of all lanes: the upper half is added to the lower, and so on
 //   store                     the first `count` lanes
+//   kMostRows                 of activations whose sums fit the registers, a power of two
 //   kPath                     what these instructions are called
 #pragma once
 
@@ -22,6 +23,10 @@
 #include "vectors_plain.h"
 #elif defined(__AVX512VNNI__) && defined(__AVX512BW__)
 #include "vectors_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include "vectors_avx2.h"
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#include "vectors_neon.h"
 #else
 #include "vectors_plain.h"
 #endif

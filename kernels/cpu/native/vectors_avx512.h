@@ -7,6 +7,7 @@
 namespace tramontane {
 
 constexpr const char* kPath = "AVX-512 VNNI";
+constexpr int kMostRows = 8;  // a sum of each, and what goes into it, in 32 registers
 
 using Ints = __m512i;  // 16 x int32, or the 64 bytes of a vector of codes
 using Floats = __m512;
@@ -21,17 +22,15 @@ inline Ints field(Ints codes) {
 }
 template <int kShift>
 inline Ints merge(Ints low, Ints high) { return _mm512_or_si512(low, _mm512_slli_epi16(high, kShift)); }
-// Each lane: sum += four codes . four signed bytes.
+template <int kMost = 255>
 inline Ints dot(Ints sum, Ints codes, int32_t four_bytes) {
   return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four_bytes));
 }
-// Times a power of two, or zero.
 template <int kFactor>
 inline Ints times(Ints values) {
   if constexpr (kFactor == 0) return _mm512_setzero_si512();
   else return _mm512_slli_epi32(values, __builtin_ctz(kFactor));
 }
-// Column i of each lane's four, as floats.
 template <int i>
 inline Floats column(Ints codes) {
   return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(codes, 8 * i), _mm512_set1_epi32(255)));

@@ -8,6 +8,7 @@
 namespace tramontane {
 
 constexpr const char* kPath = "plain loops";
+constexpr int kMostRows = 8;
 
 struct Ints {
   union {
@@ -47,6 +48,7 @@ template <int kShift>
 inline Ints merge(const Ints& low, const Ints& high) {
   return each_byte([&](int i) { return static_cast<uint8_t>(low.byte[i] | high.byte[i] << kShift); });
 }
+template <int kMost = 255>
 inline Ints dot(const Ints& sum, const Ints& codes, int32_t four_bytes) {
   int8_t x[4];
   std::memcpy(x, &four_bytes, 4);
@@ -90,7 +92,7 @@ inline Floats multiply(const Floats& a, const Floats& b) {
 }
 // One rounding where the machine has it, which the library's emulation is too slow for.
 inline float fused(float a, float b, float sum) {
-#ifdef __FMA__
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
   return __builtin_fmaf(a, b, sum);
 #else
   return a * b + sum;
@@ -106,10 +108,10 @@ inline Floats load_floats(const float* p) {
   return each_lane<Floats>([=](int i) { return p[i]; });
 }
 inline float sum_of(const Floats& value) {
-  float half[8], sum = 0;
-  for (int i = 0; i < 8; i++) half[i] = value.lane[i] + value.lane[i + 8];
-  for (int i = 0; i < 4; i++) sum += half[i] + half[i + 4];
-  return sum;
+  Floats sum = value;
+  for (int count = 8; count > 0; count /= 2)
+    for (int i = 0; i < count; i++) sum.lane[i] += sum.lane[i + count];
+  return sum.lane[0];
 }
 inline void store(float* p, const Floats& value, int count) {
   for (int i = 0; i < count; i++) p[i] = value.lane[i];
