@@ -1,13 +1,24 @@
 """Packed matrices made of a file's blocks, for the kernels of this machine's CPU."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from torch import Tensor
 
-from kernels.cpu.native.bindings import TILE_ROWS, load_library
+from kernels.cpu.native.bindings import TILE_ROWS, keep_library_in, load_library
 from kernels.packed import PackedMatrix
 
 PIECE_ROWS = TILE_ROWS
+
+
+def keep_kernels_in(folder: Path) -> None:
+    """Where they are compiled to, from now on; below ~/.cache otherwise."""
+    keep_library_in(folder)
+
+
+def has_kernels() -> bool:
+    """Whether this machine has any. The first call may build them: seconds."""
+    return load_library() is not None
 
 
 def can_pack(kind: int, num_columns: int) -> bool:

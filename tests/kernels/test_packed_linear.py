@@ -8,7 +8,6 @@ from gguf.quants import dequantize
 
 from kernels import ops
 from kernels.cpu.native.bindings import Library, load_library
-from kernels.cpu.native.build import build
 from kernels.reference.packed_linear import packed_linear as reference_packed_linear
 from tests.kernels.packed_blocks import TYPES, random_matrix, tiled, with_scale
 
@@ -62,15 +61,6 @@ def check_product(library, kind, num_rows, inputs):
 @every_type
 def test_tiles_have_the_product_of_their_weights(kind, num_rows, inputs, library):
     check_product(library, kind, num_rows, inputs)
-
-
-@pytest.mark.nightly
-@pytest.mark.timeout(600)  # it compiles
-def test_the_portable_path_has_it_too(tmp_path, inputs):
-    library = Library(build(tmp_path, defines=["-DTR_PORTABLE"]))
-    assert library.path == "portable"
-    for kind in TYPES:
-        check_product(library, kind, 37, inputs)
 
 
 @every_type

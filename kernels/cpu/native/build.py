@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("g++", "c++", "clang++")
-_FORMAT = re.compile(r"DO\((\d+), (\w+)\)")  # of TR_FORMATS
+_FORMAT = re.compile(r"^constexpr Format k(\w+) =", re.MULTILINE)
+_KIND = re.compile(r"DO\(\d+, (\w+)\)")  # of TR_FORMATS
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-fopenmp"),
     *("-fno-math-errno", "-fno-trapping-math"),
@@ -59,11 +60,7 @@ def build(
     it fails.
     """
     compiler = _find(compilers)
-    numbers = _formats(formats)
-    command = [compiler, *_FLAGS, *instructions.flags]
-    if formats:
-        table = " ".join(f"DO({number}, {name})" for name, number in numbers.items())
-        command.append(f"-DTR_FORMATS(DO)={table}")
+    command = [compiler, *_FLAGS, *instructions.flags, *_table(formats)]
     target = cache / f"{_key(command)}.so"
     if target.exists():
         return target
@@ -71,20 +68,25 @@ def build(
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(cache / "lock"):
             if not target.exists():
-                _compile(command, numbers, target)
+                _compile(command, formats, target)
     except OSError as error:
         raise BuildError(f"{cache} cannot be written: {error.strerror or error}") from error
     return target
 
 
-def _formats(chosen: Sequence[str]) -> dict[str, str]:
-    """GGML's number of each format, or of those that are chosen."""
-    table = _FORMAT.findall((SOURCES / "blocks.h").read_text())
-    return {name: number for number, name in table if not chosen or name in chosen}
+def _table(formats: Sequence[str]) -> list[str]:
+    """What makes the chosen formats the only ones that there are."""
+    if not formats:
+        return []
+    kinds = _KIND.finditer((SOURCES / "blocks.h").read_text())
+    chosen = " ".join(kind[0] for kind in kinds if kind[1] in formats)
+    return [f"-DTR_FORMATS(DO)={chosen}"]
 
 
-def _units(formats: Iterable[str]) -> list[Unit]:
+def _units(chosen: Sequence[str]) -> list[Unit]:
     """product.cpp once for each format, so that they compile side by side."""
+    names = _FORMAT.findall((SOURCES / "blocks.h").read_text())
+    formats = [name for name in names if not chosen or name in chosen]
     plain = [Unit(path) for path in sorted(SOURCES.glob("*.cpp")) if path.name != "product.cpp"]
     return [Unit(SOURCES / "product.cpp", (f"-DTR_FORMAT={name}",)) for name in formats] + plain
 
@@ -110,7 +112,7 @@ def _cpu_features() -> str:
     return " ".join([machine(), *sorted(features())])
 
 
-def _compile(command: Sequence[str], formats: Iterable[str], target: Path) -> None:
+def _compile(command: Sequence[str], formats: Sequence[str], target: Path) -> None:
     """Into a folder beside `target`, then renamed: nobody sees half a library."""
     log.info("building the CPU kernels with %s, once on this machine", command[0])
     start = time.monotonic()

@@ -50,9 +50,7 @@ _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 AVX512_VNNI = Instructions(
     "AVX-512 VNNI", ("-march=x86-64-v4", "-mavx512vnni"), _X86, _V4 | {"avx512_vnni"}
 )
-AVX2_VNNI = Instructions(
-    "AVX2 VNNI", ("-march=x86-64-v3", "-mavxvnni"), _X86, _V3 | {"avx_vnni"}
-)
+AVX2_VNNI = Instructions("AVX2 VNNI", ("-march=x86-64-v3", "-mavxvnni"), _X86, _V3 | {"avx_vnni"})
 AVX2 = Instructions("AVX2", ("-march=x86-64-v3",), _X86, _V3)
 NEON_I8MM = Instructions(
     *("NEON i8mm", ("-march=armv8.2-a+dotprod+i8mm",), _ARM, frozenset({"asimddp", "i8mm"}))

@@ -32,6 +32,7 @@ inline Ints codes_of(const uint8_t* p) {
 // The scales and mins of one half of a group (of both, where kSub is 32).
 template <Format F>
 struct Scales {
+  static constexpr int kMost = (1 << F.codes / 64) - 1;  // no code is above: `codes` are 512 of them
   Floats d, dmin;
 
   explicit Scales(const uint8_t* superblock) {
@@ -86,7 +87,7 @@ inline TR_INLINE void tile_times_bytes(
           unrolled<kM>([&](auto r) TR_INLINE {
             int32_t four;
             std::memcpy(&four, codes + r * columns + group * kGroup + 4 * (kFirst + i), 4);
-            sum[r] = dot<(1 << F.codes / 64) - 1>(sum[r], w, four);
+            sum[r] = dot<Scales<F>::kMost>(sum[r], w, four);
           });
         });
         const Floats scale = of_block.scale(head, part);

@@ -5,7 +5,8 @@
 //   Ints                      16 x int32, or the 64 bytes of a vector of codes: four neighbouring columns a lane
 //   Floats                    16 x float32
 //   ints, floats, zeros       the same value in all lanes
-//   load_codes, load_floats   64 bytes, 16 floats
+//   load_codes, store_codes   64 bytes
+//   load_floats               16 of them
 //   field<shift, mask>        (byte >> shift) & mask of each byte; `shift` and `mask` leave no bits of a neighbour
 //   merge<shift>              low | high << shift of each byte
 //   dot<most>                 each lane: sum += four codes . four signed bytes but -128, exactly; `most`: no code is above

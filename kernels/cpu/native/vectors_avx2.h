@@ -35,6 +35,10 @@ inline Ints load_codes(const uint8_t* p) {
   const auto* at = reinterpret_cast<const __m256i*>(p);
   return {_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)};
 }
+inline void store_codes(uint8_t* p, const Ints& codes) {
+  auto* at = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(at, codes.low), _mm256_storeu_si256(at + 1, codes.high);
+}
 template <int kShift, int kMask>
 inline Ints field(const Ints& codes) {
   const auto of = [](__m256i v) {

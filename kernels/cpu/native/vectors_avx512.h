@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#define TR_AVX512 1
+
 namespace tramontane {
 
 constexpr const char* kPath = "AVX-512 VNNI";
@@ -16,6 +18,7 @@ inline Ints ints(int32_t value) { return _mm512_set1_epi32(value); }
 inline Floats floats(float value) { return _mm512_set1_ps(value); }
 inline Floats zeros() { return _mm512_setzero_ps(); }
 inline Ints load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_codes(uint8_t* p, Ints codes) { _mm512_storeu_si512(p, codes); }
 template <int kShift, int kMask>
 inline Ints field(Ints codes) {
   return _mm512_and_si512(kShift ? _mm512_srli_epi16(codes, kShift) : codes, _mm512_set1_epi8(kMask));

@@ -41,6 +41,9 @@ inline Floats zeros() { return floats(0); }
 inline Ints load_codes(const uint8_t* p) {
   return each_part<Ints>([=](int i) { return words(vld1q_u8(p + 16 * i)); });
 }
+inline void store_codes(uint8_t* p, const Ints& codes) {
+  for (int i = 0; i < 4; i++) vst1q_u8(p + 16 * i, unsigned_bytes_of(codes.part[i]));
+}
 template <int kShift, int kMask>
 inline Ints field(const Ints& codes) {
   return each_part<Ints>([&](int i) {

@@ -40,6 +40,7 @@ inline Ints load_codes(const uint8_t* p) {
   std::memcpy(&out, p, 64);
   return out;
 }
+inline void store_codes(uint8_t* p, const Ints& codes) { std::memcpy(p, &codes, 64); }
 template <int kShift, int kMask>
 inline Ints field(const Ints& codes) {
   return each_byte([&](int i) { return static_cast<uint8_t>(codes.byte[i] >> kShift & kMask); });
