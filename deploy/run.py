@@ -26,7 +26,7 @@ from engine.weights.progress import Progress
 from workers.choice import Choice
 from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import Job, Sampling
-from workers.environment import load
+from workers.environment import load, variables
 from workers.prepare import prepare
 
 SUMMARY = "generate in one process, without a server; with no prompt, from a pipe or a terminal"
@@ -92,7 +92,7 @@ def _load(config: WorkerConfig, environ: Mapping[str, str], sampling: Sampling) 
     try:
         text = load_text_model(files, template_choice(config))
         with contextlib.closing(Bar(f"Loading {files.name}")) as bar:
-            engine = _factory(config.engine)(files, engine_config(config), bar)
+            engine = _factory(config.engine)(files, engine_config(config, variables()), bar)
     except LoadError as error:
         raise StartError(str(error)) from error
     return LocalModel(engine, text, files.name, sampling)

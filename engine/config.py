@@ -22,6 +22,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int = 0  # 0: torch's own choice
     # What packed weights are multiplied by on a CPU; auto is int8 where there are kernels for it.
     cpu_activations: Literal["auto", "int8", "float"] = "auto"
+    kernel_cache: str = ""  # folder of the compiled CPU kernels; empty: below ~/.cache
 
 
 # other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM

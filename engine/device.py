@@ -1,9 +1,12 @@
 """Which device and number format an engine uses. Knows names and what this machine has."""
 
+from pathlib import Path
+
 import torch
 
 from engine.config import EngineConfig, ModelConfig
 from engine.errors import LoadError
+from kernels.packing import has_kernels, keep_kernels_in
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,6 +30,20 @@ def choose_device(name: str) -> torch.device:
             f"{torch.cuda.device_count()} CUDA devices."
         )
     return device
+
+
+def prepare_kernels(config: EngineConfig, device: torch.device) -> None:
+    """Say where compiled kernels are kept.
+
+    Raises LoadError if 8-bit inputs are demanded of a CPU that has no kernels for them.
+    """
+    if config.kernel_cache:
+        keep_kernels_in(Path(config.kernel_cache))
+    if config.cpu_activations == "int8" and device.type == "cpu" and not has_kernels():
+        raise LoadError(
+            "--cpu-activations int8 needs the CPU kernels, which this machine could not build, as "
+            "a warning says; install g++, or ask for auto or float."
+        )
 
 
 def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:

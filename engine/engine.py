@@ -14,7 +14,7 @@ import torch
 from engine.block_manager import BlockManager
 from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
 from engine.config import EngineConfig, ModelConfig
-from engine.device import choose_device, choose_dtype
+from engine.device import choose_device, choose_dtype, prepare_kernels
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
@@ -157,6 +157,7 @@ def load_engine(
     check_num_weights(checkpoint.config, map(checkpoint.shape, checkpoint.names()))
     model_class: Callable[..., Decoder] = load_class(checkpoint.config.architecture)
     device = choose_device(config.device)
+    prepare_kernels(config, device)
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
     with _memory_of(device):

@@ -1,16 +1,27 @@
 """Packed matrices made of rows of blocks, for the kernels of this machine's CPU."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from kernels.cpu.native.bindings import TILE_ROWS, load_library
+from kernels.cpu.native.bindings import TILE_ROWS, keep_library_in, load_library
 from kernels.cpu.native.hqq import load_hqq
 from kernels.packed import PackedMatrix
 from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
+
+
+def keep_kernels_in(folder: Path) -> None:
+    """Where they are compiled to, from now on; below ~/.cache otherwise."""
+    keep_library_in(folder)
+
+
+def has_kernels() -> bool:
+    """Whether this machine has any. The first call may build them: seconds."""
+    return load_library() is not None
 
 
 def can_pack(kind: int, num_columns: int) -> bool:

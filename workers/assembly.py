@@ -80,7 +80,7 @@ async def _started(
     engine = EngineProcess(
         config.engine,
         files,
-        engine_config(config),
+        engine_config(config, variables()),
         on_outputs=runs.on_outputs,
         on_death=runs.on_engine_death,
         on_stats=runs.on_stats,

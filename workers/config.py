@@ -1,5 +1,7 @@
 """The settings of a worker, and what engine and model finder make of them. Reads nothing itself."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -96,10 +98,18 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     cpu_activations: Annotated[
         Literal["auto", "int8", "float"],
         setting(
-            "What packed weights are multiplied by on a CPU: `int8`, rounded in groups of 32, or "
-            "`float`, exact and slower; `auto` is int8 where there are kernels for it."
+            "What packed weights are multiplied by on a CPU: `int8`, rounded in groups of 32 and "
+            "refused without a C++ compiler, or `float`, exact and slower; `auto` is int8 where "
+            "there are kernels for it."
         ),
     ] = "auto"
+    kernel_cache: Annotated[
+        str,
+        setting(
+            "Where CPU kernels are kept once they are compiled. Unset: "
+            "`$XDG_CACHE_HOME/tramontane/kernels`."
+        ),
+    ] = ""
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -139,8 +149,8 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = "engine.engine:load_engine"
 
 
-def engine_config(config: WorkerConfig) -> EngineConfig:
-    """What the engine process is started with."""
+def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None) -> EngineConfig:
+    """What the engine process is started with. `environ` says where a machine keeps caches."""
     return EngineConfig(
         device=config.device,
         dtype=DTYPES.get(config.dtype, config.dtype),
@@ -153,7 +163,16 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,
         cpu_activations=config.cpu_activations,
+        kernel_cache=_kernel_cache(config.kernel_cache, environ),
     )
+
+
+def _kernel_cache(given: str, environ: Mapping[str, str] | None) -> str:
+    """An absolute path, or nothing where neither the user nor the environment names one."""
+    if given:
+        return str(Path(given).expanduser().absolute())
+    home = Path((environ or {}).get("XDG_CACHE_HOME", ""))
+    return str(home / "tramontane" / "kernels") if home.is_absolute() else ""
 
 
 def template_choice(config: WorkerConfig) -> TemplateChoice:

@@ -1,10 +1,12 @@
 """Devices and number formats."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from engine.config import EngineConfig
-from engine.device import choose_device, choose_dtype
+from engine.device import choose_device, choose_dtype, prepare_kernels
 from engine.errors import LoadError
 from tests.engine.hash_model import model_config
 
@@ -38,3 +40,22 @@ def test_the_dtype_is_the_one_asked_for_or_what_suits_the_device(name, device, d
 def test_an_unknown_dtype_stops_the_start():
     with pytest.raises(LoadError, match="int7"):
         choose_dtype(EngineConfig(dtype="int7"), MODEL, torch.device("cpu"))
+
+
+def test_8_bit_inputs_on_a_cpu_need_its_kernels(monkeypatch):
+    cpu, config = torch.device("cpu"), EngineConfig(cpu_activations="int8")
+    monkeypatch.setattr("engine.device.has_kernels", lambda: True)
+    prepare_kernels(config, cpu)
+    monkeypatch.setattr("engine.device.has_kernels", lambda: False)
+    prepare_kernels(EngineConfig(), cpu)
+    prepare_kernels(config, torch.device("cuda"))
+    with pytest.raises(LoadError, match=r"install g\+\+, or ask for auto"):
+        prepare_kernels(config, cpu)
+
+
+def test_kernels_are_kept_where_the_configuration_says(monkeypatch):
+    folders = []
+    monkeypatch.setattr("engine.device.keep_kernels_in", folders.append)
+    prepare_kernels(EngineConfig(), torch.device("cpu"))
+    prepare_kernels(EngineConfig(kernel_cache="/fast"), torch.device("cpu"))
+    assert folders == [Path("/fast")]

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.cpu.native import bindings as door, build as builder
+from kernels.cpu.native import bindings as door, build as builder, instructions
 from kernels.cpu.native.build import BuildError, build
+from kernels.cpu.native.instructions import AVX2
 
 
 @pytest.fixture
@@ -41,6 +42,24 @@ def test_a_library_is_compiled_once(compiler, tmp_path):
     assert sorted(path.name for path in target.parent.iterdir()) == [target.name, "lock"]
 
 
+def test_a_build_may_have_some_formats_and_instructions_only(compiler, tmp_path):
+    whole = build(tmp_path / "cache")
+    before = len(calls(compiler))
+    assert build(tmp_path / "cache", instructions=AVX2, formats=["Q4_0", "Q2_K"]) != whole
+    products = [call for call in calls(compiler)[before:] if "product.cpp" in call]
+    assert len(products) == 2
+    for call in products:
+        assert "-march=x86-64-v3" in call
+        assert "-DTR_FORMATS(DO)=DO(2, Q4_0) DO(10, Q2_K) " in call
+
+
+def test_a_path_runs_where_the_processor_has_what_it_needs(monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "AMD64")
+    monkeypatch.setattr(instructions, "features", lambda: AVX2.needs | {"avx_vnni"})
+    names = [path.name for path in instructions.PATHS if path.can_run]
+    assert names == ["AVX2 VNNI", "AVX2", "plain loops"]
+
+
 def test_another_processor_or_compiler_needs_another_library(compiler, tmp_path, monkeypatch):
     first = build(tmp_path / "cache")
     monkeypatch.setattr(builder, "_cpu_features", lambda: "flags: fewer")
@@ -67,6 +86,21 @@ def test_a_cache_that_cannot_be_written_is_said(compiler, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(BuildError, match="cannot be written"):
         build(tmp_path / "file" / "cache")
+
+
+def test_the_library_is_kept_where_it_is_said(monkeypatch, tmp_path):
+    folders = []
+
+    def note(folder):
+        folders.append(folder)
+        raise BuildError("enough")
+
+    monkeypatch.setattr(door, "build", note)
+    monkeypatch.setattr(door, "_folder", None)
+    assert door.load_library.__wrapped__() is None
+    door.keep_library_in(tmp_path)
+    assert door.load_library.__wrapped__() is None
+    assert folders == [Path.home() / ".cache" / "tramontane" / "kernels", tmp_path]
 
 
 def test_without_a_library_there_is_one_warning(monkeypatch, caplog):

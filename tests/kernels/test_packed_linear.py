@@ -7,7 +7,6 @@ from gguf import GGMLQuantizationType as Type
 
 from kernels import ops
 from kernels.cpu.native.bindings import Library, load_library
-from kernels.cpu.native.build import build
 from kernels.reference.packed_linear import packed_linear as reference_packed_linear
 from tests.kernels.packed_blocks import (
     FLOAT_ONLY,
@@ -70,15 +69,6 @@ def check_product(library, kind, num_rows, inputs):
 @every_kind
 def test_tiles_have_the_product_of_their_weights(kind, num_rows, inputs, library):
     check_product(library, kind, num_rows, inputs)
-
-
-@pytest.mark.nightly
-@pytest.mark.timeout(1200)  # it compiles
-def test_the_portable_path_has_it_too(tmp_path, inputs):
-    library = Library(build(tmp_path, defines=["-DTR_PORTABLE"]))
-    assert library.path == "portable"
-    for kind in KINDS:
-        check_product(library, kind, 37, inputs)
 
 
 @every_kind

@@ -1,5 +1,7 @@
 """A worker's settings, and what the engine and the model finder get of them."""
 
+from pathlib import Path
+
 import pytest
 
 from engine.config import EngineConfig
@@ -106,3 +108,18 @@ def test_the_templates_that_a_user_sets_reach_the_text_side():
     choice = template_choice(load(WorkerConfig, settings))
     assert choice == TemplateChoice(given="chatml", explicit="a.jinja")
     assert template_choice(load(WorkerConfig, {})) == TemplateChoice()
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "folder"),
+    [
+        ("", {}, ""),
+        ("", {"XDG_CACHE_HOME": "/fast"}, "/fast/tramontane/kernels"),
+        ("", {"XDG_CACHE_HOME": "relative"}, ""),
+        ("/mine", {"XDG_CACHE_HOME": "/fast"}, "/mine"),
+        ("~/mine", {}, str(Path.home() / "mine")),
+    ],
+)
+def test_kernels_are_kept_where_the_user_or_else_the_environment_says(given, environ, folder):
+    config = load(WorkerConfig, {"TRAMONTANE_KERNEL_CACHE": given})
+    assert engine_config(config, environ).kernel_cache == folder

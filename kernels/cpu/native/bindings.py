@@ -155,11 +155,20 @@ def _weight(matrix: PackedMatrix) -> _Weight:
     return _Weight(matrix.data.data_ptr(), matrix.kind, matrix.num_rows)
 
 
+_folder: Path | None = None
+
+
+def keep_library_in(folder: Path) -> None:
+    """Build the library there and look for it there, not below ~/.cache, unless it is loaded."""
+    global _folder
+    _folder = folder
+
+
 @cache
 def load_library() -> Library | None:
     """The library, built if need be; None, with a warning, where that cannot be."""
     try:
-        library = Library(build(Path.home() / ".cache" / "tramontane" / "kernels"))
+        library = Library(build(_folder or Path.home() / ".cache" / "tramontane" / "kernels"))
     except (BuildError, OSError, RuntimeError) as error:
         log.warning(
             "packed weights are unpacked as they are loaded, for there are no CPU kernels: %s; "

@@ -8,7 +8,6 @@ import fcntl
 import hashlib
 import logging
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -20,12 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from kernels.cpu.native.instructions import OF_THIS_MACHINE, Instructions, features, machine
+
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("g++", "c++", "clang++")
-_CPUINFO = Path("/proc/cpuinfo")
 _FORMAT = re.compile(r"^constexpr Format k(\w+) =", re.MULTILINE)
+_KIND = re.compile(r"DO\(\d+, (\w+)\)")  # of TR_FORMATS
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-fopenmp"),
     *("-fno-math-errno", "-fno-trapping-math"),
@@ -46,15 +47,20 @@ class Unit(NamedTuple):
     defines: tuple[str, ...] = ()
 
 
-def build(cache: Path, compilers: Sequence[str] = COMPILERS, defines: Sequence[str] = ()) -> Path:
+def build(
+    cache: Path,
+    compilers: Sequence[str] = COMPILERS,
+    instructions: Instructions = OF_THIS_MACHINE,
+    formats: Sequence[str] = (),
+) -> Path:
     """The library's path below `cache`, compiled by the first of `compilers` on PATH if need be.
 
-    `defines` are for tests: -DTR_PORTABLE leaves the processor's own instructions to the compiler.
+    `instructions` and `formats`, which leaves all others out, are for tests and measurements.
     Processes that build at once wait for one of them. Raises BuildError if there is no compiler or
     it fails.
     """
     compiler = _find(compilers)
-    command = [compiler, *_FLAGS, cpu_flag(), *defines]
+    command = [compiler, *_FLAGS, *instructions.flags, *_table(formats)]
     target = cache / f"{_key(command)}.so"
     if target.exists():
         return target
@@ -62,20 +68,25 @@ def build(cache: Path, compilers: Sequence[str] = COMPILERS, defines: Sequence[s
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _locked(cache / "lock"):
             if not target.exists():
-                _compile(command, target)
+                _compile(command, formats, target)
     except OSError as error:
         raise BuildError(f"{cache} cannot be written: {error.strerror or error}") from error
     return target
 
 
-def cpu_flag() -> str:
-    """What makes the compiler use all that this processor has."""
-    return "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
+def _table(formats: Sequence[str]) -> list[str]:
+    """What makes the chosen formats the only ones that there are."""
+    if not formats:
+        return []
+    kinds = _KIND.finditer((SOURCES / "blocks.h").read_text())
+    chosen = " ".join(kind[0] for kind in kinds if kind[1] in formats)
+    return [f"-DTR_FORMATS(DO)={chosen}"]
 
 
-def _units() -> list[Unit]:
+def _units(chosen: Sequence[str]) -> list[Unit]:
     """product.cpp once for each format, so that they compile side by side."""
-    formats = _FORMAT.findall((SOURCES / "blocks.h").read_text())
+    names = _FORMAT.findall((SOURCES / "blocks.h").read_text())
+    formats = [name for name in names if not chosen or name in chosen]
     plain = [Unit(path) for path in sorted(SOURCES.glob("*.cpp")) if path.name != "product.cpp"]
     return [Unit(SOURCES / "product.cpp", (f"-DTR_FORMAT={name}",)) for name in formats] + plain
 
@@ -98,13 +109,10 @@ def _key(command: Sequence[str]) -> str:
 
 
 def _cpu_features() -> str:
-    if not _CPUINFO.exists():
-        return platform.machine() + platform.processor()
-    lines = _CPUINFO.read_text().splitlines()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features"))}))
+    return " ".join([machine(), *sorted(features())])
 
 
-def _compile(command: Sequence[str], target: Path) -> None:
+def _compile(command: Sequence[str], formats: Sequence[str], target: Path) -> None:
     """Into a folder beside `target`, then renamed: nobody sees half a library."""
     log.info("building the CPU kernels with %s, once on this machine", command[0])
     start = time.monotonic()
@@ -117,7 +125,7 @@ def _compile(command: Sequence[str], target: Path) -> None:
             return output
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            objects = list(threads.map(compile_unit, enumerate(_units())))
+            objects = list(threads.map(compile_unit, enumerate(_units(formats))))
         library = f"{directory}/library.so"
         _run([*command, "-shared", *objects, "-o", library])
         os.replace(library, target)

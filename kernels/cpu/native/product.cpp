@@ -33,6 +33,7 @@ inline Ints codes_of(const uint8_t* p) {
 // The scales and mins of one half of a group (of both, where kSub is 32).
 template <Format F>
 struct Scales {
+  static constexpr int kMost = (1 << F.codes / 64) - 1;  // no code is above: `codes` are 512 of them
   Floats d, dmin;
 
   explicit Scales(const uint8_t* superblock) {
@@ -89,7 +90,7 @@ inline TR_INLINE void tile_times_bytes(
           unrolled<kM>([&](auto r) TR_INLINE {
             int32_t four;
             std::memcpy(&four, codes + r * columns + group * kGroup + 4 * (kFirst + i), 4);
-            sum[r] = dot(sum[r], w, four);
+            sum[r] = dot<Scales<F>::kMost>(sum[r], w, four);
           });
         });
         const Floats scale = of_block.scale(head, part);
@@ -157,7 +158,7 @@ void tile_times_all(const uint8_t* tile, const Activations& a, long rows, float*
       else tile_times_bytes<F, size>(tile, a, m, out, stride, count);
     }
   };
-  portion(std::integral_constant<int, 8>());
+  if constexpr (kMostRows >= 8) portion(std::integral_constant<int, 8>());
   portion(std::integral_constant<int, 4>());
   if constexpr (!kExact) portion(std::integral_constant<int, 2>());
   portion(std::integral_constant<int, 1>());

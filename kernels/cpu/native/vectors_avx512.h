@@ -1,0 +1,68 @@
+// The lanes of a tile in one 512-bit vector. vectors.h says what the operations do.
+#pragma once
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define TR_AVX512 1
+
+namespace tramontane {
+
+constexpr const char* kPath = "AVX-512 VNNI";
+constexpr int kMostRows = 8;  // a sum of each, and what goes into it, in 32 registers
+
+using Ints = __m512i;  // 16 x int32, or the 64 bytes of a vector of codes
+using Floats = __m512;
+
+inline Ints ints(int32_t value) { return _mm512_set1_epi32(value); }
+inline Floats floats(float value) { return _mm512_set1_ps(value); }
+inline Floats zeros() { return _mm512_setzero_ps(); }
+inline Ints load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_codes(uint8_t* p, Ints codes) { _mm512_storeu_si512(p, codes); }
+template <int kShift, int kMask>
+inline Ints field(Ints codes) {
+  return _mm512_and_si512(kShift ? _mm512_srli_epi16(codes, kShift) : codes, _mm512_set1_epi8(kMask));
+}
+template <int kShift>
+inline Ints merge(Ints low, Ints high) { return _mm512_or_si512(low, _mm512_slli_epi16(high, kShift)); }
+template <int kMost = 255>
+inline Ints dot(Ints sum, Ints codes, int32_t four_bytes) {
+  return _mm512_dpbusd_epi32(sum, codes, _mm512_set1_epi32(four_bytes));
+}
+template <int kFactor>
+inline Ints times(Ints values) {
+  if constexpr (kFactor == 0) return _mm512_setzero_si512();
+  else return _mm512_slli_epi32(values, __builtin_ctz(kFactor));
+}
+template <int i>
+inline Floats column(Ints codes) {
+  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(codes, 8 * i), _mm512_set1_epi32(255)));
+}
+inline Floats to_floats(Ints values) { return _mm512_cvtepi32_ps(values); }
+inline Floats halves(const uint8_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline Floats bytes(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Floats signed_bytes(const uint8_t* p) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline Floats low_nibbles(const uint8_t* p) {
+  const __m128i v = _mm_and_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(15));
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(v));
+}
+inline Floats high_nibbles(const uint8_t* p) {
+  const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(v, 4), _mm_set1_epi8(15))));
+}
+inline Floats multiply(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd_ps(a, b, sum); }
+inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+inline float sum_of(Floats value) { return _mm512_reduce_add_ps(value); }
+inline void store(float* p, Floats value, int count) {
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), value);
+}
+
+}  // namespace tramontane

@@ -1,0 +1,77 @@
+"""Every path of the C++ library that this machine can run: the same bits from all of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from kernels.cpu.native.bindings import Library, load_library
+from kernels.cpu.native.build import build
+from kernels.cpu.native.instructions import AVX2, PATHS, Instructions
+from tests.kernels.packed_blocks import TYPES, random_matrix, tiled
+
+NUM_ROWS, NUM_COLUMNS = 37, 512
+QUICK = (Type.Q4_0, Type.Q8_0)  # codes that are small, and those that take all of a byte
+
+if load_library() is None:
+    pytest.skip("no compiler", allow_module_level=True)
+
+
+def library_of(path: Instructions, folder: Path, kinds: tuple[Type, ...]) -> Library:
+    if not path.can_run:
+        pytest.skip(f"this processor has no {path.name}")
+    formats = [] if kinds == TYPES else [kind.name for kind in kinds]
+    library = Library(build(folder, instructions=path, formats=formats))
+    assert library.path == path.name
+    return library
+
+
+def inputs(generator: torch.Generator) -> torch.Tensor:
+    """Ordinary ones, and what makes the largest sums of all."""
+    x = torch.randn(21, NUM_COLUMNS, generator=generator)
+    x[3], x[4] = 1.0, -1.0
+    return x
+
+
+def check_products(library: Library, kind: Type, x: torch.Tensor) -> None:
+    matrix = random_matrix(kind, NUM_ROWS, NUM_COLUMNS)
+    ours, theirs = (tiled(each, matrix) for each in (library, load_library()))
+    assert ours.data.equal(theirs.data)
+    for is_exact in (True, False):
+        expected = load_library().linear(x, [theirs], is_exact)
+        assert library.linear(x, [ours], is_exact).equal(expected)
+        assert library.linear(x[:1], [ours], is_exact).equal(expected[:1])
+    indices = torch.tensor([36, 0, 17])
+    assert library.rows(ours, indices).equal(load_library().rows(theirs, indices))
+
+
+def check_operators(library: Library, generator: torch.Generator) -> None:
+    x, residual = torch.randn(2, 3, 70, generator=generator)
+    ours = library.rms_norm(x, residual, torch.ones(70), 1e-6)
+    assert ours[0].equal(load_library().rms_norm(x, residual, torch.ones(70), 1e-6)[0])
+    query = torch.randn(1, 6, 80, generator=generator)
+    caches = tuple(torch.randn(2, 9, 16, 2, 80, generator=generator))
+    table, decodes = torch.arange(9, dtype=torch.int32)[None], torch.tensor([[0, 0, 3, 130]])
+    outputs = [torch.empty_like(query), torch.empty_like(query)]
+    for each, output in zip((library, load_library()), outputs, strict=True):
+        each.decode(query, caches, table, decodes, 0.125, 0.0, output)
+    assert outputs[0].equal(outputs[1])
+
+
+@pytest.mark.timeout(120)  # it compiles
+def test_avx2_has_the_bits_of_this_machines_own_path(tmp_path, generator):
+    library = library_of(AVX2, tmp_path, QUICK)
+    for kind in QUICK:
+        check_products(library, kind, inputs(generator))
+    check_operators(library, generator)
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
+def test_every_path_has_the_bits_of_this_machines_own(path, tmp_path, generator):
+    library = library_of(path, tmp_path, TYPES)
+    for kind in TYPES:
+        check_products(library, kind, inputs(generator))
+    check_operators(library, generator)
