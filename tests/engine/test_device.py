@@ -54,7 +54,7 @@ def test_8_bit_inputs_on_a_cpu_need_its_kernels(monkeypatch):
 
 
 def test_kernels_are_kept_where_the_configuration_says(monkeypatch):
-    folders = []
+    folders: list[Path] = []
     monkeypatch.setattr("engine.device.keep_kernels_in", folders.append)
     prepare_kernels(EngineConfig(), torch.device("cpu"))
     prepare_kernels(EngineConfig(kernel_cache="/fast"), torch.device("cpu"))

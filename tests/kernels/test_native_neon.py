@@ -27,7 +27,7 @@ class Emulated:
 
     def __init__(self, folder: Path, instructions) -> None:
         library = build(folder, [COMPILER], instructions)
-        self._program = library.with_suffix("")
+        self._program = str(library.with_suffix(""))
         flags = ["-std=c++20", "-O1", str(DRIVER), str(library), f"-Wl,-rpath,{folder}"]
         subprocess.run([COMPILER, *flags, "-o", self._program], check=True)
 

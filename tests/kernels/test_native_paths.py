@@ -14,8 +14,14 @@ from tests.kernels.packed_blocks import TYPES, random_matrix, tiled
 NUM_ROWS, NUM_COLUMNS = 37, 512
 QUICK = (Type.Q4_0, Type.Q8_0)  # codes that are small, and those that take all of a byte
 
-if load_library() is None:
-    pytest.skip("no compiler", allow_module_level=True)
+
+@pytest.fixture(scope="module")
+def own() -> Library:
+    """What this machine runs."""
+    found = load_library()
+    if found is None:
+        pytest.skip("no compiler")
+    return found
 
 
 def library_of(path: Instructions, folder: Path, kinds: tuple[Type, ...]) -> Library:
@@ -34,44 +40,44 @@ def inputs(generator: torch.Generator) -> torch.Tensor:
     return x
 
 
-def check_products(library: Library, kind: Type, x: torch.Tensor) -> None:
+def check_products(own: Library, library: Library, kind: Type, x: torch.Tensor) -> None:
     matrix = random_matrix(kind, NUM_ROWS, NUM_COLUMNS)
-    ours, theirs = (tiled(each, matrix) for each in (library, load_library()))
+    ours, theirs = (tiled(each, matrix) for each in (library, own))
     assert ours.data.equal(theirs.data)
     for is_exact in (True, False):
-        expected = load_library().linear(x, [theirs], is_exact)
+        expected = own.linear(x, [theirs], is_exact)
         assert library.linear(x, [ours], is_exact).equal(expected)
         assert library.linear(x[:1], [ours], is_exact).equal(expected[:1])
     indices = torch.tensor([36, 0, 17])
-    assert library.rows(ours, indices).equal(load_library().rows(theirs, indices))
+    assert library.rows(ours, indices).equal(own.rows(theirs, indices))
 
 
-def check_operators(library: Library, generator: torch.Generator) -> None:
+def check_operators(own: Library, library: Library, generator: torch.Generator) -> None:
     x, residual = torch.randn(2, 3, 70, generator=generator)
     ours = library.rms_norm(x, residual, torch.ones(70), 1e-6)
-    assert ours[0].equal(load_library().rms_norm(x, residual, torch.ones(70), 1e-6)[0])
+    assert ours[0].equal(own.rms_norm(x, residual, torch.ones(70), 1e-6)[0])
     query = torch.randn(1, 6, 80, generator=generator)
     caches = tuple(torch.randn(2, 9, 16, 2, 80, generator=generator))
     table, decodes = torch.arange(9, dtype=torch.int32)[None], torch.tensor([[0, 0, 3, 130]])
     outputs = [torch.empty_like(query), torch.empty_like(query)]
-    for each, output in zip((library, load_library()), outputs, strict=True):
+    for each, output in zip((library, own), outputs, strict=True):
         each.decode(query, caches, table, decodes, 0.125, 0.0, output)
     assert outputs[0].equal(outputs[1])
 
 
 @pytest.mark.timeout(120)  # it compiles
-def test_avx2_has_the_bits_of_this_machines_own_path(tmp_path, generator):
+def test_avx2_has_the_bits_of_this_machines_own_path(own, tmp_path, generator):
     library = library_of(AVX2, tmp_path, QUICK)
     for kind in QUICK:
-        check_products(library, kind, inputs(generator))
-    check_operators(library, generator)
+        check_products(own, library, kind, inputs(generator))
+    check_operators(own, library, generator)
 
 
 @pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
-def test_every_path_has_the_bits_of_this_machines_own(path, tmp_path, generator):
+def test_every_path_has_the_bits_of_this_machines_own(own, path, tmp_path, generator):
     library = library_of(path, tmp_path, TYPES)
     for kind in TYPES:
-        check_products(library, kind, inputs(generator))
-    check_operators(library, generator)
+        check_products(own, library, kind, inputs(generator))
+    check_operators(own, library, generator)

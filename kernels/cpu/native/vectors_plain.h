@@ -1,4 +1,5 @@
-// The lanes of a tile in loops, which a compiler turns into what the machine has. vectors.h says what the operations do.
+// The lanes of a tile in vectors of no machine, which GCC and clang make of what there is. vectors.h says what the
+// operations do.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -8,33 +9,25 @@
 namespace tramontane {
 
 constexpr const char* kPath = "plain loops";
-constexpr int kMostRows = 8;
+constexpr int kMostRows = 4;
 
-struct Ints {
-  union {
-    int32_t lane[16];
-    uint8_t byte[64];
-  };
-};
-struct Floats {
-  float lane[16];
-};
+typedef int32_t Ints __attribute__((vector_size(64)));
+typedef float Floats __attribute__((vector_size(64)));
+typedef uint8_t Bytes __attribute__((vector_size(64)));
+typedef int16_t Shorts __attribute__((vector_size(64)));
+typedef uint16_t UnsignedShorts __attribute__((vector_size(64)));
 
-template <class Out, class F>
-inline Out each_lane(F f) {
-  Out out;
-  for (int i = 0; i < 16; i++) out.lane[i] = f(i);
-  return out;
-}
 template <class F>
-inline Ints each_byte(F f) {
-  Ints out;
-  for (int i = 0; i < 64; i++) out.byte[i] = f(i);
+inline Floats each_lane(F f) {
+  float lanes[16];
+  for (int i = 0; i < 16; i++) lanes[i] = f(i);
+  Floats out;
+  std::memcpy(&out, lanes, 64);
   return out;
 }
-inline Ints ints(int32_t value) { return each_lane<Ints>([=](int) { return value; }); }
-inline Floats floats(float value) { return each_lane<Floats>([=](int) { return value; }); }
-inline Floats zeros() { return floats(0); }
+inline Ints ints(int32_t value) { return Ints{} + value; }
+inline Floats zeros() { return Floats{}; }
+inline Floats floats(float value) { return Floats{} + value; }
 inline Ints load_codes(const uint8_t* p) {
   Ints out;
   std::memcpy(&out, p, 64);
@@ -43,79 +36,66 @@ inline Ints load_codes(const uint8_t* p) {
 inline void store_codes(uint8_t* p, const Ints& codes) { std::memcpy(p, &codes, 64); }
 template <int kShift, int kMask>
 inline Ints field(const Ints& codes) {
-  return each_byte([&](int i) { return static_cast<uint8_t>(codes.byte[i] >> kShift & kMask); });
+  return (Ints)((Bytes)((UnsignedShorts)codes >> kShift) & static_cast<uint8_t>(kMask));
 }
 template <int kShift>
-inline Ints merge(const Ints& low, const Ints& high) {
-  return each_byte([&](int i) { return static_cast<uint8_t>(low.byte[i] | high.byte[i] << kShift); });
-}
+inline Ints merge(const Ints& low, const Ints& high) { return low | (Ints)((UnsignedShorts)high << kShift); }
+
+// A product fits sixteen bits, and where codes are below 128 the sum of two does.
 template <int kMost = 255>
 inline Ints dot(const Ints& sum, const Ints& codes, int32_t four_bytes) {
-  int8_t x[4];
-  std::memcpy(x, &four_bytes, 4);
-  return each_lane<Ints>([&](int i) {
-    const uint8_t* c = codes.byte + 4 * i;
-    return sum.lane[i] + c[0] * x[0] + c[1] * x[1] + c[2] * x[2] + c[3] * x[3];
-  });
+  const Shorts x = (Shorts)ints(four_bytes), both = (Shorts)codes;
+  const Shorts even = (both & 255) * (x << 8 >> 8), odd = (Shorts)((UnsignedShorts)both >> 8) * (x >> 8);
+  const auto halves_of = [](Shorts s) { return ((Ints)s << 16 >> 16) + ((Ints)s >> 16); };
+  if constexpr (kMost < 128) return sum + halves_of(even + odd);
+  else return sum + halves_of(even) + halves_of(odd);
 }
+
 template <int kFactor>
-inline Ints times(const Ints& values) {
-  return each_lane<Ints>([&](int i) { return values.lane[i] * kFactor; });
-}
+inline Ints times(const Ints& values) { return values * kFactor; }
+inline Floats to_floats(const Ints& values) { return __builtin_convertvector(values, Floats); }
 template <int i>
-inline Floats column(const Ints& codes) {
-  return each_lane<Floats>([&](int lane) { return static_cast<float>(codes.byte[4 * lane + i]); });
-}
-inline Floats to_floats(const Ints& values) {
-  return each_lane<Floats>([&](int i) { return static_cast<float>(values.lane[i]); });
-}
+inline Floats column(const Ints& codes) { return to_floats(codes >> 8 * i & 255); }
 inline Floats halves(const uint8_t* p) {
-  return each_lane<Floats>([=](int i) {
+  return each_lane([=](int i) {
     uint16_t half;
     std::memcpy(&half, p + 2 * i, 2);
     return half_to_float(half);
   });
 }
 inline Floats bytes(const uint8_t* p) {
-  return each_lane<Floats>([=](int i) { return static_cast<float>(p[i]); });
+  return each_lane([=](int i) { return static_cast<float>(p[i]); });
 }
 inline Floats signed_bytes(const uint8_t* p) {
-  return each_lane<Floats>([=](int i) { return static_cast<float>(static_cast<int8_t>(p[i])); });
+  return each_lane([=](int i) { return static_cast<float>(static_cast<int8_t>(p[i])); });
 }
 inline Floats low_nibbles(const uint8_t* p) {
-  return each_lane<Floats>([=](int i) { return static_cast<float>(p[i] & 15); });
+  return each_lane([=](int i) { return static_cast<float>(p[i] & 15); });
 }
 inline Floats high_nibbles(const uint8_t* p) {
-  return each_lane<Floats>([=](int i) { return static_cast<float>(p[i] >> 4); });
+  return each_lane([=](int i) { return static_cast<float>(p[i] >> 4); });
 }
-inline Floats multiply(const Floats& a, const Floats& b) {
-  return each_lane<Floats>([&](int i) { return a.lane[i] * b.lane[i]; });
-}
-// One rounding where the machine has it, which the library's emulation is too slow for.
-inline float fused(float a, float b, float sum) {
+inline Floats multiply(const Floats& a, const Floats& b) { return a * b; }
+inline Floats multiply_add(const Floats& a, const Floats& b, const Floats& sum) {
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fmaf(a, b, sum);
+  return each_lane([&](int i) { return __builtin_fmaf(a[i], b[i], sum[i]); });
 #else
-  return a * b + sum;
+  return a * b + sum;  // rounded twice, for a library's fused one is slow
 #endif
 }
-inline Floats multiply_add(const Floats& a, const Floats& b, const Floats& sum) {
-  return each_lane<Floats>([&](int i) { return fused(a.lane[i], b.lane[i], sum.lane[i]); });
-}
-inline Floats subtract(const Floats& a, const Floats& b) {
-  return each_lane<Floats>([&](int i) { return a.lane[i] - b.lane[i]; });
-}
+inline Floats subtract(const Floats& a, const Floats& b) { return a - b; }
 inline Floats load_floats(const float* p) {
-  return each_lane<Floats>([=](int i) { return p[i]; });
+  Floats out;
+  std::memcpy(&out, p, 64);
+  return out;
 }
 inline float sum_of(const Floats& value) {
-  Floats sum = value;
+  float sum[16];
+  std::memcpy(sum, &value, 64);
   for (int count = 8; count > 0; count /= 2)
-    for (int i = 0; i < count; i++) sum.lane[i] += sum.lane[i + count];
-  return sum.lane[0];
+    for (int i = 0; i < count; i++) sum[i] += sum[i + count];
+  return sum[0];
 }
-inline void store(float* p, const Floats& value, int count) {
-  for (int i = 0; i < count; i++) p[i] = value.lane[i];
-}
+inline void store(float* p, const Floats& value, int count) { std::memcpy(p, &value, 4 * count); }
 
 }  // namespace tramontane
