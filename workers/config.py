@@ -100,6 +100,27 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "`float`, exact and slower; `auto` is int8 where there are kernels for it."
         ),
     ] = "auto"
+    isq: Annotated[
+        str,
+        setting(
+            "Type that the weights are quantised to as they are loaded, in any case: `Q4K`, "
+            "`Q8_0`, `HQQ4`, `FP8`, … or bits (`4`). Unset: as the files have them."
+        ),
+    ] = ""
+    imatrix: Annotated[
+        str,
+        setting(
+            "Importance matrix of llama.cpp (.dat or .gguf): how much an error in each column "
+            "matters, for --isq `Q2K` to `Q6K`."
+        ),
+    ] = ""
+    topology: Annotated[
+        str,
+        setting(
+            "YAML file that gives layers (`0-8`, `12`) or weights (`/regex/`) an `isq` type of "
+            "their own."
+        ),
+    ] = ""
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -153,6 +174,9 @@ def engine_config(config: WorkerConfig) -> EngineConfig:
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,
         cpu_activations=config.cpu_activations,
+        isq=config.isq,
+        imatrix=config.imatrix,
+        topology=config.topology,
     )
 
 
