@@ -1,6 +1,7 @@
 """Models quantised as they are loaded, against the files and the weights that they should equal."""
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from engine.layers.experts import Experts
 from engine.layers.linear import Linear
 from engine.models.registry import load_class
 from engine.quant.names import ISQ_NAMES
+from engine.quant.q8_0 import Q8_0
 from engine.quant.registry import find_format, fitting_format, step_up
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
@@ -64,8 +66,10 @@ def round_weights(path, isq):
     tensors = load_file(path / "model.safetensors")
     for name, weight in tensors.items():
         if can_quantise(name, tuple(weight.shape)):
-            kind = find_format(isq)
-            kind = fitting_format(step_up(kind) if name in ENDS else kind, weight.shape[-2:])
+            format = find_format(isq)
+            kind: Any = fitting_format(
+                step_up(format) if name in ENDS else format, weight.shape[-2:]
+            )
             matrices = weight if weight.dim() == 3 else weight[None]
             rounded = [kind.dequantize(kind.quantize(matrix)) for matrix in matrices]
             tensors[name] = torch.stack(rounded).view(weight.shape)
@@ -219,8 +223,7 @@ def test_a_topology_alone_quantises_what_it_names(tmp_path):
     # q and k are plain, so v is too; it has the values of its type all the same
     assert not first.attention.qkv_proj.packed
     v_proj = load_file(path / "model.safetensors")["model.layers.0.self_attn.v_proj.weight"]
-    q8_0 = find_format("Q8_0")
-    expected = q8_0.dequantize(q8_0.quantize(v_proj))
+    expected = Q8_0.dequantize(Q8_0.quantize(v_proj))
     assert first.attention.qkv_proj.weight[-len(expected) :].equal(expected)
 
 

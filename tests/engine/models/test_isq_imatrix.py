@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from engine.config import EngineConfig
 from engine.errors import LoadError
-from engine.quant.registry import find_format
+from engine.quant.q2_k import Q2_K
+from engine.quant.q3_k import Q3_K
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.gguf_mixture import find_scheme
@@ -25,6 +26,12 @@ from tests.engine.weights.tiny_tokenizer import write_tokenizer
 
 CPU = torch.device("cpu")
 RNG = np.random.default_rng(0)
+
+
+def quantised(path, **settings):
+    request = requested_isq(EngineConfig(**settings), CPU)
+    assert request is not None
+    return request.apply(open_checkpoint(refs(path)))
 
 
 def refs(path):
@@ -46,7 +53,7 @@ def model_and_means(tmp_path):
     tiny.make_model("qwen3", **WIDE).save_pretrained(tmp_path / "hf")
     write_tokenizer(tmp_path / "hf")
     tensors = load_file(tmp_path / "hf" / "model.safetensors")
-    by_input = {}
+    by_input: dict[str, np.ndarray] = {}
     means = {}
     for name, weight in tensors.items():
         if weight.dim() == 2 and "layers" in name:
@@ -62,11 +69,10 @@ def test_a_model_is_the_file_that_quantize_writes_with_the_same_imatrix(
 ):
     path, means = model_and_means
     imatrix = str(write(tmp_path / "imatrix", means))
-    request = requested_isq(EngineConfig(isq="Q4K", imatrix=imatrix), CPU)
-    ours = packed(request.apply(open_checkpoint(refs(path))))
+    ours = packed(quantised(path, isq="Q4K", imatrix=imatrix))
     write_gguf(open_source(refs(path)), find_scheme("Q4K"), tmp_path / "m.gguf", imatrix=imatrix)
     theirs = packed(open_checkpoint(refs(tmp_path / "m.gguf")))
-    plain = packed(requested_isq(EngineConfig(isq="Q4K"), CPU).apply(open_checkpoint(refs(path))))
+    plain = packed(quantised(path, isq="Q4K"))
     assert ours.keys() == theirs.keys() == plain.keys()
     for name, blocks in ours.items():
         assert blocks.equal(theirs[name]), name
@@ -81,13 +87,11 @@ def test_each_expert_has_its_own_row(is_stacked, tmp_path):
     model.save_pretrained(tmp_path / "hf", save_original_format=not is_stacked)
     means = {"blk.1.ffn_down_exps.weight": RNG.lognormal(0, 2, (4, 256)).astype(np.float32)}
     imatrix = str(imatrix_files.write_gguf(tmp_path / "imatrix.gguf", means))
-    request = requested_isq(EngineConfig(isq="Q3K", imatrix=imatrix), CPU)
-    blocks = packed(request.apply(open_checkpoint(refs(tmp_path / "hf"))))
-    kind = find_format("Q3K")
+    blocks = packed(quantised(tmp_path / "hf", isq="Q3K", imatrix=imatrix))
     downs = model.model.layers[1].mlp.experts.down_proj
     for expert, (row, weight) in enumerate(zip(*means.values(), downs, strict=True)):
-        expected = kind.quantize(weight, torch.from_numpy(row))
-        assert not expected.equal(kind.quantize(weight))
+        expected = Q3_K.quantize(weight, torch.from_numpy(row))
+        assert not expected.equal(Q3_K.quantize(weight))
         if is_stacked:
             stack = blocks["model.layers.1.mlp.experts.down_proj"].view(4, *expected.shape)
             assert stack[expert].equal(expected)
@@ -105,10 +109,9 @@ def test_experts_of_a_file_have_their_own_rows_in_another_file(tmp_path):
     source = open_source(refs(tmp_path / "f32.gguf"))
     write_gguf(source, find_scheme("Q2K"), tmp_path / "q2.gguf", imatrix=imatrix)
     blocks = packed(open_checkpoint(refs(tmp_path / "q2.gguf")))
-    kind = find_format("Q2K")
     downs = model.model.layers[0].mlp.experts.down_proj
     for expert, (row, weight) in enumerate(zip(rows, downs, strict=True)):
-        expected = kind.quantize(weight, torch.from_numpy(row))
+        expected = Q2_K.quantize(weight, torch.from_numpy(row))
         assert blocks[f"model.layers.0.mlp.experts.{expert}.down_proj.weight"].equal(expected)
 
 
@@ -116,7 +119,7 @@ def test_what_an_imatrix_lacks_is_said(model_and_means, tmp_path, caplog):
     path, means = model_and_means
     del means["blk.1.ffn_down.weight"]
     imatrix = str(imatrix_files.write_legacy(tmp_path / "imatrix.dat", means))
-    requested_isq(EngineConfig(isq="Q4K", imatrix=imatrix), CPU).apply(open_checkpoint(refs(path)))
+    quantised(path, isq="Q4K", imatrix=imatrix)
     assert "has nothing on 1 matrix (model.layers.1.mlp.down_proj.weight)" in caplog.text
 
 
@@ -124,9 +127,8 @@ def test_an_imatrix_of_another_model_is_refused(model_and_means, tmp_path):
     path, means = model_and_means
     means["blk.2.ffn_down.weight"] = means["blk.1.ffn_down.weight"]
     imatrix = str(imatrix_files.write_legacy(tmp_path / "imatrix.dat", means))
-    request = requested_isq(EngineConfig(isq="Q4K", imatrix=imatrix), CPU)
     with pytest.raises(LoadError, match=r"has an entry for model.layers.2.mlp.down_proj.weight"):
-        request.apply(open_checkpoint(refs(path)))
+        quantised(path, isq="Q4K", imatrix=imatrix)
     source = open_source(refs(path))
     with pytest.raises(LoadError, match=r"has an entry for blk.2.ffn_down.weight, which"):
         write_gguf(source, find_scheme("Q4K"), tmp_path / "out.gguf", imatrix=imatrix)

@@ -1,7 +1,7 @@
 """Writes importance matrices as llama.cpp's llama-imatrix does, in both of its formats."""
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,9 @@ def write_legacy(path: Path, means: Means, calls: int = 3) -> Path:
     return path
 
 
-def write_gguf(path: Path, means: Means, counts: Mapping[str, list[float]] | None = None) -> Path:
+def write_gguf(
+    path: Path, means: Means, counts: Mapping[str, Sequence[float]] | None = None
+) -> Path:
     """The GGUF format, which has sums, and how many tokens each matrix saw (4 if not told)."""
     writer = GGUFWriter(path, "none")
     writer.add_type("imatrix")
