@@ -21,6 +21,7 @@ ALIASES = {
     "--gqa": ("-g",),
     "--arch": ("-a",),
     "--dtype": ("-d",),
+    "--isq": ("--quant",),
     "--max-model-len": ("--max-seq-len",),
     "--host": ("--serve-ip",),
     "--port": ("-p",),

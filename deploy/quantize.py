@@ -16,7 +16,7 @@ from workers.environment import load
 
 SUMMARY = "write a model quantised: a GGUF file, which llama.cpp reads too, or a directory"
 SOURCE = settings.part_of(
-    WorkerConfig, ("model", "kind", "model_file", "tokenizer", "arch", "token_source")
+    WorkerConfig, ("model", "kind", "model_file", "tokenizer", "arch", "token_source", "imatrix")
 )
 CONFIGS: tuple[settings.Config, ...] = (SOURCE,)
 _SINGLE_FILE = "model.safetensors"
@@ -62,7 +62,7 @@ def _write_gguf(kind: str, path: Path, environ: Mapping[str, str]) -> tuple[Path
     scheme = find_scheme(kind)
     source = open_source(_files(environ))
     with contextlib.closing(Bar(f"Writing {path.name}")) as bar:
-        types = write_gguf(source, scheme, path, bar)
+        types = write_gguf(source, scheme, path, bar, _imatrix(environ))
     return path, [written.name for written in types.values()]
 
 
@@ -72,6 +72,8 @@ def _write_directory(kind: str, path: Path, environ: Mapping[str, str]) -> tuple
 
     form = find_format(kind)
     directory = _directory(path)
+    if _imatrix(environ):
+        raise StartError("--imatrix is for GGUF files here; name the output FILE.gguf")
     files = _files(environ)
     with contextlib.closing(Bar(f"Writing {directory.name}")) as bar:
         kinds = write_packed(files, form, directory, bar)
@@ -97,8 +99,16 @@ def _size(path: Path) -> int:
 
 
 def _files(environ: Mapping[str, str]) -> ModelFiles:
-    own = {flag.setting.variable for flag in settings.flags_of(CONFIGS)}
-    chosen = {name: value for name, value in environ.items() if name in own}
-    ref = model_ref(load(WorkerConfig, chosen))
+    ref = model_ref(_worker(environ))
     with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
         return resolve(ref, bar, environ)
+
+
+def _imatrix(environ: Mapping[str, str]) -> str:
+    return _worker(environ).imatrix
+
+
+def _worker(environ: Mapping[str, str]) -> WorkerConfig:
+    """Of a worker's settings, those that are this command's too."""
+    own = {flag.setting.variable for flag in settings.flags_of(CONFIGS)}
+    return load(WorkerConfig, {name: value for name, value in environ.items() if name in own})

@@ -23,6 +23,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     # What packed weights are multiplied by on a CPU; auto is int8 where there are kernels for it.
     cpu_activations: Literal["auto", "int8", "float"] = "auto"
     kernel_cache: str = ""  # folder of the compiled CPU kernels; empty: below ~/.cache
+    isq: str = ""  # the type that weights are quantised to as they are loaded; empty: none
+    imatrix: str = ""  # path of a file that says how much each column matters to K types
+    topology: str = ""  # path of a YAML file that gives layers types of their own
 
 
 # other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM

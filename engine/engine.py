@@ -28,6 +28,7 @@ from engine.sequence import Sequence
 from engine.weights.bounds import check_num_weights
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
+from engine.weights.isq import requested_isq
 from engine.weights.progress import Progress
 from engine.weights.rope_scaling import rope_switch
 
@@ -160,9 +161,11 @@ def load_engine(
     prepare_kernels(config, device)
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
+    isq = requested_isq(config, device)
     with _memory_of(device):
         model = model_class(checkpoint.config, dtype, device)
-        model.load(checkpoint, progress, is_exact=config.cpu_activations == "float")
+        is_exact = config.cpu_activations == "float"
+        model.load(checkpoint, progress, is_exact=is_exact, isq=isq)
         engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
     del checkpoint
     gc.collect()

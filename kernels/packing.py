@@ -34,11 +34,14 @@ def can_pack(kind: int, num_columns: int) -> bool:
 
 
 def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
-    """A matrix, in tiles, of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
+    """A matrix of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
 
-    Each piece but the last has a multiple of PIECE_ROWS. Ask `can_pack` first. The matrix is of
-    another kind where the one given has no kernels of its own.
+    In tiles where `can_pack` says so, and each piece but the last then has a multiple of
+    PIECE_ROWS; elsewhere as it is. The matrix in tiles is of another kind where the one given has
+    no kernels of its own.
     """
+    if not can_pack(kind, num_columns):
+        return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()
     assert library is not None, "can_pack said so"
     matrix = library.empty(_kind_in_tiles(kind), num_rows, num_columns)
@@ -51,6 +54,19 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
         start += len(blocks)
     assert start == num_rows, "the pieces are the whole matrix"
     return matrix
+
+
+def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
+    data: Tensor | None = None
+    start = 0
+    for blocks in pieces:
+        if data is None:
+            data = torch.empty(num_rows, blocks.shape[1], dtype=torch.uint8)
+        data[start : start + len(blocks)] = blocks
+        start += len(blocks)
+    assert data is not None, "a matrix has rows"
+    assert start == num_rows, "the pieces are the whole matrix"
+    return PackedMatrix(kind, num_rows, num_columns, data)
 
 
 def _kind_in_tiles(kind: int) -> int:

@@ -110,6 +110,27 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "`$XDG_CACHE_HOME/tramontane/kernels`."
         ),
     ] = ""
+    isq: Annotated[
+        str,
+        setting(
+            "Type that the weights are quantised to as they are loaded, in any case: `Q4K`, "
+            "`Q8_0`, `HQQ4`, `FP8`, … or bits (`4`). Unset: as the files have them."
+        ),
+    ] = ""
+    imatrix: Annotated[
+        str,
+        setting(
+            "Importance matrix of llama.cpp (.dat or .gguf): how much an error in each column "
+            "matters, for --isq `Q2K` to `Q6K`."
+        ),
+    ] = ""
+    topology: Annotated[
+        str,
+        setting(
+            "YAML file that gives layers (`0-8`, `12`) or weights (`/regex/`) an `isq` type of "
+            "their own."
+        ),
+    ] = ""
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -164,6 +185,9 @@ def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None
         num_threads=config.num_threads,
         cpu_activations=config.cpu_activations,
         kernel_cache=_kernel_cache(config.kernel_cache, environ),
+        isq=config.isq,
+        imatrix=config.imatrix,
+        topology=config.topology,
     )
 
 

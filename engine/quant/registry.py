@@ -6,10 +6,10 @@ The names, the fallbacks and the step up are those of mistral.rs' in-situ quanti
 from collections.abc import Sequence
 from math import prod
 
-from engine.errors import InvalidInput
 from engine.quant.fp8 import FP8
 from engine.quant.hqq import HQQ4, HQQ8
 from engine.quant.mxfp4 import MXFP4
+from engine.quant.names import isq_name
 from engine.quant.q2_k import Q2_K
 from engine.quant.q3_k import Q3_K
 from engine.quant.q4_0 import Q4_0
@@ -57,11 +57,7 @@ def find_format(name: str) -> Format:
 
     Raises InvalidInput, which lists the names.
     """
-    kind = NAMES.get(name.upper().replace("_K", "K"))
-    if kind is None:
-        known = ", ".join(f"`{known}`" for known in NAMES)
-        raise InvalidInput(f"ISQ type {name} unknown, choose one of {known}.", "isq_type")
-    return kind
+    return NAMES[isq_name(name)]
 
 
 def fitting_format(kind: Format, shape: Sequence[int]) -> Format | None:

@@ -16,14 +16,10 @@ _HQQ = (HQQ4, HQQ8)
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
     """As kernels/reference/packed_linear.py; a row's bits do not depend on the rows beside it."""
     library, hqq = load_library(), load_hqq()
-    if library is None or hqq is None or not all(weight.is_tiled for weight in weights):
+    if library is None or hqq is None or not any(weight.is_tiled for weight in weights):
         return reference_packed_linear(x, weights, is_exact)
-    if all(weight.kind not in _HQQ for weight in weights):
+    if len(weights) == 1 and weights[0].kind in _HQQ:
+        return hqq.linear(x, weights[0], is_exact).to(x.dtype)
+    if all(weight.is_tiled and weight.kind not in _HQQ for weight in weights):
         return library.linear(x, weights, is_exact).to(x.dtype)
-    parts = [
-        hqq.linear(x, weight, is_exact)
-        if weight.kind in _HQQ
-        else library.linear(x, [weight], is_exact)
-        for weight in weights
-    ]
-    return torch.cat(parts, dim=1).to(x.dtype)
+    return torch.cat([packed_linear(x, [weight], is_exact) for weight in weights], dim=1)

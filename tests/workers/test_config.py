@@ -31,6 +31,9 @@ def test_each_setting_reaches_the_engine():
             "TRAMONTANE_PREFIX_CACHE_N": "0",
             "TRAMONTANE_PAGED_ATTN": "false",
             "TRAMONTANE_NUM_THREADS": "2",
+            "TRAMONTANE_ISQ": "Q4K",
+            "TRAMONTANE_IMATRIX": "a.dat",
+            "TRAMONTANE_TOPOLOGY": "b.yml",
         },
     )
     assert engine_config(config) == EngineConfig(
@@ -44,6 +47,9 @@ def test_each_setting_reaches_the_engine():
         enable_prefix_cache=False,
         paged_attn=False,
         num_threads=2,
+        isq="Q4K",
+        imatrix="a.dat",
+        topology="b.yml",
     )
 
 

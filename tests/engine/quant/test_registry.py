@@ -3,7 +3,8 @@
 import pytest
 
 from engine.errors import InvalidInput
-from engine.quant.registry import NAMES, find_format, fitting_format, step_up
+from engine.quant.names import ISQ_NAMES, LEVELS as LEVEL_NAMES
+from engine.quant.registry import LEVELS, NAMES, find_format, fitting_format, step_up
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,8 @@ def test_embeddings_and_output_go_one_step_up(names, expected):
 def test_formats_without_a_step_up_stay():
     rest = [NAMES[name] for name in ("HQQ4", "HQQ8", "FP8", "MXFP4")]
     assert [step_up(kind) for kind in rest] == rest
+
+
+def test_the_names_that_are_known_without_torch_are_all_there_are():
+    assert tuple(NAMES) == ISQ_NAMES
+    assert tuple(LEVELS) == LEVEL_NAMES
