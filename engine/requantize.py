@@ -1,0 +1,76 @@
+"""Other weights for a model that runs, loaded in a thread of their own. Knows no step.
+
+Steps go first: the thread and those that it starts get the processor when nobody else wants it, and
+the interpreter is handed over more often while it lives.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+
+from engine.errors import EngineError, LoadError
+from engine.runner import Model
+
+logger = logging.getLogger(__name__)
+
+NICENESS = 10
+SWITCH_S = 0.0005  # the thread's Python holds up a step for so long at a time
+MARGIN = 0.05  # of the new weights: what loading needs beside them
+
+
+class WeightChange:
+    """A model that is being loaded. `load` gives it or raises an EngineError that says why not."""
+
+    def __init__(self, isq: str, load: Callable[[], Model]) -> None:
+        """Begins at once."""
+        self.isq = isq
+        self._load = load
+        self._model: Model | None = None
+        self._error = ""
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        self._thread = threading.Thread(target=self._run, name="requantize", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_over(self) -> bool:
+        """True when `result` can be asked for."""
+        return not self._thread.is_alive()
+
+    def result(self) -> Model:
+        """The model. Raises LoadError: one sentence that says why there is none."""
+        sys.setswitchinterval(self._switch_s)
+        if self._model is None:
+            raise LoadError(self._error)
+        return self._model
+
+    def _run(self) -> None:
+        _give_way()
+        try:
+            self._model = self._load()
+        except EngineError as error:
+            self._error = str(error)
+        except Exception as error:  # the engine goes on with the weights that it has
+            logger.exception("the weights of type %s cannot be loaded", self.isq)
+            self._error = f"Loading the weights failed ({type(error).__name__}: {error})."
+
+
+def _give_way() -> None:
+    """Linux has a niceness for each thread, and gives it to the threads that one starts."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+
+
+def check_room(num_bytes: int, free_bytes: int, where: str) -> None:
+    """Raise LoadError unless new weights of `num_bytes` fit beside the old ones."""
+    needed = int(num_bytes * (1 + MARGIN))
+    if needed > free_bytes:
+        raise LoadError(
+            f"The new weights take {needed / 1e9:.2f} GB beside the old ones until they are in "
+            f"place, but {where} has {free_bytes / 1e9:.2f} GB free; choose a smaller type, or "
+            "start the worker again with --isq."
+        )
