@@ -42,8 +42,8 @@ class WeightChanges:
         """
         change_id = f"reisq-{uuid.uuid4().hex}"
         keys = [contract.isq_key(model), contract.re_isq_key(change_id)]
-        args = [change_id, model, isq_type, self._ttl_s, WANTED_TTL_S * 1000]
-        reply = await self._broker.call(lambda: self._begin_script(keys, args))
+        args: list[str | int] = [change_id, model, isq_type, self._ttl_s, WANTED_TTL_S * 1000]
+        reply: list[bytes] = await self._broker.call(lambda: self._begin_script(keys, args))
         verdict, *rest = (item.decode() for item in reply)
         if verdict in ("begun", "joined"):
             return rest[0]
@@ -55,7 +55,7 @@ class WeightChanges:
         model = await self._broker.call(lambda: self._model_of(key))
         if model is None:
             raise _unknown(change_id)
-        keys, args = [contract.isq_key(model), key], [model, self._ttl_s]
+        keys, args = [contract.isq_key(model), key], (model, self._ttl_s)
         reply = await self._broker.call(lambda: self._look_script(keys, args))
         if not reply:
             raise _unknown(change_id)

@@ -7,8 +7,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable
+from typing import NamedTuple, cast
 
 from arq.connections import ArqRedis
 
@@ -92,7 +92,8 @@ async def _wanted(client: ArqRedis, place: Place) -> Wanted:
     """Nothing if Redis cannot be asked yet: a heartbeat tells it later."""
     with contextlib.suppress(*TRANSIENT):
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
-            found: Sequence[Any] = await client.hmget(isq_key(place.model), ["change", "type"])
+            fields = client.hmget(isq_key(place.model), ["change", "type"])
+            found = await cast(Awaitable[list[bytes | None]], fields)
             return Wanted(*((value or b"").decode() for value in found))
     return Wanted()
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from engine.errors import LoadError
+from engine.messages import SequenceOutput
 from engine.requantize import check_room
 from tests.engine.hash_model import VOCAB_SIZE, HashModel, ids_of, make_engine, request
 
+Outputs = dict[str, list[SequenceOutput]]
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5]
 
 
@@ -81,9 +83,9 @@ def test_streams_go_on_with_the_new_weights_from_the_next_token_on(variant):
     texts = {str(n): [(7 * n + i) % VOCAB_SIZE for i in range(5 + n)] for n in range(7)}
     for name, text in texts.items():
         engine.add(request(text, id=name, max_tokens=30))
-    outputs = {}
+    outputs: Outputs = {}
     engine.requantize("Q8_0")
-    run_until(engine, outputs, lambda: sum(map(len, outputs.values())) >= 40)
+    run_until(engine, outputs, lambda: sum(len(said) for said in outputs.values()) >= 40)
     assert engine.take_weights() is None  # and steps went on all the while
     source.go.set()
     before = {name: ids_of(said) for name, said in outputs.items()}
@@ -101,7 +103,7 @@ def test_streams_go_on_with_the_new_weights_from_the_next_token_on(variant):
 def test_nothing_cached_of_the_old_weights_is_hit():
     source = Source()
     engine = make_engine(HashModel(), reload=source)
-    outputs = {}
+    outputs: Outputs = {}
     engine.add(request(PROMPT, id="before"))
     run_until(engine, outputs, lambda: not engine.has_work())
     assert change(engine, source) == ""
@@ -117,7 +119,7 @@ def test_nothing_cached_of_the_old_weights_is_hit():
 def test_a_change_that_fails_leaves_the_weights_and_the_cache_and_says_why():
     old, source = HashModel(), Source(LoadError("There is no room."))
     engine = make_engine(old, reload=source)
-    outputs = {}
+    outputs: Outputs = {}
     engine.add(request(PROMPT, max_tokens=20))
     run_until(engine, outputs, lambda: bool(outputs))
     assert change(engine, source) == "There is no room."
