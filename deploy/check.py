@@ -12,7 +12,8 @@ from deploy import roles, settings
 from deploy.errors import StartError
 from engine.errors import LoadError
 from engine.weights.hub_token import check_source
-from workers.config import WorkerConfig
+from engine.weights.isq_settings import check_isq
+from workers.config import WorkerConfig, engine_config
 from workers.environment import load
 from workers.redis_policy import place_of, trouble
 
@@ -27,12 +28,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """The settings were checked on the way here; this looks at the API keys, webhooks, the kind of
-    token source, and Redis.
+    token source, the files of in-situ quantisation, and Redis.
 
     Raises StartError.
     """
     roles.check_api(load(ApiConfig, environ))
-    _check_token_source(environ)
+    _check_worker(load(WorkerConfig, environ))
     url = environ.get("REDIS_URL", "")
     if not url:
         raise StartError("REDIS_URL is not set: web and worker need one Redis to meet in")
@@ -40,9 +41,10 @@ def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _check_token_source(environ: Mapping[str, str]) -> None:
+def _check_worker(config: WorkerConfig) -> None:
     try:
-        check_source(load(WorkerConfig, environ).token_source)
+        check_source(config.token_source)
+        check_isq(engine_config(config))
     except LoadError as error:
         raise StartError(str(error)) from error
 

@@ -14,7 +14,7 @@ from deploy.redis_server import EmbeddedRedis
 from deploy.signals import Signals
 from deploy.supervisor import Role, Supervisor, say
 from engine.weights.files import ModelFiles
-from workers.config import WorkerConfig, model_ref
+from workers.config import WorkerConfig
 from workers.environment import load
 
 SUMMARY = "serve a model on this machine; without --model, the built-in one"
@@ -49,7 +49,7 @@ def _serve(environ: dict[str, str]) -> int:
     api = load(ApiConfig, environ)
     environ["PORT"] = str(preflight.claim_port(api.host, api.port))
     processes = _roles(environ)
-    files, _ = preflight.find_model(model_ref(load(WorkerConfig, environ)), environ)
+    files, _ = preflight.find_model(load(WorkerConfig, environ), environ)
     redis = _redis(environ)
     with Signals() as signals:
         supervisor = Supervisor(signals, redis)

@@ -13,8 +13,10 @@ from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.models.registry import check_architecture
 from engine.progress_bar import Bar
-from engine.weights.files import ModelFiles, ModelRef, resolve
+from engine.weights.files import ModelFiles, resolve
+from engine.weights.isq_settings import check_isq
 from engine.weights.model_config import read_model_config
+from workers.config import WorkerConfig, engine_config, model_ref
 
 
 def claim_port(host: str, port: int) -> int:
@@ -37,9 +39,13 @@ def _explain(error: OSError, host: str, port: int) -> str:
     return f"cannot listen on {host}: {error.strerror}; choose another address with --host"
 
 
-def find_model(ref: ModelRef, environ: Mapping[str, str]) -> tuple[ModelFiles, ModelConfig]:
+def find_model(
+    settings: WorkerConfig, environ: Mapping[str, str]
+) -> tuple[ModelFiles, ModelConfig]:
     """The model's files, downloaded if need be, and its shape. Raises StartError."""
+    ref = model_ref(settings)
     try:
+        check_isq(engine_config(settings))
         with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
             files = resolve(ref, bar, environ)
         config = read_model_config(files)

@@ -24,7 +24,7 @@ from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 from workers.choice import Choice
-from workers.config import WorkerConfig, engine_config, model_ref, template_choice
+from workers.config import WorkerConfig, engine_config, template_choice
 from workers.contract import Job, Sampling
 from workers.environment import load
 from workers.prepare import prepare
@@ -88,7 +88,7 @@ def _answer(model: "LocalModel", values: argparse.Namespace) -> int:
 
 
 def _load(config: WorkerConfig, environ: Mapping[str, str], sampling: Sampling) -> "LocalModel":
-    files, _ = find_model(model_ref(config), environ)
+    files, _ = find_model(config, environ)
     try:
         text = load_text_model(files, template_choice(config))
         with contextlib.closing(Bar(f"Loading {files.name}")) as bar:

@@ -31,6 +31,7 @@ from engine.messages import EngineLike
 from engine.progress_bar import Bar as LoadingBar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import BUILTIN, ModelFiles, ModelRef, resolve
+from engine.weights.isq_settings import check_isq
 from engine.weights.selection import Kind
 
 UseTqdm = bool | Callable[..., Any]
@@ -44,8 +45,9 @@ class LLM:
     them; `hf_token` is a token of the Hub, False for none, None for the one of this machine.
     `dtype` takes `auto`, `float32`, `bfloat16`, `float16` and their usual short forms.
     `max_model_len` None is the model's own context; at most `max_num_seqs` answers are written at a
-    time, the others wait. `seed` settles what is drawn where a request has none of its own. Raises
-    LoadError: one sentence that says what to do.
+    time, the others wait. `isq` is a type that the weights are quantised to as they are loaded
+    (`Q4K`, `8`), `imatrix` and `topology` are files for that. `seed` settles what is drawn where a
+    request has none of its own. Raises LoadError: one sentence that says what to do.
 
     >>> from engine import LLM, SamplingParams
     >>> llm = LLM(model="builtin", dtype="float32")
@@ -73,6 +75,9 @@ class LLM:
         block_size: int = _DEFAULTS.block_size,
         enable_prefix_caching: bool = True,
         num_threads: int = 0,
+        isq: str | None = None,
+        imatrix: str | Path | None = None,
+        topology: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         ref = ModelRef(
@@ -95,7 +100,11 @@ class LLM:
             kv_cache_bytes=kv_cache_memory_bytes,
             enable_prefix_cache=enable_prefix_caching,
             num_threads=num_threads,
+            isq=isq or "",
+            imatrix=str(imatrix or ""),
+            topology=str(topology or ""),
         )
+        check_isq(config)
         with closing(LoadingBar(f"Downloading {ref.model}")) as bar:
             files = resolve(ref, bar)
         self._text: TextModel = load_text_model(files)

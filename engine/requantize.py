@@ -18,7 +18,6 @@ logger = logging.getLogger(__name__)
 
 NICENESS = 10
 SWITCH_S = 0.0005  # the thread's Python holds up a step for so long at a time
-MARGIN = 0.05  # of the new weights: what loading needs beside them
 
 
 class WeightChange:
@@ -63,14 +62,3 @@ def _give_way() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
-
-
-def check_room(num_bytes: int, free_bytes: int, where: str) -> None:
-    """Raise LoadError unless new weights of `num_bytes` fit beside the old ones."""
-    needed = int(num_bytes * (1 + MARGIN))
-    if needed > free_bytes:
-        raise LoadError(
-            f"The new weights take {needed / 1e9:.2f} GB beside the old ones until they are in "
-            f"place, but {where} has {free_bytes / 1e9:.2f} GB free; choose a smaller type, or "
-            "start the worker again with --isq."
-        )

@@ -1,12 +1,24 @@
-"""A matrix that stays in the blocks of a GGML type. Plain data: what `packed_linear` takes."""
+"""A matrix that stays packed, and the numbers of the kinds that are ours. Plain data.
+
+It is what `packed_linear` takes. Kinds below 1000 are GGML's types, by the number that GGUF files
+use. Ours are rows of blocks like those of GGML (own_kinds.py); a name ends in the columns of a
+block, which share its scale.
+"""
 
 from typing import NamedTuple
 
 from torch import Tensor
 
+# float32 scale, float32 zero, then unsigned codes; a weight is (code - zero) * scale in float32.
+# Four bits: a byte has column i in its low half and i + (columns of a block) / 2 in its high one.
+AFFINE4_32, AFFINE4_64, AFFINE4_128 = 1032, 1064, 1128
+AFFINE8_32, AFFINE8_64, AFFINE8_128 = 2032, 2064, 2128
+# float32 scale, then E4M3 numbers (torch.float8_e4m3fn); a weight is their product in float32.
+FP8_32, FP8_64, FP8_128 = 3032, 3064, 3128
+
 
 class PackedMatrix(NamedTuple):
-    """`num_rows` by `num_columns` weights of a GGML type, by the number that GGUF files use."""
+    """`num_rows` by `num_columns` weights of one kind: GGML's or one of the above."""
 
     kind: int
     num_rows: int

@@ -1,7 +1,8 @@
-"""Packed matrices made of a file's blocks, for the kernels of this machine's CPU."""
+"""Packed matrices made of rows of blocks, for the kernels of this machine's CPU."""
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, load_library
@@ -11,16 +12,19 @@ PIECE_ROWS = TILE_ROWS
 
 
 def can_pack(kind: int, num_columns: int) -> bool:
-    """Whether there are kernels for such a GGML type. The first call may build them: seconds."""
+    """Whether there are kernels for such a kind. The first call may build them: seconds."""
     library = load_library()
     return library is not None and library.tiles_bytes(kind, 1, num_columns) > 0
 
 
 def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
-    """A matrix, in tiles, of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
+    """A matrix of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
 
-    Each piece but the last has a multiple of PIECE_ROWS. Ask `can_pack` first.
+    In tiles where `can_pack` says so, and each piece but the last then has a multiple of
+    PIECE_ROWS; elsewhere as it is.
     """
+    if not can_pack(kind, num_columns):
+        return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()
     assert library is not None, "can_pack said so"
     matrix = library.empty(kind, num_rows, num_columns)
@@ -30,3 +34,16 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
         start += len(blocks)
     assert start == num_rows, "the pieces are the whole matrix"
     return matrix
+
+
+def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
+    data: Tensor | None = None
+    start = 0
+    for blocks in pieces:
+        if data is None:
+            data = torch.empty(num_rows, blocks.shape[1], dtype=torch.uint8)
+        data[start : start + len(blocks)] = blocks
+        start += len(blocks)
+    assert data is not None, "a matrix has rows"
+    assert start == num_rows, "the pieces are the whole matrix"
+    return PackedMatrix(kind, num_rows, num_columns, data)

@@ -19,6 +19,7 @@ from engine.progress_bar import Bar
 from engine.quant.names import isq_name
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
+from engine.weights.isq_settings import check_isq
 from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import (
     WORKERS_KEY,
@@ -51,6 +52,7 @@ GOODBYE_S = 1.0
 
 async def run_worker(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingError, LoadError, EngineDied."""
+    check_isq(engine_config(config))
     files = await _find(config)
     text = await asyncio.to_thread(load_text_model, files, template_choice(config))
     name = config.model_name or files.name

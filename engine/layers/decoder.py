@@ -1,5 +1,6 @@
 """The frame of a decoder: embedding, layers, final norm, logits. Knows no family."""
 
+import logging
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,8 +17,11 @@ from engine.layers.mlp import GatedMLP
 from engine.layers.norm import make_norm
 from engine.layers.rotary import Rotation, make_rotaries
 from engine.weights.checkpoint import Checkpoint
+from engine.weights.isq import Isq
 from engine.weights.loader import Loader
 from engine.weights.progress import Progress
+
+logger = logging.getLogger(__name__)
 
 
 class Layer(nn.Module):
@@ -125,14 +129,27 @@ class Decoder(nn.Module):
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embedding.weight
 
+    def part_of(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The tensors that are this model's, under the names that they have in it."""
+        return checkpoint
+
     def load(
-        self, checkpoint: Checkpoint, progress: Progress | None = None, *, is_exact: bool = True
+        self,
+        checkpoint: Checkpoint,
+        progress: Progress | None = None,
+        *,
+        is_exact: bool = True,
+        isq: Isq | None = None,
     ) -> None:
         """Fill the weights, tensor by tensor; `progress(done_bytes, total_bytes)` follows it.
 
-        Unless `is_exact`, products with weights that stay packed round their input to 8 bits.
-        Raises LoadError for a tensor that is missing, has another shape or is not known.
+        Unless `is_exact`, products with weights that stay packed round their input to 8 bits. `isq`
+        quantises as it loads. Raises LoadError for a tensor that is missing, has another shape or
+        is not known.
         """
+        checkpoint = self.part_of(checkpoint)
+        if isq is not None:
+            checkpoint = isq.apply(checkpoint)
         total_bytes = sum(parameter.nbytes for parameter in self.parameters())
         loader = Loader(checkpoint, total_bytes, progress, is_exact=is_exact)
         self.embedding.load(loader, "model.embed_tokens")
@@ -143,6 +160,7 @@ class Decoder(nn.Module):
         # Old checkpoints keep the rotary frequencies, some tied ones a copy of the embedding.
         spare = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * self.config.tie_word_embeddings
         loader.check_unused(spare)
+        logger.info("weights: %s", loader.contents)
 
     def _load_head(self, loader: Loader) -> None:
         if not self.config.tie_word_embeddings:

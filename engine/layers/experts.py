@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from engine.config import ModelConfig
-from engine.layers.linear import Linear, parameter
+from engine.layers.linear import Linear, empty_like, parameter
 from engine.layers.mlp import gate_of
+from engine.layers.packed_experts import PackedExperts, expert_parts, load_packed
 from engine.weights.loader import Loader
 from kernels import ops
 
@@ -19,20 +20,24 @@ class Experts(nn.Module):
     """A router and E gated MLPs; a token's result is the weighted sum of those it was sent to.
 
     The tokens are sorted by expert once, so that a projection of all experts is one product of
-    rows in groups. The router's softmax is over all experts, in float32, before it chooses.
+    rows in groups. The router's softmax is over all experts, in float32, before it chooses. On a
+    CPU, experts that a file has in blocks stay in blocks.
     """
+
+    packed: PackedExperts | None = None
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         """Raises LoadError for an activation that has no kernel."""
         super().__init__()
         num_experts, hidden = config.num_experts, config.hidden_size
-        self.inner_size = config.expert_intermediate_size
+        inner = config.expert_intermediate_size
+        self.num_experts = num_experts
         self.num_chosen = config.num_experts_per_token
         self.is_normalised = config.is_topk_normalised
         self.gate = gate_of(config)
         self.router = Linear(hidden, (num_experts,), dtype, device)
-        self.gate_up_proj = parameter((num_experts, 2 * self.inner_size, hidden), dtype, device)
-        self.down_proj = parameter((num_experts, hidden, self.inner_size), dtype, device)
+        self.gate_up_proj = parameter((num_experts, 2 * inner, hidden), dtype, device)
+        self.down_proj = parameter((num_experts, hidden, inner), dtype, device)
 
     def load(
         self,
@@ -46,30 +51,36 @@ class Experts(nn.Module):
         for each, called `names`.
         """
         self.router.load(loader, f"{prefix}.gate")
-        if loader.has(f"{prefix}.experts.gate_up_proj"):
+        weights = (self.gate_up_proj, self.down_proj)
+        self.packed = load_packed(loader, f"{prefix}.experts", names, *weights)
+        if self.packed is not None:
+            self.gate_up_proj, self.down_proj = map(empty_like, weights)
+        elif loader.has(f"{prefix}.experts.gate_up_proj"):
             loader.copy(f"{prefix}.experts.gate_up_proj", self.gate_up_proj)
             loader.copy(f"{prefix}.experts.down_proj", self.down_proj)
-            return
-        gate, up, down = names
-        for expert, gate_up in enumerate(self.gate_up_proj):
-            stem = f"{prefix}.experts.{expert}"
-            loader.copy(f"{stem}.{gate}.weight", gate_up[: self.inner_size])
-            loader.copy(f"{stem}.{up}.weight", gate_up[self.inner_size :])
-            loader.copy(f"{stem}.{down}.weight", self.down_proj[expert])
+        else:
+            for name, target in expert_parts(f"{prefix}.experts", names, *weights):
+                loader.copy(name, target)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
         weights, chosen = self._route(x)
         experts, order = chosen.flatten().sort(stable=True)
         # Not bincount: it waits for the device to learn how long its result is.
-        bounds = torch.arange(len(self.down_proj) + 1, device=x.device)
+        bounds = torch.arange(self.num_experts + 1, device=x.device)
         starts = torch.searchsorted(experts, bounds, out_int32=True)
         rows = x.index_select(0, order // self.num_chosen)
-        inner = self.gate(ops.grouped_linear(rows, self.gate_up_proj, starts))
-        outputs = ops.grouped_linear(inner, self.down_proj, starts)
+        outputs = self._outputs(rows, starts)
         by_token = torch.empty_like(outputs).index_copy_(0, order, outputs)
         parts = by_token.view(*chosen.shape, x.shape[1]).float()
         return torch.bmm(weights[:, None], parts)[:, 0].to(x.dtype)
+
+    def _outputs(self, rows: Tensor, starts: Tensor) -> Tensor:
+        """Each expert's MLP of the rows that are its own, [R, hidden]."""
+        if self.packed is not None:
+            return self.packed(rows, starts, self.gate)
+        inner = self.gate(ops.grouped_linear(rows, self.gate_up_proj, starts))
+        return ops.grouped_linear(inner, self.down_proj, starts)
 
     def _route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The weights, float32, and the indices of each token's experts, both [T, k]."""

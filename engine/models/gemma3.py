@@ -3,7 +3,6 @@
 from engine.layers.decoder import Decoder
 from engine.layers.sandwich import SandwichLayer
 from engine.weights.checkpoint import Checkpoint
-from engine.weights.progress import Progress
 from engine.weights.text_part import TextPart
 
 
@@ -16,8 +15,6 @@ class Gemma3ForCausalLM(Decoder):
 class Gemma3ForConditionalGeneration(Gemma3ForCausalLM):
     """The checkpoints that see pictures, 4B and larger, for text alone."""
 
-    def load(
-        self, checkpoint: Checkpoint, progress: Progress | None = None, *, is_exact: bool = True
-    ) -> None:
-        """As `Decoder` has it; what belongs to pictures is left out."""
-        super().load(TextPart(checkpoint), progress, is_exact=is_exact)
+    def part_of(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Without what belongs to pictures."""
+        return TextPart(checkpoint)

@@ -12,6 +12,8 @@ ISQ_NAMES = (
     *("Q2K", "Q3K", "Q4K", "Q5K", "Q6K", "Q8K"),
     *("HQQ8", "HQQ4", "FP8", "MXFP4"),
 )
+# those that an importance matrix makes better
+IMATRIX_NAMES = ("2", "3", "4", "5", "6", "Q2K", "Q3K", "Q4K", "Q5K", "Q6K")
 
 
 def isq_name(name: str) -> str:

@@ -10,11 +10,16 @@ from engine.weights.files import ModelFiles
 
 
 class PackedTensor(NamedTuple):
-    """A matrix as a GGUF file has it, in blocks of the GGML type with the number `kind`."""
+    """A matrix in rows of blocks, of a `kind` of kernels/packed.py.
+
+    A stack of matrices has a piece for each of them. If it `must_stay` packed, it does even where
+    there are no kernels for its kind.
+    """
 
     kind: int
     shape: tuple[int, ...]
     pieces: Iterator[Tensor]  # uint8 [rows, bytes] from the top, each valid until the next
+    must_stay: bool = False
 
 
 class Checkpoint(Protocol):
@@ -46,7 +51,7 @@ class Checkpoint(Protocol):
         """
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The tensor as it is stored, if that is a matrix in blocks of a GGML type."""
+        """The tensor as it is stored, if that is a matrix in rows of blocks."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:

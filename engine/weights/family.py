@@ -4,6 +4,7 @@ Such a module has `HF`, the keys of config.json by architecture, and `GGUF`, how
 metadata and tensor names, by the architecture's name there.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 
 from engine.errors import LoadError
@@ -30,3 +31,13 @@ def gguf_family(name: str) -> GgufFamily:
         )
     family: GgufFamily = import_module(f"{_PACKAGE}.{GGUF_FAMILIES[name]}").GGUF[name]
     return family
+
+
+def gguf_names(architecture: str) -> Mapping[str, str]:
+    """What GGUF files of an architecture of `MODELS` call otherwise than weights/names.py has it.
+
+    That is `GgufFamily.names`; none for architectures whose files go by another's name (Mistral).
+    """
+    family = MODELS[architecture].rpartition(".")[2]
+    families = getattr(import_module(f"{_PACKAGE}.{family}"), "GGUF", {})
+    return next((found.names for found in families.values()), {})

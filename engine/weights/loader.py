@@ -1,12 +1,13 @@
 """Copies a checkpoint's tensors into a model's parameters, one at a time. Knows no model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from engine.errors import LoadError
 from engine.weights.checkpoint import Checkpoint
+from engine.weights.contents import Contents, kind_name
 from engine.weights.progress import Progress
 from kernels.packed import PackedMatrix
 from kernels.packing import can_pack, pack
@@ -15,7 +16,8 @@ from kernels.packing import can_pack, pack
 class Loader:
     """One pass over a checkpoint. Memory peaks at the model and the few rows on their way there.
 
-    `is_exact` says how products with weights that stay packed are to be made.
+    `is_exact` says how products with weights that stay packed are to be made. `contents` is what
+    the model consists of so far.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Loader:
         self.progress = progress
         self.is_exact = is_exact
         self.done_bytes = 0
+        self.contents = Contents()
         self._names = checkpoint.names()
         self._used: set[str] = set()
 
@@ -52,29 +55,57 @@ class Loader:
                 break
             target[start : start + len(rows)].copy_(rows)
             start += len(rows)
-        self._count(name, target)
+            self._tell(start * (target.nbytes // max(1, len(target))))
+        self._count(name, target, str(target.dtype).removeprefix("torch."), target.nbytes)
 
     def packed(
         self, names: Sequence[str], targets: Sequence[Tensor]
     ) -> tuple[PackedMatrix, ...] | None:
         """The tensors `names` as packed matrices, in the place of `targets`.
 
-        None unless all are stored in blocks that this machine has kernels for. Raises LoadError as
-        `copy` does.
+        None unless `can_pack`. Raises LoadError as `copy` does.
+        """
+        if not self.can_pack(names, targets):
+            return None
+        return tuple(map(self.packed_one, names, targets))
+
+    def packed_one(self, name: str, target: Tensor) -> PackedMatrix:
+        """The tensor `name` as a packed matrix. Ask `can_pack` first."""
+        (matrix,) = self.packed_stack(name, target)
+        return matrix
+
+    def packed_stack(self, name: str, target: Tensor) -> tuple[PackedMatrix, ...]:
+        """The matrices of a stack [E, O, I], or the one of [O, I]. Ask `can_pack` first."""
+        self._check_shape(name, target)
+        tensor = self.checkpoint.packed(name)
+        assert tensor is not None, "can_pack said so"
+        num_rows, num_columns = target.shape[-2:]
+        pieces = self._counted(tensor.pieces, target)
+        stack = ([piece] for piece in pieces) if target.dim() == 3 else (pieces,)
+        matrices = tuple(pack(tensor.kind, num_rows, num_columns, matrix) for matrix in stack)
+        num_bytes = sum(matrix.data.nbytes for matrix in matrices)
+        self._count(name, target, kind_name(tensor.kind), num_bytes)
+        return matrices
+
+    def can_pack(self, names: Sequence[str], targets: Sequence[Tensor]) -> bool:
+        """Whether all of `names` are in blocks that stay as they are on this machine.
+
+        That is on a CPU, where it has kernels for them or the checkpoint says that they must.
         """
         if any(target.device.type != "cpu" for target in targets):
-            return None
+            return False
         tensors = [self.checkpoint.packed(name) for name in names]
-        found = [tensor for tensor in tensors if tensor is not None]
-        if len(found) < len(tensors) or not all(can_pack(t.kind, t.shape[1]) for t in found):
-            return None
-        matrices = []
-        for name, target, tensor in zip(names, targets, found, strict=True):
-            self._check_shape(name, target)
-            num_rows, num_columns = target.shape
-            matrices.append(pack(tensor.kind, num_rows, num_columns, tensor.pieces))
-            self._count(name, target)
-        return tuple(matrices)
+        return all(
+            t is not None and (t.must_stay or can_pack(t.kind, t.shape[-1])) for t in tensors
+        )
+
+    def _counted(self, pieces: Iterator[Tensor], target: Tensor) -> Iterator[Tensor]:
+        """The same, telling the progress of each."""
+        rows = 0
+        for piece in pieces:
+            yield piece
+            rows += len(piece)
+            self._tell(rows * target.shape[-1] * target.itemsize)
 
     def _check_shape(self, name: str, target: Tensor) -> None:
         if (shape := self.checkpoint.shape(name)) != target.shape:
@@ -83,11 +114,16 @@ class Loader:
                 f"is {list(target.shape)}; the files do not belong together."
             )
 
-    def _count(self, name: str, target: Tensor) -> None:
+    def _count(self, name: str, target: Tensor, kind: str, num_bytes: int) -> None:
         self._used.add(name)
+        self.contents.add(kind, num_bytes)
         self.done_bytes += target.nbytes
+        self._tell(0)
+
+    def _tell(self, more_bytes: int) -> None:
+        """Of the tensor that is being read, so much has come."""
         if self.progress is not None:
-            self.progress(self.done_bytes, self.total_bytes)
+            self.progress(self.done_bytes + more_bytes, self.total_bytes)
 
     def check_unused(self, spare: Sequence[str]) -> None:
         """Raise LoadError if a tensor was not used whose name does not end in one of `spare`.

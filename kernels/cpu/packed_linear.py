@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from kernels.cpu.native.bindings import load_library
@@ -12,6 +13,8 @@ from kernels.reference.packed_linear import packed_linear as reference_packed_li
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
     """As kernels/reference/packed_linear.py; a row's bits do not depend on the rows beside it."""
     library = load_library()
-    if library is None or not all(weight.is_tiled for weight in weights):
+    if library is None or not any(weight.is_tiled for weight in weights):
         return reference_packed_linear(x, weights, is_exact)
-    return library.linear(x, weights, is_exact).to(x.dtype)
+    if all(weight.is_tiled for weight in weights):
+        return library.linear(x, weights, is_exact).to(x.dtype)
+    return torch.cat([packed_linear(x, [weight], is_exact) for weight in weights], dim=1)

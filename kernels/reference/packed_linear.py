@@ -1,12 +1,14 @@
 """The product with packed weights: the truth for kernels/cpu/packed_linear.py."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from kernels.packed import PackedMatrix
 from kernels.reference.packed_rows import packed_rows
+
+_PIECE_WEIGHTS = 1 << 22
 
 
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
@@ -16,5 +18,13 @@ def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = T
     inside, rounded once. Unless `is_exact`, a faster form may round x to 8 bits, in each row and 32
     columns by their largest magnitude.
     """
-    every = [packed_rows(weight, torch.arange(weight.num_rows)) for weight in weights]
-    return (x.float() @ torch.cat(every).T).to(x.dtype)
+    wide = x.float()
+    parts = [wide @ rows.T for weight in weights for rows in _unpacked(weight)]
+    return torch.cat(parts, dim=1).to(x.dtype)
+
+
+def _unpacked(matrix: PackedMatrix) -> Iterator[Tensor]:
+    """Some rows at a time: a matrix may be packed because there is no room for more."""
+    step = max(1, _PIECE_WEIGHTS // matrix.num_columns)
+    for rows in torch.arange(matrix.num_rows).split(step):
+        yield packed_rows(matrix, rows)

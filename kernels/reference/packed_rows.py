@@ -1,4 +1,4 @@
-"""Rows of a packed matrix, as GGML defines its types: the truth for kernels/cpu/packed_rows.py."""
+"""Rows of a packed matrix, as its kind is defined: the truth for kernels/cpu/packed_rows.py."""
 
 import numpy as np
 import torch
@@ -6,6 +6,7 @@ from gguf.constants import GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
 
+from kernels.own_kinds import row_kind
 from kernels.packed import PackedMatrix
 
 
@@ -14,7 +15,9 @@ def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
 
     Damaged scales make infinite weights or ones that are no numbers, without a warning.
     """
-    blocks = matrix.data.index_select(0, indices).numpy()
+    blocks = matrix.data.index_select(0, indices)
+    if (own := row_kind(matrix.kind)) is not None:
+        return own.rows(blocks)
     with np.errstate(all="ignore"):
-        weights = dequantize(blocks, GGMLQuantizationType(matrix.kind))
+        weights = dequantize(blocks.numpy(), GGMLQuantizationType(matrix.kind))
     return torch.from_numpy(weights)

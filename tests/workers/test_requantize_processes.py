@@ -60,7 +60,8 @@ async def holder(wire: Wire) -> str:
         return await wire.client.get(contract.isq_turn_key("m"))
 
     await wire.until_true(has_holder, "a turn")
-    return (await wire.client.get(contract.isq_turn_key("m"))).decode()
+    name: bytes = await wire.client.get(contract.isq_turn_key("m"))
+    return name.decode()
 
 
 async def types(wire: Wire) -> set[str]:
