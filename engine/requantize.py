@@ -1,10 +1,8 @@
 """Other weights for a model that runs, loaded in a thread of their own. Knows no step.
 
-Steps go first: the thread and those that it starts get the processor when nobody else wants it, and
-the interpreter is handed over more often while it lives.
+Steps go first: the thread and those that it starts get the processor when nobody else wants it.
 """
 
-import contextlib
 import logging
 import os
 import sys
@@ -17,7 +15,6 @@ from engine.runner import Model
 logger = logging.getLogger(__name__)
 
 NICENESS = 10
-SWITCH_S = 0.0005  # the thread's Python holds up a step for so long at a time
 
 
 class WeightChange:
@@ -29,8 +26,6 @@ class WeightChange:
         self._load = load
         self._model: Model | None = None
         self._error = ""
-        self._switch_s = sys.getswitchinterval()
-        sys.setswitchinterval(SWITCH_S)
         self._thread = threading.Thread(target=self._run, name="requantize", daemon=True)
         self._thread.start()
 
@@ -41,7 +36,6 @@ class WeightChange:
 
     def result(self) -> Model:
         """The model. Raises LoadError: one sentence that says why there is none."""
-        sys.setswitchinterval(self._switch_s)
         if self._model is None:
             raise LoadError(self._error)
         return self._model
@@ -60,5 +54,6 @@ class WeightChange:
 def _give_way() -> None:
     """Linux has a niceness for each thread, and gives it to the threads that one starts."""
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        niceness = max(os.getpriority(os.PRIO_PROCESS, thread), NICENESS)
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
