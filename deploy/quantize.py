@@ -37,9 +37,11 @@ def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
     path = Path(values.output).expanduser()
     try:
         scheme = find_scheme(values.type)
-        source = open_source(_files(environ))
+        worker = load(WorkerConfig, environ)
+        _check_unused(worker)
+        source = open_source(_files(worker, environ))
         with contextlib.closing(Bar(f"Writing {path.name}")) as bar:
-            types = write_gguf(source, scheme, path, bar)
+            types = write_gguf(source, scheme, path, bar, worker.imatrix)
     except EngineError as error:
         raise StartError(str(error)) from error
     counts = Counter(kind.name for kind in types.values())
@@ -48,7 +50,12 @@ def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def _files(environ: Mapping[str, str]) -> ModelFiles:
-    ref = model_ref(load(WorkerConfig, environ))
+def _check_unused(worker: WorkerConfig) -> None:
+    if worker.isq or worker.topology:
+        raise StartError("--isq and --topology are for serving; here --type says what to write")
+
+
+def _files(worker: WorkerConfig, environ: Mapping[str, str]) -> ModelFiles:
+    ref = model_ref(worker)
     with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
         return resolve(ref, bar, environ)

@@ -10,8 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kernels.packed import CODED_16, CODED_32
+
 AFFINE4, AFFINE8, FP8 = 1000, 2000, 3000  # and the columns of a block
 GROUPS = (32, 64, 128)
+_CODED = ((CODED_16, 16), (CODED_32, 32))
 
 
 class RowKind(NamedTuple):
@@ -52,8 +55,19 @@ def _fp8(blocks: Tensor) -> Tensor:
     return codes.float() * _floats(blocks[:, :4])
 
 
+def _coded(group: int, blocks: Tensor) -> Tensor:
+    numbers, d, rest = blocks[:, :16], _floats(blocks[:, 16:20]), blocks[:, 20:]
+    scales, nibbles = rest.split([256 // group, 128], dim=1)
+    pairs = nibbles.reshape(len(blocks), 8, 16)
+    codes = torch.cat([pairs & 15, pairs >> 4], dim=2).flatten(1)
+    values = numbers.view(torch.int8).gather(1, codes.long()).float()
+    factors: Tensor = d * scales.view(torch.int8)
+    return values * factors.repeat_interleave(group, dim=1)
+
+
 _KINDS = {
     **{AFFINE4 + g: RowKind(g, 8 + g // 2, partial(_affine, 4)) for g in GROUPS},
     **{AFFINE8 + g: RowKind(g, 8 + g, partial(_affine, 8)) for g in GROUPS},
     **{FP8 + g: RowKind(g, 4 + g, _fp8) for g in GROUPS},
+    **{kind: RowKind(256, 148 + 256 // g, partial(_coded, g)) for kind, g in _CODED},
 }

@@ -1,8 +1,8 @@
 """A matrix that stays packed, and the numbers of the kinds that are ours. Plain data.
 
 It is what `packed_linear` takes. Kinds below 1000 are GGML's types, by the number that GGUF files
-use. Ours are rows of blocks like those of GGML (own_kinds.py); a name ends in the columns of a
-block, which share its scale.
+use. Ours are rows of blocks like those of GGML (own_kinds.py); a name ends in the number of columns
+that share a scale.
 """
 
 from typing import NamedTuple
@@ -15,6 +15,10 @@ AFFINE4_32, AFFINE4_64, AFFINE4_128 = 1032, 1064, 1128
 AFFINE8_32, AFFINE8_64, AFFINE8_128 = 2032, 2064, 2128
 # float32 scale, then E4M3 numbers (torch.float8_e4m3fn); a weight is their product in float32.
 FP8_32, FP8_64, FP8_128 = 3032, 3064, 3128
+# Blocks of 256: int8 numbers [16], the same in all blocks of a matrix; float32 d; an int8 scale for
+# each 16 or 32 columns; four-bit codes, 32 columns after the other, the first half of them in the
+# low halves of 16 bytes. A weight is d * scale * numbers[code].
+CODED_16, CODED_32 = 5016, 5032
 
 
 class PackedMatrix(NamedTuple):

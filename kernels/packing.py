@@ -7,29 +7,37 @@ from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, load_library
 from kernels.packed import PackedMatrix
+from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
 
 
 def can_pack(kind: int, num_columns: int) -> bool:
-    """Whether there are kernels for such a kind. The first call may build them: seconds."""
+    """Whether there are kernels for such a kind (packed.py), or one it is rewritten into for them.
+
+    The first call may build them: seconds.
+    """
     library = load_library()
-    return library is not None and library.tiles_bytes(kind, 1, num_columns) > 0
+    return library is not None and library.tiles_bytes(_kind_in_tiles(kind), 1, num_columns) > 0
 
 
 def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
     """A matrix of its rows of blocks: uint8 [rows, bytes], some at a time from the top.
 
     In tiles where `can_pack` says so, and each piece but the last then has a multiple of
-    PIECE_ROWS; elsewhere as it is.
+    PIECE_ROWS; elsewhere as it is. The matrix in tiles is of another kind where the one given has
+    no kernels of its own.
     """
     if not can_pack(kind, num_columns):
         return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()
     assert library is not None, "can_pack said so"
-    matrix = library.empty(kind, num_rows, num_columns)
+    matrix = library.empty(_kind_in_tiles(kind), num_rows, num_columns)
+    rewrite = recoding(kind)
     start = 0
     for blocks in pieces:
+        if rewrite is not None:
+            blocks = torch.from_numpy(rewrite.rows(blocks.numpy(), torch.get_num_threads()))
         library.repack(matrix, start, blocks)
         start += len(blocks)
     assert start == num_rows, "the pieces are the whole matrix"
@@ -47,3 +55,8 @@ def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor
     assert data is not None, "a matrix has rows"
     assert start == num_rows, "the pieces are the whole matrix"
     return PackedMatrix(kind, num_rows, num_columns, data)
+
+
+def _kind_in_tiles(kind: int) -> int:
+    rewrite = recoding(kind)
+    return kind if rewrite is None else rewrite.kind

@@ -4,13 +4,9 @@ from collections import Counter
 
 from gguf.constants import GGMLQuantizationType
 
-from engine.quant.scaled_rows import AFFINE4_ROWS, AFFINE8_ROWS, FP8_ROWS
+from kernels import packed
 
-_OWN = {
-    rows.kind: rows.name
-    for formats in (AFFINE4_ROWS, AFFINE8_ROWS, FP8_ROWS)
-    for rows in formats.values()
-}
+_OWN = {number: name for name, number in vars(packed).items() if isinstance(number, int)}
 
 
 class Contents:

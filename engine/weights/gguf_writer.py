@@ -21,6 +21,7 @@ from engine.errors import LoadError
 from engine.quant.registry import ROW_FORMATS
 from engine.weights.checkpoint_source import CheckpointSource
 from engine.weights.files import ModelFiles
+from engine.weights.gguf_importance import read_importance, with_importance
 from engine.weights.gguf_mixture import Scheme, is_packed
 from engine.weights.gguf_source import GgufSource, Source, SourceTensor
 from engine.weights.progress import Progress
@@ -35,6 +36,7 @@ _QUANTISATION_VERSION = 2  # of ggml's formats, GGML_QNT_VERSION
 class _Planned(NamedTuple):
     source: SourceTensor
     type: Type
+    importance: Tensor | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -55,16 +57,23 @@ def open_source(files: ModelFiles) -> Source:
 
 
 def write_gguf(
-    source: Source, scheme: Scheme, path: Path, progress: Progress | None = None
+    source: Source,
+    scheme: Scheme,
+    path: Path,
+    progress: Progress | None = None,
+    imatrix: str = "",
 ) -> dict[str, Type]:
     """Write `source` to `path`, packed as `scheme` says. Returns each tensor's type.
 
     `progress` counts the bytes written. Until the file is whole it has another name beside it.
-    Raises LoadError for weights that cannot be packed, and for a `path` that is there or cannot be.
+    `imatrix` is the path of an importance matrix. Raises LoadError for weights that cannot be
+    packed, for an imatrix that does not fit, and for a `path` that is there or cannot be.
     """
     if path.exists():
         raise LoadError(f"{path} exists; remove it, or choose another name with -o.")
     plan = [_plan(tensor, source, scheme) for tensor in source.tensors()]
+    if imatrix:
+        plan = _weighed(plan, imatrix)
     _warn_of_second_packing(plan)
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -82,6 +91,17 @@ def _plan(tensor: SourceTensor, source: Source, scheme: Scheme) -> _Planned:
     if not is_packed(tensor.name, tensor.shape):
         return _Planned(tensor, tensor.type)
     return _Planned(tensor, scheme.choose(tensor.name, tensor.shape, source.facts))
+
+
+def _weighed(plan: list[_Planned], imatrix: str) -> list[_Planned]:
+    shapes = {planned.source.name: planned.source.shape for planned in plan}
+    takers = {
+        planned.source.name
+        for planned in plan
+        if planned.type in _FORMATS and _FORMATS[planned.type].takes_imatrix
+    }
+    found = read_importance(imatrix, shapes, takers)
+    return [planned._replace(importance=found.get(planned.source.name)) for planned in plan]
 
 
 def _warn_of_second_packing(plan: list[_Planned]) -> None:
@@ -106,7 +126,7 @@ def _writer(
             writer.data_alignment = value
     writer.add_key_value("general.file_type", int(scheme.file_type), GGUFValueType.UINT32)
     writer.add_quantization_version(_QUANTISATION_VERSION)
-    for tensor, packed_type in plan:
+    for tensor, packed_type, _ in plan:
         writer.add_tensor_info(
             tensor.name, tensor.shape, np.dtype(np.float32), 0, raw_dtype=packed_type
         )
@@ -136,23 +156,23 @@ def _write_tensors(
 
 def _bytes(source: Source, planned: _Planned) -> Tensor:
     """The tensor as the file has it, flat uint8."""
-    tensor, kind = planned
+    tensor, kind, importance = planned
     if tensor.type is kind and (stored := source.stored(tensor.name)) is not None:
         return stored
     packed = torch.empty(planned.num_bytes, dtype=torch.uint8)
     start = 0
-    for piece in source.pieces(tensor.name):
-        part = _pack(piece, kind, tensor.name)
+    for weights, matters in with_importance(source.pieces(tensor.name), importance):
+        part = _pack(weights, kind, tensor.name, matters)
         packed[start : start + len(part)] = part
         start += len(part)
     assert start == planned.num_bytes
     return packed
 
 
-def _pack(weights: Tensor, kind: Type, name: str) -> Tensor:
+def _pack(weights: Tensor, kind: Type, name: str, importance: Tensor | None) -> Tensor:
     try:
         if kind in _FORMATS:
-            return _FORMATS[kind].quantize(weights).view(-1)
+            return _FORMATS[kind].quantize(weights, importance).view(-1)
         if kind not in _PLAIN:
             raise ValueError(f"{kind.name} is a type to be read only")
         plain = weights.to(_PLAIN[kind])

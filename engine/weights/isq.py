@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 
 from engine.config import EngineConfig
+from engine.quant.memory_form import memory_form
 from engine.quant.registry import Format, find_format, fitting_format, step_up
 from engine.quant.row_format import RowFormat
 from engine.weights.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ class Isq(NamedTuple):
         asked = {name: format for name, format in wanted.items() if format is not None}
         formats = _fitting(asked, matrices)
         _warn_of_second_packing(checkpoint, formats)
+        _warn_of_no_kernels(formats, matrices)
         changes = {name: Change(format) for name, format in formats.items()}
         if self.imatrix:
             changes = self._weighed(changes, checkpoint, shapes)
@@ -147,6 +149,17 @@ def _warn_of_second_packing(checkpoint: Checkpoint, formats: Formats) -> None:
             "%s: packed already in the file and quantised again from that; the unquantised model "
             "would give better weights",
             _listed(twice),
+        )
+
+
+def _warn_of_no_kernels(formats: Formats, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    unheld = sorted(n for n, form in formats.items() if memory_form(form, shapes[n][-1]) is None)
+    if unheld:
+        logger.warning(
+            "no kernels hold %s: %s are unpacked as they are loaded, so they have their type's "
+            "values and not its size",
+            ", ".join(sorted({formats[name].name for name in unheld})),
+            _listed(unheld),
         )
 
 

@@ -2,12 +2,15 @@
 
 import numpy as np
 import torch
-from gguf.constants import GGMLQuantizationType
+from gguf.constants import GGMLQuantizationType as Type
 from gguf.quants import dequantize
 from torch import Tensor
 
 from kernels.own_kinds import row_kind
 from kernels.packed import PackedMatrix
+from kernels.recoding import recoding
+
+_NOT_IN_GGUF_PY = frozenset({Type.Q8_1, Type.Q8_K, Type.Q1_0})
 
 
 def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
@@ -15,9 +18,11 @@ def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
 
     Damaged scales make infinite weights or ones that are no numbers, without a warning.
     """
-    blocks = matrix.data.index_select(0, indices)
-    if (own := row_kind(matrix.kind)) is not None:
+    kind, blocks = matrix.kind, matrix.data.index_select(0, indices)
+    if kind in _NOT_IN_GGUF_PY and (rewrite := recoding(kind)) is not None:
+        kind, blocks = rewrite.kind, torch.from_numpy(rewrite.rows(blocks.numpy()))
+    if (own := row_kind(kind)) is not None:
         return own.rows(blocks)
     with np.errstate(all="ignore"):
-        weights = dequantize(blocks.numpy(), GGMLQuantizationType(matrix.kind))
+        weights = dequantize(blocks.numpy(), Type(kind))
     return torch.from_numpy(weights)

@@ -1,21 +1,31 @@
-"""Products with packed weights: reference and C++ against float64 on what gguf-py unpacks."""
+"""Products with packed weights: reference and C++ against float64 on the weights unpacked."""
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from gguf.quants import dequantize
 
 from kernels import ops
 from kernels.cpu.native.bindings import Library, load_library
 from kernels.cpu.native.build import build
 from kernels.reference.packed_linear import packed_linear as reference_packed_linear
-from tests.kernels.packed_blocks import TYPES, random_matrix, tiled, with_scale
+from tests.kernels.packed_blocks import (
+    FLOAT_ONLY,
+    KINDS,
+    name_of,
+    random_matrix,
+    tiled,
+    unpacked,
+    with_scale,
+)
 
 NUM_COLUMNS = 512
 EXACT, INT8 = 2e-6, 0.02  # root mean square error, relative to the results' own
 
-every_type = pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.name)
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=name_of)
+every_kind_with_float_scales = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind != Type.MXFP4], ids=name_of
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +42,7 @@ def inputs(generator):
 
 
 def in_float64(x, *matrices):
-    with np.errstate(all="ignore"):
-        weights = [dequantize(m.data.numpy(), Type(m.kind)) for m in matrices]
-    return x.double() @ torch.from_numpy(np.concatenate(weights)).double().T
+    return x.double() @ torch.cat([unpacked(matrix) for matrix in matrices]).double().T
 
 
 def error(actual, expected):
@@ -43,7 +51,7 @@ def error(actual, expected):
     return float(difference.square().mean().sqrt() / expected.square().mean().sqrt())
 
 
-@every_type
+@every_kind
 def test_reference_is_the_formula_in_float64(kind, inputs):
     matrix = random_matrix(kind, 37, NUM_COLUMNS)
     assert error(reference_packed_linear(inputs, [matrix]), in_float64(inputs, matrix)) < EXACT
@@ -59,31 +67,31 @@ def check_product(library, kind, num_rows, inputs):
 
 
 @pytest.mark.parametrize("num_rows", [1, 16, 37])
-@every_type
+@every_kind
 def test_tiles_have_the_product_of_their_weights(kind, num_rows, inputs, library):
     check_product(library, kind, num_rows, inputs)
 
 
 @pytest.mark.nightly
-@pytest.mark.timeout(600)  # it compiles
+@pytest.mark.timeout(1200)  # it compiles
 def test_the_portable_path_has_it_too(tmp_path, inputs):
     library = Library(build(tmp_path, defines=["-DTR_PORTABLE"]))
     assert library.path == "portable"
-    for kind in TYPES:
+    for kind in KINDS:
         check_product(library, kind, 37, inputs)
 
 
-@every_type
-def test_rows_out_of_tiles_are_gguf_pys_to_the_bit(kind, library):
+@every_kind
+def test_rows_out_of_tiles_are_the_weights_to_the_bit(kind, library):
     matrix = random_matrix(kind, 53, NUM_COLUMNS)
     indices = torch.tensor([52, 0, 17, 17])
-    expected = torch.from_numpy(dequantize(matrix.data.numpy(), kind))[indices]
+    expected = unpacked(matrix)[indices]
     assert ops.packed_rows(tiled(library, matrix), indices).equal(expected)
     assert ops.packed_rows(matrix, indices).equal(expected)
 
 
 @pytest.mark.parametrize("is_exact", [True, False], ids=["float", "int8"])
-@every_type
+@every_kind
 def test_a_rows_bits_do_not_depend_on_the_rows_beside_it(kind, is_exact, inputs, library):
     tiles = tiled(library, random_matrix(kind, 37, NUM_COLUMNS))
     alone = torch.cat([library.linear(row[None], [tiles], is_exact) for row in inputs])
@@ -128,7 +136,7 @@ def test_rows_written_some_at_a_time_are_the_same_tiles(library):
 
 @pytest.mark.parametrize("scale", [float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize("is_exact", [True, False], ids=["float", "int8"])
-@every_type
+@every_kind_with_float_scales
 def test_a_damaged_scale_spoils_its_own_row_only(kind, is_exact, scale, inputs, library):
     matrix = with_scale(random_matrix(kind, 37, NUM_COLUMNS), 5, scale)
     result = library.linear(inputs, [tiled(library, matrix)], is_exact)
@@ -156,5 +164,52 @@ def test_inputs_that_are_nearly_zero_give_nearly_zero(library):
 
 
 def test_a_type_or_width_without_tiles_is_known_as_such(library):
-    assert library.tiles_bytes(int(Type.IQ4_XS), 16, 256) == 0
+    assert library.tiles_bytes(int(Type.IQ2_XS), 16, 256) == 0
     assert library.tiles_bytes(int(Type.Q4_K), 16, 128) == 0
+
+
+@pytest.mark.parametrize("scale", [1e-45, -3e-39, 3e38, -0.0, float("inf"), float("nan")], ids=str)
+@every_kind_with_float_scales
+def test_rows_under_hostile_scales_are_the_weights_to_the_bit(kind, scale, library):
+    with np.errstate(over="ignore"):
+        matrix = with_scale(random_matrix(kind, 5, NUM_COLUMNS), 3, scale)
+    rows = ops.packed_rows(tiled(library, matrix), torch.arange(5))
+    np.testing.assert_array_equal(rows.numpy(), unpacked(matrix).numpy())
+
+
+def test_every_scale_of_mxfp4_is_known(inputs, library):
+    matrix = random_matrix(Type.MXFP4, 256, NUM_COLUMNS)
+    matrix.data[:, ::17] = torch.arange(256, dtype=torch.uint8)[:, None]
+    tiles, weights = tiled(library, matrix), unpacked(matrix)
+    assert ops.packed_rows(tiles, torch.arange(256)).equal(weights)
+    is_plain = torch.arange(256).sub(120).abs() < 100
+    for is_exact, most in ((True, EXACT), (False, INT8)):
+        result = library.linear(inputs, [tiles], is_exact)
+        expected = inputs.double() @ weights.double().T
+        off = (result.double() - expected).square().mean(0).sqrt()
+        assert (off / expected.square().mean(0).sqrt())[is_plain].max() < most
+
+
+@pytest.mark.parametrize("kind", FLOAT_ONLY, ids=name_of)
+def test_every_e4m3_number_is_known(kind, library):
+    matrix = random_matrix(kind, 19, 256)
+    group = kind - 3000
+    for block in range(256 // group):
+        start = block * (group + 4)
+        codes = torch.arange(block * group, (block + 1) * group, dtype=torch.uint8)
+        matrix.data[7, start + 4 : start + 4 + group] = codes
+    tiles = tiled(library, matrix)
+    rows = ops.packed_rows(tiles, torch.arange(19))
+    np.testing.assert_array_equal(rows.numpy(), unpacked(matrix).numpy())
+    one_by_one = library.linear(torch.eye(256)[:127], [tiles], False)
+    assert one_by_one[:, 7].isnan().all()  # for 0 times what is no number is none
+    others = torch.arange(19) != 7
+    expected = unpacked(matrix).T[:127, others]
+    torch.testing.assert_close(one_by_one[:, others], expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("kind", FLOAT_ONLY, ids=name_of)
+def test_e4m3_weights_take_inputs_as_they_are(kind, inputs, library):
+    tiles = tiled(library, random_matrix(kind, 37, NUM_COLUMNS))
+    rounded = library.linear(inputs, [tiles], False)
+    assert rounded.equal(library.linear(inputs, [tiles], True))

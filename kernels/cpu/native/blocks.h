@@ -34,8 +34,11 @@ inline float half_to_float(uint16_t h) {
 //   kOffset  what is subtracted from a code; codes are unsigned
 //   kHasMin  whether a min is subtracted from scale * code
 //   kHead, kGroupHead, kCodes   bytes of a superblock's head, a group's head, a group's codes
+//   scaling  whose scales these are: GGML's, in float16 and small integers, or those of scales.h
+enum Scaling { kGgml, kAffine, kIq4Nl, kMxfp4, kCoded, kE4m3 };
 struct Format {
   int block, sub, offset, has_min, head, group_head, codes;
+  Scaling scaling = kGgml;
   constexpr int superblock() const { return head + block / kGroup * (group_head + codes); }
 };
 
@@ -51,9 +54,34 @@ constexpr Format kQ4_K = {256, 32, 0, 1, 64, 32, 256};   // f16 d, dmin; u8 scal
 constexpr Format kQ5_K = {256, 32, 0, 1, 64, 32, 320};   // f16 d, dmin; u8 scale, u8 min
 constexpr Format kQ6_K = {256, 16, 32, 0, 32, 32, 384};  // f16 d; int8 scales of each half
 
-// Every format, by GGML's number of the type.
-#define TR_FORMATS(DO)                                                                              \
-  DO(2, Q4_0) DO(3, Q4_1) DO(6, Q5_0) DO(7, Q5_1) DO(8, Q8_0) DO(10, Q2_K) DO(11, Q3_K) DO(12, Q4_K) \
-  DO(13, Q5_K) DO(14, Q6_K)
+// Codes that a table turns into numbers.
+constexpr Format kIQ4_NL = {32, 32, 128, 0, 0, 32, 256, kIq4Nl};    // f16 scale
+constexpr Format kMXFP4 = {32, 32, 16, 0, 0, 16, 256, kMxfp4};      // E8M0 scale
+constexpr Format kCODED_16 = {256, 16, 128, 0, 80, 32, 256, kCoded};  // table, f32 d; int8 scales of each half
+constexpr Format kCODED_32 = {256, 32, 128, 0, 80, 16, 256, kCoded};  // table, f32 d; int8 scale
+
+// The kinds that are ours (kernels/packed.py): f32 scale, f32 zero.
+constexpr Format kAFFINE4_32 = {32, 32, 0, 1, 128, 0, 256, kAffine};
+constexpr Format kAFFINE4_64 = {64, 32, 0, 1, 128, 0, 256, kAffine};
+constexpr Format kAFFINE4_128 = {128, 32, 0, 1, 128, 0, 256, kAffine};
+constexpr Format kAFFINE8_32 = {32, 32, 0, 1, 128, 0, 512, kAffine};
+constexpr Format kAFFINE8_64 = {64, 32, 0, 1, 128, 0, 512, kAffine};
+constexpr Format kAFFINE8_128 = {128, 32, 0, 1, 128, 0, 512, kAffine};
+
+// f32 scale, then E4M3 numbers column by column. (`inline`: fp8.cpp makes their kernels, product.cpp none.)
+inline constexpr Format kFP8_32 = {32, 32, 0, 0, 64, 0, 512, kE4m3};
+inline constexpr Format kFP8_64 = {64, 32, 0, 0, 64, 0, 512, kE4m3};
+inline constexpr Format kFP8_128 = {128, 32, 0, 0, 64, 0, 512, kE4m3};
+
+// IQ4_NL's numbers plus 128, and MXFP4's, doubled, plus 16.
+constexpr uint8_t kIq4Values[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+constexpr uint8_t kMxfp4Values[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
+
+// Every format, by GGML's number of the type or ours of the kind.
+#define TR_FORMATS(DO)                                                                                            \
+  DO(2, Q4_0) DO(3, Q4_1) DO(6, Q5_0) DO(7, Q5_1) DO(8, Q8_0) DO(10, Q2_K) DO(11, Q3_K) DO(12, Q4_K)               \
+  DO(13, Q5_K) DO(14, Q6_K) DO(20, IQ4_NL) DO(23, CODED_32) DO(39, MXFP4) DO(1032, AFFINE4_32)                     \
+  DO(1064, AFFINE4_64) DO(1128, AFFINE4_128) DO(2032, AFFINE8_32) DO(2064, AFFINE8_64) DO(2128, AFFINE8_128)       \
+  DO(3032, FP8_32) DO(3064, FP8_64) DO(3128, FP8_128) DO(5016, CODED_16) DO(5032, CODED_32)
 
 }  // namespace tramontane

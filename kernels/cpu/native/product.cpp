@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernel.h"
+#include "scales.h"
 #include "vectors.h"
 
 #define TR_INLINE __attribute__((always_inline))
@@ -49,6 +50,8 @@ struct Scales {
     else if constexpr (F.sub == 32) return multiply(dmin, bytes(head + 16));
     else return multiply(dmin, high_nibbles(head + 16 * half));
   }
+  static Ints values(Ints codes) { return codes; }
+  static int value(int code) { return code; }
 };
 
 template <int kCount, class Body>
@@ -82,7 +85,7 @@ inline TR_INLINE void tile_times_bytes(
           sum[r] = times<F.offset>(ints(sums[(r * (columns / 32) + group) * 3 + kSum]));
         });
         unrolled<kNum>([&](auto i) TR_INLINE {
-          const Ints w = codes_of<F, kFirst + i>(head + F.group_head);
+          const Ints w = of_block.values(codes_of<F, kFirst + i>(head + F.group_head));
           unrolled<kM>([&](auto r) TR_INLINE {
             int32_t four;
             std::memcpy(&four, codes + r * columns + group * kGroup + 4 * (kFirst + i), 4);
@@ -126,10 +129,12 @@ inline TR_INLINE void tile_times_floats(
         Floats min = zeros();
         if constexpr (F.has_min) min = of_block.min(head, part);
         unrolled<kNum>([&](auto i) TR_INLINE {
-          const Ints codes = codes_of<F, kFirst + i>(head + F.group_head);
+          const Ints codes = of_block.values(codes_of<F, kFirst + i>(head + F.group_head));
           unrolled<4>([&](auto c) TR_INLINE {
-            Floats w = multiply(subtract(column<c>(codes), floats(F.offset)), scale);
-            if constexpr (F.has_min) w = subtract(w, min);
+            Floats w = column<c>(codes);
+            if constexpr (F.scaling == kAffine) w = multiply(subtract(w, of_block.zero), scale);
+            else w = multiply(subtract(w, floats(F.offset)), scale);
+            if constexpr (F.has_min && F.scaling != kAffine) w = subtract(w, min);
             unrolled<kM>([&](auto r) TR_INLINE {
               total[r] = multiply_add(w, floats(in[r * columns + 4 * (kFirst + i) + c]), total[r]);
             });
@@ -180,12 +185,13 @@ void row_of_tile(const uint8_t* tile, int row, long columns, float* out) {
     for (int g = 0; g < F.block / kGroup; g++) {
       const uint8_t* head = tile + F.head + g * (F.group_head + F.codes);
       for (int half = 0; half < 32 / F.sub; half++) {
-        float scales[kRows], mins[kRows] = {};
+        float scales[kRows], mins[kRows] = {}, zeros[kRows] = {};
         store(scales, of_block.scale(head, half), kRows);
-        if constexpr (F.has_min) store(mins, of_block.min(head, half), kRows);
+        if constexpr (F.scaling == kAffine) store(zeros, of_block.zero, kRows);
+        else if constexpr (F.has_min) store(mins, of_block.min(head, half), kRows);
         for (int c = half * F.sub; c < (half + 1) * F.sub; c++) {
-          const float code = static_cast<float>(code_at<F>(head + F.group_head, row, c) - F.offset);
-          out[start + g * kGroup + c] = code * scales[row] - mins[row];
+          const float code = static_cast<float>(of_block.value(code_at<F>(head + F.group_head, row, c)) - F.offset);
+          out[start + g * kGroup + c] = (code - zeros[row]) * scales[row] - mins[row];
         }
       }
     }

@@ -4,6 +4,10 @@
 #include "blocks.h"
 
 namespace tramontane {
+
+// The formats of repack_own.cpp.
+void repack_own(int type, const uint8_t* blocks, long rows, long columns, int num_threads, uint8_t* out);
+
 namespace {
 
 // One row's superblock, taken apart: a code per column, and the scales as the tile's heads hold them.
@@ -186,7 +190,7 @@ void repack(Unpack unpack, int bits, int block_bytes, const uint8_t* blocks, lon
 
 using namespace tramontane;
 
-// Rows of blocks into tiles. `type` is GGML's number, one that tr_tiles_bytes knows.
+// Rows of blocks into tiles. `type` is one that tr_tiles_bytes knows.
 extern "C" void tr_repack(int type, const uint8_t* blocks, long rows, long columns, int num_threads, uint8_t* out) {
   switch (type) {
 #define CASE(number, format, unpack, bits, bytes) \
@@ -203,5 +207,7 @@ extern "C" void tr_repack(int type, const uint8_t* blocks, long rows, long colum
     CASE(13, kQ5_K, unpack_q5_k, 5, 176)
     CASE(14, kQ6_K, unpack_q6_k, 6, 210)
 #undef CASE
+    default:
+      return repack_own(type, blocks, rows, columns, num_threads, out);
   }
 }
