@@ -13,7 +13,6 @@ from api.errors import ApiError
 from api.schema.re_isq import ReIsq, WorkerWeights
 from workers import contract
 
-WANTED_TTL_S = 600  # without a heartbeat of the model's workers, which know it better
 _WORKER = "worker:"
 
 
@@ -42,7 +41,7 @@ class WeightChanges:
         """
         change_id = f"reisq-{uuid.uuid4().hex}"
         keys = [contract.isq_key(model), contract.re_isq_key(change_id)]
-        args: list[str | int] = [change_id, model, isq_type, self._ttl_s, WANTED_TTL_S * 1000]
+        args: list[str | int] = [change_id, model, isq_type, self._ttl_s, contract.ISQ_TTL_S * 1000]
         reply: list[bytes] = await self._broker.call(lambda: self._begin_script(keys, args))
         verdict, *rest = (item.decode() for item in reply)
         if verdict in ("begun", "joined"):

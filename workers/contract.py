@@ -239,6 +239,11 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     isq_change: str = ""  # the last change of weights that it made
 
 
+# What re_isq asked for counts so long after the model's last worker is gone: its workers may all be
+# started again, but a fleet that was away for longer begins with its own settings.
+ISQ_TTL_S = 600
+
+
 class Swap(msgspec.Struct, frozen=True, kw_only=True):
     """What a change of weights came to in one worker. Without an error, it has them."""
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from engine.messages import EngineStats
 from workers.contract import (
+    ISQ_TTL_S,
     MODELS_KEY,
     MODELS_SEEN_KEY,
     WORKERS_KEY,
@@ -19,9 +20,6 @@ from workers.contract import (
 from workers.redis_link import TRANSIENT, Scripts
 
 MIN_PAUSE_S = 0.05  # between two beats, however many jobs start and end
-# What re_isq asked for counts so long after the model's last worker is gone: its workers may all be
-# started again, but a fleet that was away for longer begins with its own settings.
-ISQ_TTL_S = 600
 MISSED_BEATS = 5  # after so many a worker counts as gone
 
 

@@ -5,6 +5,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -74,7 +75,7 @@ class Reference:
 
 def said(client: redis.Redis, stream: Stream) -> list[int]:
     """The token ids of a stream, and that it is what its log says, event by event."""
-    entries = client.lrange(contract.log_key(stream.job_id), 0, -1)
+    entries = cast(list[bytes], client.lrange(contract.log_key(stream.job_id), 0, -1))
     events = [contract.decode_event(entry) for entry in entries]
     deltas = [d for e in events if isinstance(e, contract.Tokens) for d in e.deltas]
     assert stream.text == "".join(delta.text for delta in deltas)
