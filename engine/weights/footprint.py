@@ -35,7 +35,8 @@ def check_room(
 def free_bytes(device: torch.device) -> int:
     """What is free on it now."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
     return available_bytes()
 
 
