@@ -24,7 +24,7 @@ from engine.loading import load_model, reload
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
 from engine.profile import cuda_budget_bytes
 from engine.quant.names import ISQ_NAMES, isq_name
-from engine.requantize import WeightChange
+from engine.requantize import WeightChange, give_back_memory
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
@@ -156,6 +156,7 @@ class Engine:
         self._scheduler.begin_anew()
         self.info = msgspec.structs.replace(self.info, isq=change.isq)
         _settle_garbage()
+        give_back_memory()
         return ""
 
     def stats(self) -> EngineStats:
@@ -215,6 +216,7 @@ def load_engine(
         )
     del checkpoint
     _settle_garbage()
+    give_back_memory()
     return engine
 
 

@@ -3,6 +3,7 @@
 Steps go first: the thread and those that it starts get the processor when nobody else wants it.
 """
 
+import ctypes
 import logging
 import os
 import sys
@@ -49,6 +50,15 @@ class WeightChange:
         except Exception as error:  # the engine goes on with the weights that it has
             logger.exception("the weights of type %s cannot be loaded", self.isq)
             self._error = f"Loading the weights failed ({type(error).__name__}: {error})."
+
+
+def give_back_memory() -> None:
+    """Let the system have what loading needed, and what the old weights were in, beside the steps.
+
+    glibc keeps freed memory, and more of it with every change; giving back a GB takes 0.2 s.
+    """
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        threading.Thread(target=trim, args=(0,), name="trim", daemon=True).start()
 
 
 def _give_way() -> None:

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,3 +179,29 @@ def test_loading_gives_way_to_the_steps():
     assert change(engine, source) == ""
     assert found == [max(own, 10)]
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
+
+
+def anonymous_mb() -> float:
+    """Memory of this process that is no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(dict(line.split(":", 1) for line in lines)["RssAnon"].split()[0]) / 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_change_takes_no_memory_that_stays():
+    class Large(OtherModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ballast = [torch.ones(200_000 + 1000 * n) for n in range(200)]  # 240 MB
+
+    source = Source()
+    source.go.set()
+    engine = make_engine(HashModel(), reload=lambda isq: source(isq) and Large())
+    sizes = []
+    for _ in range(6):
+        assert change(engine, source) == ""
+        deadline = time.monotonic() + 5
+        while sizes and anonymous_mb() > sizes[0] + 120 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sizes.append(anonymous_mb())
+    assert max(sizes) < sizes[0] + 120, sizes
