@@ -30,9 +30,11 @@ from api.jobs import Jobs
 from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
 from api.models import Models
+from api.re_isq import ReIsqs
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
 from api.responses import Responses, StoredResponse
+from api.weight_changes import WeightChanges
 from workers.environment import load
 
 logger = logging.getLogger(__name__)
@@ -176,6 +178,10 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     jobs = Jobs(broker, generation.jobs)
     app.add_route("/v1/jobs/{job_id}", jobs)
     app.add_route("/v1/jobs/{job_id}/events", jobs, suffix="events")
+    re_isq = ReIsqs(generation, WeightChanges(broker, generation.config.result_ttl_s))
+    for path in ("/v1/re_isq", "/re_isq"):
+        app.add_route(path, re_isq)
+        app.add_route(path + "/{change_id}", re_isq, suffix="one")
     dead = Dead(DeadLetters(broker, generation.config.job_ttl_s), generation.jobs)
     app.add_route("/admin/dead", dead)
     app.add_route("/admin/dead/{job_id}", dead, suffix="one")

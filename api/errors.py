@@ -58,6 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "too_many_attempts": Kind(500, _SERVER),
     "engine_crashed": Kind(500, _SERVER),
     "model_changed": Kind(500, _SERVER),
+    "re_isq_failed": Kind(500, _SERVER),
     "no_workers": Kind(503, _OVERLOADED),
     "queue_full": Kind(503, _OVERLOADED),
     "queue_memory_full": Kind(503, _OVERLOADED),
@@ -89,6 +90,7 @@ FINAL = frozenset(
         "idempotency_conflict",
         "too_many_attempts",
         "engine_crashed",
+        "re_isq_failed",
     }
 )
 

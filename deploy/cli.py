@@ -25,6 +25,7 @@ COMMANDS = {
     "chaos": "deploy.chaos",
     "keys": "deploy.keys",
     "quantize": "deploy.quantize",
+    "re-isq": "deploy.re_isq",
     "settings": "deploy.settings_command",
 }
 KINDS = ("plain", "gguf", "ggml")
@@ -59,6 +60,7 @@ commands
   keys new --tenant NAME       a fresh API key, and its entry for the file of keys
   keys hash                    the hash of a key on stdin, as the file has it
   quantize -m MODEL --type T -o NAME  FILE.gguf of it, packed as Q4_K_M, Q8_0, …; or a directory
+  re-isq --type T              a running server's model in another type, while it serves
   settings                     every setting, as a table
 
 `tramontane COMMAND --help` lists a command's flags. Flags may stand before the command."""

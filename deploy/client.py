@@ -47,6 +47,23 @@ class Client:
         finally:
             connection.close()
 
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The object that the server answers with. Raises ServerError and StartError."""
+        connection = self._connect()
+        try:
+            data = json.dumps({**self._options, **body})
+            connection.request("POST", self._path + path, data, self._headers)
+            response = connection.getresponse()
+            answer = response.read()
+        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            raise ServerError(f"the connection broke ({error or type(error).__name__})") from error
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise ServerError(_message(answer) or f"HTTP {response.status}")
+        found: dict[str, Any] = json.loads(answer)
+        return found
+
     def _connect(self) -> http.client.HTTPConnection:
         kind = http.client.HTTPSConnection if self._is_tls else http.client.HTTPConnection
         connection = kind(*self._address)

@@ -98,6 +98,11 @@ class BlockManager:
         sequence.capacity = sequence.num_computed = sequence.num_hittable = 0
         self.num_frees += 1
 
+    def forget_names(self) -> None:
+        """Let no block be hit any more: what is in them is of other weights."""
+        self._names = [None] * self.num_blocks
+        self._named.clear()
+
     def _num_blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 

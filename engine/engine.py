@@ -6,9 +6,11 @@ and the model. The engine makes no reference cycles itself: what a sequence held
 """
 
 import contextlib
+import functools
 import gc
 from collections.abc import Callable, Collection, Iterator
 
+import msgspec
 import torch
 
 from engine.block_manager import BlockManager
@@ -18,17 +20,16 @@ from engine.device import choose_device, choose_dtype, prepare_kernels
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
-from engine.layers.decoder import Decoder
+from engine.loading import load_model, reload
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
-from engine.models.registry import load_class
 from engine.profile import cuda_budget_bytes
+from engine.quant.names import ISQ_NAMES, isq_name
+from engine.requantize import WeightChange, give_back_memory
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.weights.bounds import check_num_weights
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
-from engine.weights.isq import requested_isq
 from engine.weights.progress import Progress
 from engine.weights.rope_scaling import rope_switch
 
@@ -45,8 +46,12 @@ class Engine:
         device: torch.device,
         dtype: torch.dtype,
         name: str = "",
+        reload: Callable[[str], Model] | None = None,
     ) -> None:
-        """`name` is the fingerprint. Raises LoadError if `config` cannot be met."""
+        """`name` is the fingerprint; `reload` loads the model in another type of its weights.
+
+        Raises LoadError if `config` cannot be met.
+        """
         _check(config)
         capacity = _size(model, model_config, config, device, dtype)
         cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
@@ -74,6 +79,8 @@ class Engine:
         )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
+        self._reload = reload
+        self._change: WeightChange | None = None
         self.info = EngineInfo(
             context_length=capacity.context_length,
             vocab_size=model_config.vocab_size,
@@ -82,6 +89,8 @@ class Engine:
             device=str(device),
             dtype=str(dtype).removeprefix("torch."),
             fingerprint=name,
+            isq=isq_name(config.isq) if config.isq else "",
+            isq_types=ISQ_NAMES if reload is not None else (),
         )
 
     def add(self, request: SequenceRequest) -> None:
@@ -113,6 +122,42 @@ class Engine:
         if not step.sequences:
             return ended
         return ended + self._scheduler.commit(step, self._runner.run(step))
+
+    @property
+    def is_requantizing(self) -> bool:
+        """True from `requantize` until `take_weights` has told its end."""
+        return self._change is not None
+
+    def requantize(self, isq: str) -> None:
+        """Begin to load the weights in type `isq`, "" as the files have them, beside the steps.
+
+        Raises LoadError if that cannot begin.
+        """
+        if self._reload is None:
+            raise LoadError("This engine was made without the model's files: it cannot reload it.")
+        if self._change is not None:
+            raise LoadError(f"The engine is still loading the weights of type {self._change.isq}.")
+        self._change = WeightChange(isq, functools.partial(self._reload, isq))
+
+    def take_weights(self) -> str | None:
+        """Put the new weights in the place of the old ones if they are loaded; between two steps.
+
+        Every sequence is computed again from its beginning, and nothing cached is hit. Returns None
+        while they are not loaded; then "", or why they cannot be had, and the old ones stay.
+        """
+        change = self._change
+        if change is None or not change.is_over:
+            return None
+        self._change = None
+        try:
+            self._runner.model = change.result()
+        except LoadError as error:
+            return str(error)
+        self._scheduler.begin_anew()
+        self.info = msgspec.structs.replace(self.info, isq=change.isq)
+        _settle_garbage()
+        give_back_memory()
+        return ""
 
     def stats(self) -> EngineStats:
         """Gauges now."""
@@ -155,22 +200,30 @@ def load_engine(
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
     checkpoint = open_checkpoint(files)
-    check_num_weights(checkpoint.config, map(checkpoint.shape, checkpoint.names()))
-    model_class: Callable[..., Decoder] = load_class(checkpoint.config.architecture)
     device = choose_device(config.device)
     prepare_kernels(config, device)
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
-    isq = requested_isq(config, device)
     with _memory_of(device):
-        model = model_class(checkpoint.config, dtype, device)
-        is_exact = config.cpu_activations == "float"
-        model.load(checkpoint, progress, is_exact=is_exact, isq=isq)
-        engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
+        model = load_model(checkpoint, config, dtype, device, progress)
+        engine = Engine(
+            model,
+            checkpoint.config,
+            config,
+            device=device,
+            dtype=dtype,
+            name=name,
+            reload=functools.partial(reload, files, config, name, dtype, device),
+        )
     del checkpoint
+    _settle_garbage()
+    give_back_memory()
+    return engine
+
+
+def _settle_garbage() -> None:
     gc.collect()
     gc.freeze()
-    return engine
 
 
 @contextlib.contextmanager

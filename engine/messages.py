@@ -54,6 +54,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     # of weights and shape: engines with the same one continue each other's streams
     fingerprint: str = ""
+    isq: str = ""  # the type that the weights were quantised to while they were loaded
+    isq_types: tuple[str, ...] = ()  # what `requantize` takes
 
 
 class EngineLike(Protocol):
@@ -72,6 +74,22 @@ class EngineLike(Protocol):
 
     def step(self) -> list[SequenceOutput]:
         """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+
+    @property
+    def is_requantizing(self) -> bool:
+        """True from `requantize` until `take_weights` has told its end."""
+
+    def requantize(self, isq: str) -> None:
+        """Begin to load the weights in another type, beside the steps.
+
+        Raises LoadError: one sentence, and nothing was begun.
+        """
+
+    def take_weights(self) -> str | None:
+        """Put the new weights in the place of the old ones if they are loaded; between two steps.
+
+        None while they are not; then "", or why they cannot be had, and the old ones stay.
+        """
 
     def stats(self) -> EngineStats:
         """Gauges now."""

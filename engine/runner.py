@@ -24,7 +24,9 @@ class Model(Protocol):
 
 
 class Runner:
-    """One model with its KV cache."""
+    """One model with its KV cache. `model` may be set to another of the same shape between steps:
+    what the cache holds is worth nothing then.
+    """
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class Runner:
         *,
         has_rope_sets: bool = False,
     ) -> None:
-        self._model = model
+        self.model = model
         self._kv_cache = kv_cache
         self._builder = BatchBuilder(
             max_seqs,
@@ -57,11 +59,11 @@ class Runner:
         for sequence in step.admitted:
             self._sampler.set(sequence)
         batch, sampled = self._builder.build(step)
-        hidden = self._model.forward(batch, self._kv_cache)
+        hidden = self.model.forward(batch, self._kv_cache)
         if not step.sampled:
             return []
         if len(step.sampled) < hidden.shape[0]:
             hidden = hidden[batch.logits_indices]
-        logits = self._model.logits(hidden)
+        logits = self.model.logits(hidden)
         token_ids: list[int] = self._sampler.sample(logits, sampled).tolist()
         return token_ids

@@ -135,6 +135,16 @@ class Scheduler:
             self.running = [sequence for sequence in self.running if sequence.row >= 0]
         return outputs
 
+    def begin_anew(self) -> None:
+        """Have every sequence computed again from its beginning, as the weights are others now.
+
+        Between two steps. No token is lost, and it is not counted as a preemption.
+        """
+        for sequence in reversed(self.running):
+            self._put_back(sequence)
+        self.running = []
+        self.blocks.forget_names()
+
     def _append(self, sequence: Sequence, token_id: int) -> SequenceOutput:
         sequence.token_ids.append(token_id)
         finish = sequence.rule.check(token_id, len(sequence.token_ids))

@@ -4,8 +4,10 @@ The environment sets its pace: SCRIPTED_STEP_MS, SCRIPTED_MAX_SEQS, SCRIPTED_CON
 on request: SCRIPTED_LOAD_ERROR (a sentence), SCRIPTED_CRASH_FILE (a step dies if the file exists,
 and removes it), SCRIPTED_CRASH_SEED (a step with a sequence of this seed always dies),
 SCRIPTED_HANG_FILE (a step that finds the file removes it and never ends), SCRIPTED_ERROR_SEED (a
-sequence of this seed ends with an engine error). A sequence of seed SCRIPTED_ECHO_SEED says its
-prompt again and again; SCRIPTED_FINGERPRINT names the weights.
+sequence of this seed ends with an engine error). Other weights take
+SCRIPTED_REQUANTIZE_MS, or are refused with SCRIPTED_REQUANTIZE_ERROR; the tokens stay the same. A
+sequence of seed SCRIPTED_ECHO_SEED says its prompt again and again; SCRIPTED_FINGERPRINT names the
+weights.
 """
 
 import os
@@ -14,11 +16,13 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import tokenizers
 
 from engine.config import EngineConfig
 from engine.errors import LoadError, PromptTooLong
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.quant.names import ISQ_NAMES
 from engine.weights.files import ModelFiles
 
 BLOCK_SIZE = 16
@@ -85,7 +89,12 @@ class ScriptedEngine:
             device="scripted",
             dtype="none",
             fingerprint=os.environ.get("SCRIPTED_FINGERPRINT", "scripted"),
+            isq=config.isq,
+            isq_types=ISQ_NAMES,
         )
+        self.requantize_s = float(os.environ.get("SCRIPTED_REQUANTIZE_MS", "0")) / 1000
+        self.requantize_error = os.environ.get("SCRIPTED_REQUANTIZE_ERROR", "")
+        self._new: tuple[str, float] | None = None
 
     def add(self, request: SequenceRequest) -> None:
         sequence = _Sequence(request)
@@ -143,6 +152,25 @@ class ScriptedEngine:
         return SequenceOutput(
             id=sequence.id, token_ids=[token], finish="length" if is_last else None
         )
+
+    @property
+    def is_requantizing(self) -> bool:
+        return self._new is not None
+
+    def requantize(self, isq: str) -> None:
+        if self._new is not None:
+            raise LoadError("It is still at it.")
+        self._new = (isq, time.monotonic() + self.requantize_s)
+
+    def take_weights(self) -> str | None:
+        assert self._new is not None
+        isq, due_s = self._new
+        if time.monotonic() < due_s:
+            return None
+        self._new = None
+        if not self.requantize_error:
+            self.info = msgspec.structs.replace(self.info, isq=isq)
+        return self.requantize_error
 
     def stats(self) -> EngineStats:
         blocks = sum(sequence.num_blocks for sequence in self._running.values())

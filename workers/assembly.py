@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
 from engine.messages import EngineInfo
 from engine.progress_bar import Bar
+from engine.quant.names import isq_name
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
 from engine.weights.isq_settings import check_isq
@@ -23,6 +25,7 @@ from workers.contract import (
     WORKERS_KEY,
     ModelCard,
     control_channel,
+    isq_channel,
     queue_key,
     wake_channel,
     worker_key,
@@ -34,6 +37,7 @@ from workers.lease import Leases
 from workers.lease_thread import LeaseThread
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
+from workers.requantize import Place, Requantizer, start_as_wanted
 from workers.runs import Runs
 from workers.service import Service
 from workers.subscription import Subscription
@@ -67,17 +71,27 @@ async def _load_and_serve(
     config: WorkerConfig, files: ModelFiles, text: TextModel, name: str, client: ArqRedis
 ) -> None:
     scripts = Scripts(client)
+    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     token_log = TokenLog(scripts, job_ttl_s=config.job_ttl_s, result_ttl_s=config.result_ttl_s)
     runs = Runs(token_log)
-    async with _started(config, files, runs, token_log) as engine:
-        service = _service(config, name, text, engine, scripts, token_log, runs)
-        await _serve(service, client)
+    place = Place(worker, name, isq_name(config.isq) if config.isq else "")
+    start = functools.partial(start_as_wanted, client, scripts, place)
+    async with _started(config, files, runs, token_log, start) as (engine, change):
+        service = _service(config, worker, name, text, engine, scripts, token_log, runs)
+        service.pulse.isq, service.pulse.isq_change = service.info.isq, change
+        requantizer = Requantizer(scripts, place, engine, service.pulse)
+        await _serve(service, requantizer, client)
 
 
 @contextlib.asynccontextmanager
 async def _started(
-    config: WorkerConfig, files: ModelFiles, runs: Runs, token_log: TokenLog
-) -> AsyncIterator[EngineProcess]:
+    config: WorkerConfig,
+    files: ModelFiles,
+    runs: Runs,
+    token_log: TokenLog,
+    start: Callable[[EngineProcess], Awaitable[str]],
+) -> AsyncIterator[tuple[EngineProcess, str]]:
+    """The engine, and the change of weights that it was started with."""
     bar = Bar(f"Loading {files.name}")
     engine = EngineProcess(
         config.engine,
@@ -91,9 +105,9 @@ async def _started(
         log_level=config.log,
     )
     try:
-        await engine.start()
+        change = await start(engine)
         bar.close()
-        yield engine
+        yield engine, change
     finally:
         bar.close()
         await engine.close()
@@ -101,6 +115,7 @@ async def _started(
 
 def _service(
     config: WorkerConfig,
+    worker: str,
     name: str,
     text: TextModel,
     engine: EngineProcess,
@@ -109,7 +124,6 @@ def _service(
     runs: Runs,
 ) -> Service:
     assert engine.info is not None
-    worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     queue = queue_key(name)
     leases = Leases(
         scripts,
@@ -127,7 +141,7 @@ def _service(
     )
 
 
-async def _serve(service: Service, client: ArqRedis) -> None:
+async def _serve(service: Service, requantizer: Requantizer, client: ArqRedis) -> None:
     worker = EngineWorker(service, client)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,6 +154,7 @@ async def _serve(service: Service, client: ArqRedis) -> None:
             lease_thread(service).run(),
             service.pulse.run(),
             subscription(worker).run(),
+            requantizer.run(),
             _keep_policy(service, client),
         )
     finally:
@@ -154,6 +169,7 @@ def subscription(worker: EngineWorker) -> Subscription:
         {
             wake_channel(service.queue): lambda _: worker.wake(),
             control_channel(service.queue): service.leases.cancel,
+            isq_channel(service.queue): lambda _: service.pulse.nudge(),
         },
         on_ready=worker.wake,
     )
@@ -208,4 +224,5 @@ def _card(name: str, info: EngineInfo) -> ModelCard:
         dtype=info.dtype,
         kv_tokens=info.kv_tokens,
         max_seqs=info.max_seqs,
+        isq_types=info.isq_types,
     )

@@ -26,12 +26,16 @@ from workers.keys import (
     cancel_key as cancel_key,
     control_channel as control_channel,
     idempotency_key as idempotency_key,
+    isq_channel as isq_channel,
+    isq_key as isq_key,
+    isq_turn_key as isq_turn_key,
     job_key as job_key,
     lease_key as lease_key,
     leases_key as leases_key,
     limit_key as limit_key,
     log_key as log_key,
     queue_key as queue_key,
+    re_isq_key as re_isq_key,
     tenants_key as tenants_key,
     wake_channel as wake_channel,
     worker_key as worker_key,
@@ -217,6 +221,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str = ""
     kv_tokens: int = 0
     max_seqs: int = 0
+    isq_types: tuple[str, ...] = ()  # what /v1/re_isq may ask of its workers
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,6 +235,22 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     kv_blocks_total: int
     num_preemptions: int = 0
     is_draining: bool = False
+    isq: str = ""  # the type that its weights were quantised to while they were loaded
+    isq_change: str = ""  # the last change of weights that it made
+
+
+# What re_isq asked for counts so long after the model's last worker is gone: its workers may all be
+# started again, but a fleet that was away for longer begins with its own settings.
+ISQ_TTL_S = 600
+
+
+class Swap(msgspec.Struct, frozen=True, kw_only=True):
+    """What a change of weights came to in one worker. Without an error, it has them."""
+
+    before: str  # a type as in Heartbeat
+    after: str
+    took_ms: int = 0
+    error: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -238,11 +259,13 @@ _event_decoder: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 _batch_decoder = msgspec.msgpack.Decoder(tuple[int, list[tuple[str, int, msgspec.Raw, int]]])
 _card_decoder = msgspec.msgpack.Decoder(ModelCard)
 _heartbeat_decoder = msgspec.msgpack.Decoder(Heartbeat)
+_swap_decoder = msgspec.msgpack.Decoder(Swap)
 
 encode = _encoder.encode
 decode_event = _event_decoder.decode
 decode_card = _card_decoder.decode
 decode_heartbeat = _heartbeat_decoder.decode
+decode_swap = _swap_decoder.decode
 
 
 class WireError(ValueError):

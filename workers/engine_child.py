@@ -6,6 +6,7 @@ An error out of a step ends it too, with its traceback: a device that failed is 
 
 import importlib
 import logging
+import select
 import signal
 import socket
 import sys
@@ -16,13 +17,15 @@ from engine.errors import EngineError, LoadError
 from engine.messages import EngineLike, SequenceOutput, SequenceRequest
 from workers.engine_frames import (
     Add,
-    Command,
+    Cancel,
     FrameBuffer,
     Load,
     Loaded,
     LoadFailed,
     Loading,
     Report,
+    Requantize,
+    Requantized,
     Stepped,
     decode_commands,
     decode_load,
@@ -32,6 +35,7 @@ from workers.logs import configure
 
 READ_BYTES = 1 << 20
 PROGRESS_S = 0.1
+LOOK_S = 0.02  # between two looks at weights that are being loaded, where no step runs
 
 
 class WorkerGone(Exception):
@@ -52,11 +56,16 @@ class Channel:
         except OSError as error:
             raise WorkerGone from error
 
-    def receive(self, *, is_blocking: bool) -> list[bytes]:
-        """The frames that have come; waits for at least one if `is_blocking`. Raises WorkerGone."""
+    def receive(self, wait_s: float | None) -> list[bytes]:
+        """The frames that have come; waits for one for `wait_s`, or as long as it takes.
+
+        Raises WorkerGone.
+        """
         bodies: list[bytes] = []
+        if wait_s:
+            select.select([self._connection], [], [], wait_s)
         while True:
-            flags = 0 if is_blocking and not bodies else socket.MSG_DONTWAIT
+            flags = 0 if wait_s is None and not bodies else socket.MSG_DONTWAIT
             try:
                 data = self._connection.recv(READ_BYTES, flags)
             except BlockingIOError:
@@ -98,14 +107,34 @@ def serve(engine: EngineLike, channel: Channel) -> None:
     """Step while there is work, else wait for a command. Raises WorkerGone."""
     while True:
         refused: list[SequenceOutput] = []
-        for body in channel.receive(is_blocking=not engine.has_work()):
+        bodies = channel.receive(_wait_s(engine))
+        for body in bodies:
             for command in decode_commands(body):
-                refused += _obey(engine, command)
-        outputs = engine.step() if engine.has_work() else []
-        channel.send(Stepped(refused + outputs, engine.stats()))
+                if isinstance(command, Requantize):
+                    _requantize(engine, command.isq, channel)
+                else:
+                    refused += _obey(engine, command)
+        if bodies or engine.has_work():
+            outputs = engine.step() if engine.has_work() else []
+            channel.send(Stepped(refused + outputs, engine.stats()))
+        if engine.is_requantizing and (error := engine.take_weights()) is not None:
+            channel.send(Requantized(engine.info.isq, error))
 
 
-def _obey(engine: EngineLike, command: Command) -> list[SequenceOutput]:
+def _wait_s(engine: EngineLike) -> float | None:
+    if engine.has_work():
+        return 0.0
+    return LOOK_S if engine.is_requantizing else None
+
+
+def _requantize(engine: EngineLike, isq: str, channel: Channel) -> None:
+    try:
+        engine.requantize(isq)
+    except LoadError as error:
+        channel.send(Requantized(engine.info.isq, str(error)))
+
+
+def _obey(engine: EngineLike, command: Add | Cancel) -> list[SequenceOutput]:
     if isinstance(command, Add):
         return _add(engine, command.request)
     engine.cancel(command.id)
@@ -122,9 +151,9 @@ def _add(engine: EngineLike, request: SequenceRequest) -> list[SequenceOutput]:
 
 def run(channel: Channel) -> None:
     """Load what the first frame names and serve it until the worker is gone."""
-    bodies = channel.receive(is_blocking=True)
+    bodies = channel.receive(None)
     while not bodies:
-        bodies = channel.receive(is_blocking=True)
+        bodies = channel.receive(None)
     try:
         engine = load(decode_load(bodies[0]), channel)
     except LoadError as error:

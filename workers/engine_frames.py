@@ -35,6 +35,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     id: str
 
 
+class Requantize(msgspec.Struct, frozen=True, tag="requantize"):
+    """Load the weights in another type, beside the steps, and put them in the place of the old."""
+
+    isq: str
+
+
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
     """Progress of the load, in whatever unit the factory counts."""
 
@@ -61,8 +67,15 @@ class Stepped(msgspec.Struct, frozen=True, tag="step"):
     stats: EngineStats
 
 
-Command = Add | Cancel
-Report = Loading | Loaded | LoadFailed | Stepped
+class Requantized(msgspec.Struct, frozen=True, tag="requantized"):
+    """The new weights are in place, before the next step; or an error, and the old ones stay."""
+
+    isq: str
+    error: str = ""
+
+
+Command = Add | Cancel | Requantize
+Report = Loading | Loaded | LoadFailed | Stepped | Requantized
 
 
 def _encode_path(value: Any) -> str:

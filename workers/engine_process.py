@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from engine.config import EngineConfig
 from engine.errors import LoadError
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
@@ -25,6 +27,8 @@ from workers.engine_frames import (
     LoadFailed,
     Loading,
     Report,
+    Requantize,
+    Requantized,
     decode_report,
     frame,
 )
@@ -71,7 +75,7 @@ class EngineProcess:
     ) -> None:
         self.info: EngineInfo | None = None
         self.stats = EngineStats()
-        self.is_ready = False
+        self._is_up = asyncio.Event()
         self.num_reports = 0
         self.is_heard = False
         self._order = Load(factory, files, config)
@@ -86,6 +90,16 @@ class EngineProcess:
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter
         self._loaded_at_s = 0.0
+        self._change: asyncio.Future[None] | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """True while it takes sequences."""
+        return self._is_up.is_set()
+
+    async def ready(self) -> None:
+        """Wait until it takes sequences."""
+        await self._is_up.wait()
 
     @property
     def pid(self) -> int | None:
@@ -111,7 +125,7 @@ class EngineProcess:
     def _note_loaded(self, report: Loaded) -> EngineInfo:
         self.info = report.info
         self.stats = EngineStats()
-        self.is_ready = True
+        self._is_up.set()
         self._loaded_at_s = time.monotonic()
         return report.info
 
@@ -125,6 +139,45 @@ class EngineProcess:
         """Forget a sequence before the next step."""
         if self.is_ready:
             self._send(Cancel(sequence_id))
+
+    async def requantize(self, isq: str) -> None:
+        """Have the engine load its weights in another type while it goes on, and take them.
+
+        Raises LoadError if it cannot, and EngineDied; it has the old weights then.
+        """
+        if not self.is_ready:
+            raise EngineDied("The engine is starting")
+        change = self._change = asyncio.get_running_loop().create_future()
+        self._send(Requantize(isq))
+        await change
+
+    def restart_with(self, isq: str) -> None:
+        """Start it again with its weights in another type; to what runs in it, that is a death."""
+        self.set_isq(isq)
+        self.kill()
+
+    def set_isq(self, isq: str) -> None:
+        """Have the next start load the weights in another type."""
+        config = msgspec.structs.replace(self._order.config, isq=isq)
+        self._order = msgspec.structs.replace(self._order, config=config)
+
+    def _note_change(self, report: Requantized) -> None:
+        """How a change ended; nobody may wait for it any more."""
+        if not report.error:
+            self.set_isq(report.isq)
+            if self.info is not None:
+                self.info = msgspec.structs.replace(self.info, isq=report.isq)
+        error = LoadError(report.error) if report.error else None
+        self._end_change(error)
+
+    def _end_change(self, error: Exception | None) -> None:
+        change, self._change = self._change, None
+        if change is None or change.done():
+            return
+        if error is None:
+            change.set_result(None)
+        else:
+            change.set_exception(error)
 
     def _send(self, command: Command) -> None:
         if not self._commands:  # all that this turn of the loop brings leaves in one frame
@@ -148,7 +201,9 @@ class EngineProcess:
                 await self._read_steps()
             except EngineDied as error:
                 logger.error("%s; starting it again", error)
-            self.is_ready = self.is_heard = False
+            self._is_up.clear()
+            self.is_heard = False
+            self._end_change(EngineDied("The engine died while it loaded the new weights"))
             self._on_death()
             await self.close()
             if time.monotonic() - self._loaded_at_s > STABLE_S:
@@ -185,6 +240,9 @@ class EngineProcess:
             self.is_heard = True
             report = await self._read()
             self.is_heard = False
+            if isinstance(report, Requantized):
+                self._note_change(report)
+                continue
             assert not isinstance(report, Loading | Loaded | LoadFailed)
             self.num_reports += 1
             self.stats = report.stats
@@ -237,7 +295,7 @@ class EngineProcess:
 
         A device can keep a killed process from ending, so the socket is given up as well.
         """
-        self.is_ready = False
+        self._is_up.clear()
         self._kill()
         self._writer.transport.abort()
 
@@ -248,7 +306,7 @@ class EngineProcess:
 
     async def close(self) -> None:
         """End the process: it leaves when it sees the closed socket, else it is killed."""
-        self.is_ready = False
+        self._is_up.clear()
         if self._process is None:
             return
         self._writer.close()

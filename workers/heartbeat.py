@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 from engine.messages import EngineStats
 from workers.contract import (
+    ISQ_TTL_S,
     MODELS_KEY,
     MODELS_SEEN_KEY,
     WORKERS_KEY,
     Heartbeat,
     ModelCard,
     encode,
+    isq_key,
     worker_key,
 )
 from workers.redis_link import TRANSIENT, Scripts
@@ -22,7 +24,11 @@ MISSED_BEATS = 5  # after so many a worker counts as gone
 
 
 class Pulse:
-    """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges."""
+    """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges.
+
+    `isq` is the type of the engine's weights and `isq_change` the change that made it; `on_wanted`
+    is told with every beat which change the model's workers are to have.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,9 @@ class Pulse:
         period_s: float,
     ) -> None:
         self.is_draining = False
+        self.isq = ""
+        self.isq_change = ""
+        self.on_wanted: Callable[[str], None] = lambda change: None
         self._scripts = scripts
         self._worker = worker
         self._model = card.name
@@ -60,11 +69,14 @@ class Pulse:
     async def beat(self) -> None:
         """Write once. Raises TRANSIENT."""
         ttl_ms = math.ceil(MISSED_BEATS * (self._period_s + MIN_PAUSE_S) * 1000)
-        await self._scripts.run(
+        own, wanted = worker_key(self._worker), isq_key(self._model)
+        gauges = encode(self._gauges())
+        change: bytes = await self._scripts.run(
             "heartbeat",
-            keys=[worker_key(self._worker), WORKERS_KEY, MODELS_KEY, MODELS_SEEN_KEY],
-            args=[self._worker, encode(self._gauges()), ttl_ms, self._model, self._card],
+            keys=[own, WORKERS_KEY, MODELS_KEY, MODELS_SEEN_KEY, wanted],
+            args=[self._worker, gauges, ttl_ms, self._model, self._card, ISQ_TTL_S * 1000],
         )
+        self.on_wanted(change.decode())
 
     def _gauges(self) -> Heartbeat:
         stats = self._stats()
@@ -77,4 +89,6 @@ class Pulse:
             kv_blocks_total=stats.kv_blocks_total,
             num_preemptions=stats.num_preemptions,
             is_draining=self.is_draining,
+            isq=self.isq,
+            isq_change=self.isq_change,
         )

@@ -92,3 +92,23 @@ def limit_key(tenant: str) -> str:
 def arq_retry_key(job_id: str) -> str:
     """STRING: arq's count of a job's attempts."""
     return f"arq:retry:{job_id}"
+
+
+def isq_key(model: str) -> str:
+    """HASH: which weights the model's workers are to have (`lua/isq.lua` lists its fields)."""
+    return f"isq:{model}"
+
+
+def isq_turn_key(model: str) -> str:
+    """STRING with expiry: the worker that loads other weights now."""
+    return f"turn:{isq_key(model)}"
+
+
+def isq_channel(queue: str) -> str:
+    """Channel that tells the workers of a queue to look at which weights they are to have."""
+    return f"isq:{queue}"
+
+
+def re_isq_key(change_id: str) -> str:
+    """HASH: one change of weights, and what became of it in each worker."""
+    return f"re_isq:{change_id}"

@@ -35,7 +35,7 @@ TRANSIENT = (
 )
 # The disk is full, or too few replicas are there: redis-py has no class for these.
 _UNWRITABLE = ("MISCONF", "NOREPLICAS")
-SCRIPTS = ("claim", "open", "step", "renew", "release", "heartbeat")
+SCRIPTS = ("claim", "open", "step", "renew", "release", "heartbeat", "isq_turn", "isq_report")
 MAX_BACKOFF_S = 0.5
 COMMAND_TIMEOUT_S = 5.0
 

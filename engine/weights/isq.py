@@ -52,7 +52,7 @@ class Isq(NamedTuple):
             shapes.pop("lm_head.weight", None)  # a copy of the embedding, which nobody reads
         matrices = {name: shape for name, shape in shapes.items() if can_quantise(name, shape)}
         self.topology.check_fit(checkpoint.config.num_layers, matrices)
-        wanted = {name: self._wanted(name) for name in matrices}
+        wanted = {name: self.wanted(name) for name in matrices}
         asked = {name: format for name, format in wanted.items() if format is not None}
         formats = _fitting(asked, matrices)
         _warn_of_second_packing(checkpoint, formats)
@@ -63,7 +63,8 @@ class Isq(NamedTuple):
         _tell(formats)
         return QuantisedCheckpoint(checkpoint, changes)
 
-    def _wanted(self, name: str) -> Format | None:
+    def wanted(self, name: str) -> Format | None:
+        """What a matrix is to become, if it fits; None: it stays as it is."""
         if pinned := self.topology.isq(name):
             return find_format(pinned)
         if self.format is None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import msgspec
+
 from engine.config import EngineConfig
 from engine.errors import InvalidInput, LoadError
 from engine.quant.names import IMATRIX_NAMES, isq_name
@@ -14,14 +16,35 @@ def check_isq(config: EngineConfig) -> Topology:
     Raises LoadError for an unknown type, a topology that makes no sense, and an imatrix that is not
     there or that no type asked for has a use for.
     """
-    topology = read_topology(config.topology) if config.topology else Topology()
-    try:
-        types = topology.types() | ({isq_name(config.isq)} if config.isq else set())
-    except InvalidInput as error:
-        raise LoadError(str(error)) from error
+    topology = _topology(config)
+    types = _types(config, topology)
     if config.imatrix:
         _check_imatrix(config.imatrix, types)
     return topology
+
+
+def _topology(config: EngineConfig) -> Topology:
+    return read_topology(config.topology) if config.topology else Topology()
+
+
+def _types(config: EngineConfig, topology: Topology) -> frozenset[str]:
+    try:
+        return topology.types() | ({isq_name(config.isq)} if config.isq else set())
+    except InvalidInput as error:
+        raise LoadError(str(error)) from error
+
+
+def with_imatrix_in_use(config: EngineConfig) -> EngineConfig:
+    """The same, without the imatrix if no type asked for has a use for it.
+
+    That is fine where the type is not the one that the imatrix was given with. Raises LoadError.
+    """
+    plain = msgspec.structs.replace(config, imatrix="")
+    return (
+        config
+        if config.imatrix and _types(config, _topology(config)) & set(IMATRIX_NAMES)
+        else plain
+    )
 
 
 def _check_imatrix(path: str, types: frozenset[str]) -> None:

@@ -197,8 +197,9 @@ class FakeWorker:
             contract.WORKERS_KEY,
             contract.MODELS_KEY,
             contract.MODELS_SEEN_KEY,
+            contract.isq_key(MODEL),
         ]
-        args = ["fake", contract.encode(beat), 3000, MODEL, contract.encode(card)]
+        args = ["fake", contract.encode(beat), 3000, MODEL, contract.encode(card), 1000]
         await self._scripts["heartbeat"](keys=keys, args=args)
 
     async def _claim(self) -> None:

@@ -40,11 +40,12 @@ class Fleet:
             contract.WORKERS_KEY,
             contract.MODELS_KEY,
             contract.MODELS_SEEN_KEY,
+            contract.isq_key(MODEL),
         ]
         beat = contract.Heartbeat(
             worker="w", model=MODEL, running=0, waiting=0, kv_blocks_used=0, kv_blocks_total=1
         )
-        args = ["w", contract.encode(beat), 600_000, MODEL, contract.encode(card)]
+        args = ["w", contract.encode(beat), 600_000, MODEL, contract.encode(card), 1000]
         await script(keys=keys, args=args)
 
     async def answer(self, most=1000):

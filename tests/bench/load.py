@@ -185,7 +185,7 @@ def load(path: str, dtype: str, isq: str) -> None:
     start, cpu_start = time.perf_counter(), time.process_time()
     engine = load_engine(resolve(ModelRef(model=path)), config)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-    model = engine._runner._model
+    model = engine._runner.model
     size = sum(weight_bytes(model).values())
     peak = status_bytes("VmHWM") - before
     after = status_bytes("VmRSS") - before

@@ -1,6 +1,6 @@
 """A tiny model for engine tests: its logits depend on every token it can see, through the cache."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ def make_engine(
     model: HashModel | None = None,
     num_blocks: int = 0,
     eos: tuple[int, ...] = (),
+    reload: Callable[[str], HashModel] | None = None,
     **changes: object,
 ) -> Engine:
     """An engine over a HashModel: `num_blocks` of KV (0: plenty), the rest as in EngineConfig."""
@@ -99,6 +100,7 @@ def make_engine(
         config,
         device=torch.device("cpu"),
         dtype=torch.float32,
+        reload=reload,
     )
 
 

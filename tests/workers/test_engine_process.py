@@ -195,6 +195,67 @@ async def test_other_weights_at_the_restart_end_the_worker(bench, monkeypatch):
     assert not engine.engine.is_ready
 
 
+async def test_other_weights_come_beside_the_steps_and_an_idle_engine_takes_them_too(
+    bench, monkeypatch, model_files
+):
+    monkeypatch.setenv("SCRIPTED_REQUANTIZE_MS", "300")
+    monkeypatch.setenv("SCRIPTED_STEP_MS", "1")
+    engine = bench()
+    await engine.start()
+    engine.engine.add(request(max_tokens=3000))
+    change = asyncio.create_task(engine.engine.requantize("Q8_0"))
+    await engine.until(lambda: len(engine.outputs) > 50)
+    assert not change.done()
+    await change
+    assert engine.engine.info.isq == "Q8_0"
+    engine.engine.cancel("s")
+    await engine.until(lambda: engine.engine.stats.running == 0)
+    await asyncio.wait_for(engine.engine.requantize("Q4K"), 20)
+    assert engine.engine.info.isq == "Q4K"
+
+
+async def test_weights_that_cannot_be_had_say_why_and_the_engine_goes_on(bench, monkeypatch):
+    monkeypatch.setenv("SCRIPTED_REQUANTIZE_ERROR", "There is no room.")
+    engine = bench()
+    await engine.start()
+    with pytest.raises(LoadError, match="There is no room"):
+        await engine.engine.requantize("Q8_0")
+    assert engine.engine.info.isq == ""
+    engine.engine.add(request())
+    await engine.until(lambda: engine.ids())
+
+
+@pytest.mark.parametrize("is_done", [True, False], ids=["after the swap", "in the middle"])
+async def test_an_engine_that_is_killed_comes_back_with_the_weights_that_it_had(
+    bench, monkeypatch, is_done
+):
+    monkeypatch.setenv("SCRIPTED_REQUANTIZE_MS", "0" if is_done else "60000")
+    engine = bench()
+    await engine.start()
+    change = asyncio.create_task(engine.engine.requantize("Q8_0"))
+    if is_done:
+        await change
+    else:
+        await asyncio.sleep(0.1)
+    first = engine.engine.pid
+    os.kill(first, signal.SIGKILL)
+    if not is_done:
+        with pytest.raises(EngineDied, match="while it loaded the new weights"):
+            await change
+    await engine.until(lambda: engine.engine.is_ready and engine.engine.pid != first)
+    assert engine.engine.info.isq == ("Q8_0" if is_done else "")
+
+
+async def test_a_restart_with_other_weights_is_a_death_to_what_runs(bench, monkeypatch):
+    engine = bench()
+    await engine.start()
+    engine.engine.restart_with("Q8_0")
+    await engine.until(lambda: engine.deaths == 1 and engine.engine.is_ready)
+    assert engine.engine.info.isq == "Q8_0"
+    engine.engine.add(request())
+    await engine.until(lambda: engine.ids())
+
+
 async def test_an_engine_waits_for_a_reader_that_cannot_keep_up(bench):
     engine = bench()
     await engine.start()

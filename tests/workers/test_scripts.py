@@ -424,8 +424,9 @@ class TestEnqueue:
 
 class TestHeartbeat:
     async def beat(self, wire: Wire, worker: str = "w1") -> None:
-        keys = [f"worker:{worker}", "workers", "models", "models:seen"]
-        await wire.script("heartbeat", keys, [worker, b"beat", 60_000, "m", b"card"])
+        keys = [f"worker:{worker}", "workers", "models", "models:seen", "isq:m"]
+        args = [worker, b"beat", 60_000, "m", b"card", 1000]
+        await wire.script("heartbeat", keys, args)
 
     async def directory(self, wire: Wire):
         return await wire.script("directory", ["workers", "models", "models:seen"], [10])
