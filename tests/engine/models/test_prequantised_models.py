@@ -95,6 +95,17 @@ def test_matrices_stay_packed_where_there_are_kernels(name, method, tmp_path):
         assert all(matrix.kind // 1000 == kind // 1000 for matrix in linear.packed)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_machine_without_kernels_unpacks_to_the_same_model(method, tmp_path, monkeypatch):
+    monkeypatch.setattr("engine.weights.loader.can_pack", lambda *_: False)
+    reference = quantise("llama", tmp_path, method)
+    model = load(tmp_path)
+    assert not any(module.packed for module in model.modules() if isinstance(module, Linear))
+    prompt = tiny.prompts()[2]
+    actual = PagedModel(model).prefill(prompt, chunk=16)
+    assert (actual - tiny.reference_logits(reference, prompt)).abs().max() <= 1e-4
+
+
 def test_biases_of_zeros_that_the_model_has_not_are_ignored(tmp_path):
     reference = quantise("llama", tmp_path, "gptq")
     tensors = load_file(tmp_path / "model.safetensors")
