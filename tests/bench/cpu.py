@@ -129,7 +129,8 @@ def main() -> None:
     text = f"{table(result, models, COMMANDS)}\n\n{record('cpu', result, args)}\n"
     print(text)
     if args.out:
-        Path(args.out).with_suffix(".md").write_text(text)
+        head = "By `tests/bench/cpu.py`, whose docstring says what the figures are."
+        Path(args.out).with_suffix(".md").write_text(f"{head}\n\n{text}")
 
 
 if __name__ == "__main__":

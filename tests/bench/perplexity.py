@@ -12,8 +12,9 @@ it has not seen. Every matrix has the one type, embeddings too. A type's columns
     over          the larger of float and int8 over llama.cpp's, in per cent
 
 HQQ and FP8 are no types of GGUF files: their weights are measured as float32. Without
-llama-cpp-python its columns are empty. What is out of order or off by more than a per cent is
-listed, and the exit status is 1. Figures do not depend on the machine's speed or load.
+llama-cpp-python its columns are empty. Listed, with an exit status of 1, is what is more than one
+per cent over llama.cpp's, and what is out of order: no type may be better by half a per cent than
+one that has at least a bit more for a weight. The machine's speed or load do not matter.
 """
 
 import argparse
@@ -177,7 +178,8 @@ def main() -> None:
     text = "\n\n".join([table(rows), *wrong, record("perplexity", result, args)])
     print(text)
     if args.out:
-        Path(args.out).with_suffix(".md").write_text(text + "\n")
+        head = "By `tests/bench/perplexity.py`, whose docstring says what the columns are."
+        Path(args.out).with_suffix(".md").write_text(f"{head}\n\n{text}\n")
     sys.exit(bool(wrong))
 
 
