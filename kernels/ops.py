@@ -10,6 +10,8 @@ from torch import Tensor
 
 from kernels.cpu import (
     add_rms_norm as cpu_add_rms_norm,
+    cached_attention as cpu_cached_attention,
+    gelu_mul as cpu_gelu_mul,
     grouped_linear as cpu_grouped_linear,
     packed_linear as cpu_packed_linear,
     packed_rows as cpu_packed_rows,
@@ -21,10 +23,7 @@ from kernels.cpu import (
     write_kv as cpu_write_kv,
 )
 from kernels.packed import PackedMatrix
-from kernels.reference import (
-    gelu_mul as reference_gelu_mul,
-    philox as reference_philox,
-)
+from kernels.reference import philox as reference_philox
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -88,7 +87,7 @@ def gelu_mul(gate_up: Tensor) -> Tensor:
         from kernels.gelu_mul import gelu_mul as launch
 
         return launch(gate_up)
-    return reference_gelu_mul.gelu_mul(gate_up)
+    return cpu_gelu_mul.gelu_mul(gate_up)
 
 
 def write_kv(
@@ -121,6 +120,45 @@ def paged_attention(
     caches = (key_cache, value_cache)
     sequences = (block_tables, query_starts, context_lengths)
     return attend(query, *caches, *sequences, scale, window, softcap)
+
+
+def cached_attention(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Projections qkv [T, (Hq + 2 Hkv) * D] to attended heads [T, Hq * D]; qkv may be overwritten.
+
+    Norms, rotary, write_kv and paged_attention: one after the other, or in one call on a CPU.
+    """
+    sequences = (block_tables, query_starts, context_lengths)
+    if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, key_cache):
+        caches = (key_cache, value_cache, slots)
+        return cpu_cached_attention.cached_attention(
+            qkv, norms, eps, rotation, *caches, *sequences, scale, window, softcap
+        )
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    heads = qkv.unflatten(1, (-1, head_dim))
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if norms is not None:
+        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
+    if rotation is not None:
+        query, key = rotary(query, key, *rotation)
+    write_kv(key, value, key_cache, value_cache, slots)
+    return paged_attention(
+        query, key_cache, value_cache, *sequences, scale, window, softcap
+    ).flatten(1)
 
 
 def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kernels.cpu.native.attention import AttentionCall
 from kernels.cpu.native.build import BuildError, build
 from kernels.packed import PackedMatrix
 
@@ -41,13 +42,10 @@ class Library:
         lib.tr_rows.argtypes = (pointer, whole, pointer, whole, pointer)
         lib.tr_linear.argtypes = (pointer, number, pointer, whole, whole, number, number, pointer)
         real = ctypes.c_float
-        lib.tr_decode.restype = lib.tr_rms_norm.restype = None
-        lib.tr_decode.argtypes = (
-            *(pointer,) * 4,
-            *(whole,) * 5,
-            *(real, real, pointer, whole, number, pointer),
-        )
+        lib.tr_rms_norm.restype = lib.tr_gate.restype = lib.tr_attention.restype = None
         lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
+        lib.tr_gate.argtypes = (pointer, whole, whole, number, number, pointer)
+        lib.tr_attention.argtypes = (pointer, number)
         self.path: str = lib.tr_path().decode()
 
     def tiles_bytes(self, kind: int, num_rows: int, num_columns: int) -> int:
@@ -102,36 +100,6 @@ class Library:
         )
         return output
 
-    def decode(
-        self,
-        query: Tensor,
-        caches: tuple[Tensor, Tensor],
-        block_tables: Tensor,
-        decodes: Tensor,
-        scale: float,
-        softcap: float,
-        output: Tensor,
-    ) -> None:
-        """Attention of single rows, written to `output`; all float32 and contiguous.
-
-        query, output: [T, Hq, D], D a multiple of 16; caches: [N, B, Hkv, D] each; block_tables:
-        [S, M] int32; decodes: [n, 4] int64, a sequence, its row, and the first and the last token
-        that it sees.
-        """
-        _, block_size, num_kv_heads, head_dim = caches[0].shape
-        self._lib.tr_decode(
-            query.data_ptr(),
-            *(cache.data_ptr() for cache in caches),
-            block_tables.data_ptr(),
-            block_tables.shape[1],
-            *(block_size, num_kv_heads, query.shape[1], head_dim),
-            *(scale, softcap),
-            decodes.data_ptr(),
-            len(decodes),
-            torch.get_num_threads(),
-            output.data_ptr(),
-        )
-
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
@@ -149,6 +117,20 @@ class Library:
             *(hidden.data_ptr(), output.data_ptr()),
         )
         return output, hidden
+
+    def gate(self, gate_up: Tensor, is_gelu: bool) -> Tensor:
+        """`act(gate) * up` [T, I] of gate_up [T, 2I] float32; SiLU, or GELU by tanh."""
+        gate_up = gate_up.contiguous()
+        num_rows, width = gate_up.shape
+        output = torch.empty(num_rows, width // 2)
+        threads = torch.get_num_threads()
+        pointers = gate_up.data_ptr(), output.data_ptr()
+        self._lib.tr_gate(pointers[0], num_rows, width // 2, is_gelu, threads, pointers[1])
+        return output
+
+    def attention(self, call: AttentionCall) -> None:
+        """Attend as `call` says, which makes sure that its pointers are good."""
+        self._lib.tr_attention(ctypes.byref(call), torch.get_num_threads())
 
 
 def _weight(matrix: PackedMatrix) -> _Weight:
