@@ -39,6 +39,9 @@ inline void product_tile(long i, long depth, Number a, const float* b, float* ou
     for (long k = 0; k < depth; k++) {
       Floats row[kVectors];
       for (int v = 0; v < kVectors; v++) row[v] = load_floats(b + k * kLanes + lane + v * kVector);
+#ifdef TR_AVX512  // or GCC loads them again for every number
+      for (int v = 0; v < kVectors; v++) asm("" : "+v"(row[v]));
+#endif
       for (int r = 0; r < kCount; r++) {
         const Floats number = floats(a(i + r, k));
         for (int v = 0; v < kVectors; v++) sum[r][v] = multiply_add(number, row[v], sum[r][v]);
