@@ -13,7 +13,9 @@ from kernels.cpu import (
     cached_attention as cpu_cached_attention,
     gelu_mul as cpu_gelu_mul,
     grouped_linear as cpu_grouped_linear,
+    packed_attention as cpu_packed_attention,
     packed_linear as cpu_packed_linear,
+    packed_mlp as cpu_packed_mlp,
     packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
     rms_norm as cpu_rms_norm,
@@ -22,7 +24,7 @@ from kernels.cpu import (
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
-from kernels.packed import PackedMatrix
+from kernels.packed import PackedMatrix, Projection
 from kernels.reference import philox as reference_philox
 
 
@@ -74,6 +76,45 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
     """x [T, I] by packed matrices [O, I], side by side; returns [T, sum of O]. On a CPU only."""
     return cpu_packed_linear.packed_linear(x, weights, is_exact)
+
+
+def packed_mlp(x: Tensor, gate_up: Projection, down: Projection, is_gelu: bool) -> Tensor:
+    """`down(act(gate(x)) * up(x))` of x [T, I]; SiLU, or GELU by tanh. On a CPU only."""
+    if cpu_packed_mlp.is_native(x, gate_up, down):
+        return cpu_packed_mlp.packed_mlp(x, gate_up, down, is_gelu)
+    gate = gelu_mul if is_gelu else silu_mul
+    return _project(gate(_project(x, gate_up)), down)
+
+
+def packed_attention(
+    x: Tensor,
+    qkv: Projection,
+    output: Projection,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """`cached_attention` of qkv(x), through `output`: [T, I] to [T, O]. On a CPU only."""
+    heads = (norms, eps, rotation, key_cache, value_cache, slots)
+    sequences = (block_tables, query_starts, context_lengths)
+    way = (*heads, *sequences, scale, window, softcap)
+    if cpu_packed_attention.is_native(x, qkv, output, key_cache):
+        return cpu_packed_attention.packed_attention(x, qkv, output, *way)
+    return _project(cached_attention(_project(x, qkv), *way), output)
+
+
+def _project(x: Tensor, projection: Projection) -> Tensor:
+    product = packed_linear(x, projection.matrices, projection.is_exact)
+    return product if projection.bias is None else product.add_(projection.bias)
 
 
 def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:

@@ -13,3 +13,19 @@ class PackedMatrix(NamedTuple):
     num_columns: int
     data: Tensor  # uint8: [rows, bytes] as in a file or, if tiled, as kernels/cpu/native has it
     is_tiled: bool = False
+
+
+class Projection:
+    """`x @ weight.T + bias` with packed matrices [O, I], side by side. Not to be changed.
+
+    Without `is_exact`, the input is rounded to 8 bits. A kernel keeps in `prepared` what it makes
+    of the rest, once.
+    """
+
+    __slots__ = ("bias", "is_exact", "matrices", "prepared")
+
+    def __init__(
+        self, matrices: tuple[PackedMatrix, ...], bias: Tensor | None, is_exact: bool
+    ) -> None:
+        self.matrices, self.bias, self.is_exact = matrices, bias, is_exact
+        self.prepared: object = None

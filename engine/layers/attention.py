@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from engine.batch import Batch
 from engine.config import ModelConfig
 from engine.layers.linear import Linear
-from engine.layers.norm import RMSNorm, make_norm
+from engine.layers.norm import LayerNorm, make_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
@@ -43,6 +43,8 @@ class Attention(nn.Module):
             self.k_norm = make_norm(config, dtype, device, k_size)
         self.norms_rows = config.qk_norm == "row"
         self._eps = config.norm_eps
+        # Norms that are no RMSNorm of each head are made before the rest.
+        self._has_other_norms = self.norms_rows or isinstance(self.q_norm, LayerNorm)
 
     def load(
         self,
@@ -72,36 +74,30 @@ class Attention(nn.Module):
         kv_cache: tuple[Tensor, Tensor],
     ) -> Tensor:
         """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
-        qkv = self._projections(x)
-        attended = ops.cached_attention(
-            qkv,
-            self._head_norms,
+        way = (
+            self._head_norms(),
             self._eps,
             None if self.rotary is None else rotations[self.rotary],
             *kv_cache,
-            batch.slots,
-            batch.block_tables,
-            batch.query_starts,
-            batch.context_lengths,
-            self.scale,
-            self.window,
-            self.softcap,
+            *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
+            *(self.scale, self.window, self.softcap),
         )
-        output: Tensor = self.o_proj(attended)
-        return output
+        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
+        if qkv is not None and output is not None and not self._has_other_norms:
+            return ops.packed_attention(x, qkv, output, *way)
+        attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
+        return attended
 
-    @property
     def _head_norms(self) -> tuple[Tensor, Tensor] | None:
         """The weights of an RMSNorm of each query and key head, if that is what there is."""
-        if self.norms_rows or not isinstance(self.q_norm, RMSNorm):
+        if self.q_norm is None or self.k_norm is None or self._has_other_norms:
             return None
-        assert isinstance(self.k_norm, RMSNorm)
         return self.q_norm.weight, self.k_norm.weight
 
     def _projections(self, x: Tensor) -> Tensor:
         """Queries, keys and values side by side; normalised where the norm is not each head's."""
         qkv: Tensor = self.qkv_proj(x)
-        if self.q_norm is not None and self.k_norm is not None and not self._head_norms:
+        if self.q_norm is not None and self.k_norm is not None and self._has_other_norms:
             query, key, _ = qkv.split(self.sizes, dim=-1)
             if not self.norms_rows:
                 query, key = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key))

@@ -34,7 +34,7 @@ def cached_attention(
     output = torch.empty(len(qkv), num_heads, head_dim)
     sequences = (block_tables, query_starts, context_lengths)
     caches = (key_cache, value_cache)
-    call = attention_call(qkv, output, caches, sequences, scale, window, softcap)
+    call = attention_call((qkv, output), num_heads, caches, sequences, scale, window, softcap)
     add_preparation(call, slots, norms, eps, rotation)
     library.attention(call)
     return output.view(len(qkv), num_heads * head_dim)

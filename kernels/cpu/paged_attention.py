@@ -99,7 +99,9 @@ def paged_attention(
         output = torch.empty_like(query)
         tables = block_tables.contiguous()
         sequences = (tables, query_starts.contiguous(), context_lengths.contiguous())
-        call = attention_call(query, output, caches, sequences, scale, window, softcap)
+        call = attention_call(
+            (query, output), query.shape[1], caches, sequences, scale, window, softcap
+        )
         library.attention(call)
         return output
     return _in_torch(query, caches, sequences, scale, window, softcap)

@@ -1,4 +1,4 @@
-"""From a layer's projections to its attended heads: the truth for kernels/cpu/cached_attention.py."""
+"""From projections to attended heads: the truth for kernels/cpu/cached_attention.py."""
 
 from torch import Tensor
 
@@ -40,7 +40,5 @@ def cached_attention(
         query, key = rotary(query, key, *rotation)
     write_kv(key, value, key_cache, value_cache, slots)
     sequences = (block_tables, query_starts, context_lengths)
-    attended = paged_attention(
-        query, key_cache, value_cache, *sequences, scale, window, softcap
-    )
+    attended = paged_attention(query, key_cache, value_cache, *sequences, scale, window, softcap)
     return attended.flatten(1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kernels.packed import PackedMatrix
+from kernels.packed import PackedMatrix, Projection
 from kernels.reference.packed_rows import packed_rows
 
 
@@ -18,3 +18,9 @@ def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = T
     """
     every = [packed_rows(weight, torch.arange(weight.num_rows)) for weight in weights]
     return (x.float() @ torch.cat(every).T).to(x.dtype)
+
+
+def project(x: Tensor, projection: Projection) -> Tensor:
+    """The product with a projection's matrices, and its bias."""
+    product = packed_linear(x, projection.matrices, projection.is_exact)
+    return product if projection.bias is None else product + projection.bias

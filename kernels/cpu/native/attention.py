@@ -33,35 +33,36 @@ def can_attend(query: Tensor, key_cache: Tensor, num_heads: int) -> bool:
 
 
 def attention_call(
-    query: Tensor,
-    output: Tensor,
+    ends: tuple[Tensor, Tensor] | None,
+    num_heads: int,
     caches: tuple[Tensor, Tensor],
     sequences: tuple[Tensor, Tensor, Tensor],
     scale: float,
     window: int,
     softcap: float,
 ) -> AttentionCall:
-    """Attention of query rows [T, Hq * D or more], contiguous in the last dimension.
+    """Attention of `num_heads` query heads.
 
-    output [T, Hq, D] and caches [N, B, Hkv, D]: float32 and contiguous; sequences: block tables,
-    query starts and context lengths, int32 and contiguous.
+    ends: query rows [T, Hq * D or more] and the output [T, Hq, D]; None: `attention_block` has
+    them. caches: [N, B, Hkv, D] each; sequences: block tables, query starts and context lengths,
+    int32. All float32 or int32, and contiguous, the queries in their last dimensions.
     """
     key_cache, value_cache = caches
     tables, starts, lengths = sequences
     _, block_size, num_kv_heads, head_dim = key_cache.shape
     return AttentionCall(
-        query.data_ptr(),
+        None if ends is None else ends[0].data_ptr(),
         key_cache.data_ptr(),
         value_cache.data_ptr(),
         tables.data_ptr(),
         starts.data_ptr(),
         lengths.data_ptr(),
-        output.data_ptr(),
-        query.stride(0),
+        None if ends is None else ends[1].data_ptr(),
+        0 if ends is None else ends[0].stride(0),
         tables.shape[1],
         block_size,
         num_kv_heads,
-        output.shape[1],
+        num_heads,
         head_dim,
         len(lengths),
         window,

@@ -3,6 +3,7 @@
 import ctypes
 import logging
 from collections.abc import Sequence
+from ctypes import Structure
 from functools import cache
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Library:
         lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
         lib.tr_gate.argtypes = (pointer, whole, whole, number, number, pointer)
         lib.tr_attention.argtypes = (pointer, number)
+        self._mlp, self._attention_block = lib.tr_mlp, lib.tr_attention_block
+        self._mlp.restype = self._attention_block.restype = None
+        self._mlp.argtypes = (pointer, pointer, number, pointer, whole, number, pointer)
+        self._attention_block.argtypes = (*(pointer,) * 4, whole, number, pointer)
         self.path: str = lib.tr_path().decode()
 
     def tiles_bytes(self, kind: int, num_rows: int, num_columns: int) -> int:
@@ -89,7 +94,7 @@ class Library:
         num_rows, num_columns = x.shape
         output = torch.empty(num_rows, sum(weight.num_rows for weight in weights))
         self._lib.tr_linear(
-            (_Weight * len(weights))(*map(_weight, weights)),
+            weights_of(weights),
             len(weights),
             x.data_ptr(),
             num_rows,
@@ -131,6 +136,25 @@ class Library:
     def attention(self, call: AttentionCall) -> None:
         """Attend as `call` says, which makes sure that its pointers are good."""
         self._lib.tr_attention(ctypes.byref(call), torch.get_num_threads())
+
+    def mlp(
+        self, gate_up: Structure, down: Structure, is_gelu: bool, x: int, num_rows: int, out: int
+    ) -> None:
+        """`tr_mlp` of block.cpp; `x` and `out` are addresses. block.py has it for tensors."""
+        threads, by = torch.get_num_threads(), ctypes.byref
+        self._mlp(by(gate_up), by(down), is_gelu, x, num_rows, threads, out)
+
+    def attention_block(
+        self, qkv: Structure, output: Structure, call: Structure, x: int, num_rows: int, out: int
+    ) -> None:
+        """`tr_attention_block` of block.cpp; `x` and `out` are addresses, as above."""
+        threads, by = torch.get_num_threads(), ctypes.byref
+        self._attention_block(by(qkv), by(output), by(call), x, num_rows, threads, out)
+
+
+def weights_of(matrices: Sequence[PackedMatrix]) -> ctypes.Array[_Weight]:
+    """Tiled matrices as C++ has them; they must outlive it."""
+    return (_Weight * len(matrices))(*map(_weight, matrices))
 
 
 def _weight(matrix: PackedMatrix) -> _Weight:
