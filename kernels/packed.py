@@ -22,10 +22,11 @@ class Projection:
     of the rest, once.
     """
 
-    __slots__ = ("bias", "is_exact", "matrices", "prepared")
+    __slots__ = ("bias", "is_exact", "is_tiled", "matrices", "prepared")
 
     def __init__(
         self, matrices: tuple[PackedMatrix, ...], bias: Tensor | None, is_exact: bool
     ) -> None:
         self.matrices, self.bias, self.is_exact = matrices, bias, is_exact
+        self.is_tiled = all(matrix.is_tiled for matrix in matrices)
         self.prepared: object = None

@@ -45,6 +45,9 @@ class Attention(nn.Module):
         self._eps = config.norm_eps
         # Norms that are no RMSNorm of each head are made before the rest.
         self._has_other_norms = self.norms_rows or isinstance(self.q_norm, LayerNorm)
+        self._head_norms: tuple[Tensor, Tensor] | None = None
+        if self.q_norm is not None and self.k_norm is not None and not self._has_other_norms:
+            self._head_norms = (self.q_norm.weight, self.k_norm.weight)
 
     def load(
         self,
@@ -75,8 +78,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
         way = (
-            self._head_norms(),
-            self._eps,
+            *(self._head_norms, self._eps),
             None if self.rotary is None else rotations[self.rotary],
             *kv_cache,
             *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
@@ -87,12 +89,6 @@ class Attention(nn.Module):
             return ops.packed_attention(x, qkv, output, *way)
         attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
         return attended
-
-    def _head_norms(self) -> tuple[Tensor, Tensor] | None:
-        """The weights of an RMSNorm of each query and key head, if that is what there is."""
-        if self.q_norm is None or self.k_norm is None or self._has_other_norms:
-            return None
-        return self.q_norm.weight, self.k_norm.weight
 
     def _projections(self, x: Tensor) -> Tensor:
         """Queries, keys and values side by side; normalised where the norm is not each head's."""

@@ -3,16 +3,15 @@
 from torch import Tensor
 
 from kernels.cpu.native.attention import add_preparation, attention_call, can_attend
-from kernels.cpu.native.bindings import loaded_library
-from kernels.cpu.native.block import attention_block, is_blocked
+from kernels.cpu.native.bindings import load_library
+from kernels.cpu.native.block import attention_block, can_take
 from kernels.packed import Projection
 
 
 def is_native(x: Tensor, qkv: Projection, output: Projection, key_cache: Tensor) -> bool:
-    """Whether `packed_attention` can be asked: there is a library, and it has all as it wants."""
+    """Whether `packed_attention` can be asked."""
     num_heads = output.matrices[0].num_columns // key_cache.shape[3]
-    can = loaded_library() is not None and can_attend(x, key_cache, num_heads)
-    return can and is_blocked(qkv, output)
+    return can_take(x, qkv, output) and can_attend(x, key_cache, num_heads)
 
 
 def packed_attention(
@@ -33,7 +32,7 @@ def packed_attention(
     softcap: float = 0.0,
 ) -> Tensor:
     """As kernels/reference/packed_attention.py; a row's bits do not depend on its neighbours'."""
-    library = loaded_library()
+    library = load_library()
     assert library is not None
     num_heads = output.matrices[0].num_columns // key_cache.shape[3]
     sequences = (block_tables, query_starts, context_lengths)

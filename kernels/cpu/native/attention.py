@@ -64,7 +64,7 @@ def attention_call(
         num_kv_heads,
         num_heads,
         head_dim,
-        len(lengths),
+        lengths.shape[0],
         window,
         scale,
         softcap,

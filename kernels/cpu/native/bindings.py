@@ -44,6 +44,7 @@ class Library:
         lib.tr_linear.argtypes = (pointer, number, pointer, whole, whole, number, number, pointer)
         real = ctypes.c_float
         lib.tr_rms_norm.restype = lib.tr_gate.restype = lib.tr_attention.restype = None
+        self._rms_norm = lib.tr_rms_norm
         lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
         lib.tr_gate.argtypes = (pointer, whole, whole, number, number, pointer)
         lib.tr_attention.argtypes = (pointer, number)
@@ -110,13 +111,12 @@ class Library:
     ) -> tuple[Tensor, Tensor]:
         """`h = x + residual`, or x itself without one; (RMSNorm of h, h). All float32."""
         x = x.contiguous()
-        output, hidden = torch.empty_like(x), x
-        residual_pointer = None
+        output, hidden, residual_pointer = torch.empty_like(x), x, None
         if residual is not None:
             residual, hidden = residual.contiguous(), torch.empty_like(x)
             residual_pointer = residual.data_ptr()
-        size = x.shape[-1]
-        self._lib.tr_rms_norm(
+        size = weight.shape[0]
+        self._rms_norm(
             *(x.data_ptr(), residual_pointer, weight.data_ptr(), eps),
             *(x.numel() // size, size, torch.get_num_threads()),
             *(hidden.data_ptr(), output.data_ptr()),

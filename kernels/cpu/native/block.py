@@ -21,21 +21,17 @@ class PreparedProjection(ctypes.Structure):
     )
 
 
-def is_blocked(*projections: Projection) -> bool:
-    """Whether the library has all of these in its own layout."""
-    return all(
-        matrix.is_tiled and (projection.bias is None or projection.bias.dtype == torch.float32)
-        for projection in projections
-        for matrix in projection.matrices
-    )
+def can_take(x: Tensor, first: Projection, second: Projection) -> bool:
+    """Whether the library can take these: tiles are its own layout, so it is there then."""
+    return x.dtype == torch.float32 and first.is_tiled and second.is_tiled
 
 
 def prepared(projection: Projection) -> PreparedProjection:
     """The C++ form, made once: what it points to lives as long as the projection."""
-    if projection.prepared is None:
-        projection.prepared = _prepare(projection)
-    assert isinstance(projection.prepared, PreparedProjection)
-    return projection.prepared
+    known = projection.prepared
+    if not isinstance(known, PreparedProjection):
+        known = projection.prepared = _prepare(projection)
+    return known
 
 
 def _prepare(projection: Projection) -> PreparedProjection:
@@ -58,8 +54,8 @@ def mlp(
 ) -> Tensor:
     """`down(act(gate(x)) * up(x))` of x [T, I] float32."""
     x, first, second = x.contiguous(), prepared(gate_up), prepared(down)
-    output = torch.empty(len(x), second.rows)
-    library.mlp(first, second, is_gelu, x.data_ptr(), len(x), output.data_ptr())
+    output = torch.empty(x.shape[0], second.rows)
+    library.mlp(first, second, is_gelu, x.data_ptr(), x.shape[0], output.data_ptr())
     return output
 
 
@@ -68,6 +64,6 @@ def attention_block(
 ) -> Tensor:
     """The whole of a layer's attention of x [T, I] float32; `call` lacks query and output."""
     x, first, second = x.contiguous(), prepared(qkv), prepared(output)
-    result = torch.empty(len(x), second.rows)
-    library.attention_block(first, second, call, x.data_ptr(), len(x), result.data_ptr())
+    result = torch.empty(x.shape[0], second.rows)
+    library.attention_block(first, second, call, x.data_ptr(), x.shape[0], result.data_ptr())
     return result

@@ -7,7 +7,7 @@
 
 namespace tramontane {
 
-// e^x. Below -87 it is 0, above 88 infinite or nearly so; a NaN stays one.
+// e^x. Below -87 it is 0, above 88 infinite; a NaN stays one.
 inline float exponential(float x) {
   const float clipped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
   const float n = std::nearbyint(clipped * 1.44269504f);
@@ -23,7 +23,7 @@ inline float exponential(float x) {
   const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, 4);
-  return x < -87.0f ? 0.0f : value * power;
+  return x < -87.0f ? 0.0f : x > 88.0f ? INFINITY : value * power;
 }
 
 inline float tangent(float x) {  // hyperbolic
