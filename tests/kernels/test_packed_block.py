@@ -49,36 +49,44 @@ def mlps(library, *, has_bias=False, is_exact=True):
 def test_an_mlp_is_the_references(library, num_rows, is_gelu, has_bias, generator):
     plain, in_tiles = mlps(library, has_bias=has_bias)
     x = torch.randn(num_rows, HIDDEN, generator=generator)
-    expected = reference_packed_mlp(x, *plain, is_gelu)
-    assert error(ops.packed_mlp(x, *in_tiles, is_gelu), expected) < 1e-5
+    expected = reference_packed_mlp(x, *plain, is_gelu=is_gelu)
+    assert error(ops.packed_mlp(x, *in_tiles, is_gelu=is_gelu), expected) < 1e-5
 
 
 def test_an_mlp_of_no_rows_gives_none(library):
     _, in_tiles = mlps(library)
-    assert ops.packed_mlp(torch.empty(0, HIDDEN), *in_tiles, False).shape == (0, HIDDEN)
+    assert ops.packed_mlp(torch.empty(0, HIDDEN), *in_tiles, is_gelu=False).shape == (0, HIDDEN)
 
 
 def test_an_mlp_with_int8_activations_is_near_the_reference(library, generator):
     plain, in_tiles = mlps(library, is_exact=False)
     x = torch.randn(20, HIDDEN, generator=generator)
-    assert error(ops.packed_mlp(x, *in_tiles, False), reference_packed_mlp(x, *plain, False)) < 0.03
+    assert (
+        error(
+            ops.packed_mlp(x, *in_tiles, is_gelu=False),
+            reference_packed_mlp(x, *plain, is_gelu=False),
+        )
+        < 0.03
+    )
 
 
 def test_a_row_of_an_mlp_is_the_same_bits_alone_and_in_pieces(library, generator):
     _, in_tiles = mlps(library, has_bias=True, is_exact=False)
     x = torch.randn(300, HIDDEN, generator=generator)
-    together = ops.packed_mlp(x, *in_tiles, False)
+    together = ops.packed_mlp(x, *in_tiles, is_gelu=False)
     for row in (0, 100, 255, 256, 299):
-        assert ops.packed_mlp(x[row : row + 1], *in_tiles, False).equal(together[row : row + 1])
+        assert ops.packed_mlp(x[row : row + 1], *in_tiles, is_gelu=False).equal(
+            together[row : row + 1]
+        )
 
 
 def test_half_size_types_go_through_packed_products(library, generator):
     plain, in_tiles = mlps(library, has_bias=True)
     in_tiles = tuple(Projection(p.matrices, p.bias.bfloat16(), True) for p in in_tiles)
     x = torch.randn(3, HIDDEN, generator=generator).bfloat16()
-    result = ops.packed_mlp(x, *in_tiles, False)
+    result = ops.packed_mlp(x, *in_tiles, is_gelu=False)
     assert result.dtype == torch.bfloat16
-    assert error(result.float(), reference_packed_mlp(x.float(), *plain, False)) < 0.02
+    assert error(result.float(), reference_packed_mlp(x.float(), *plain, is_gelu=False)) < 0.02
 
 
 def attention_of(library, lengths, generator, *, is_exact=True):
