@@ -107,7 +107,7 @@ def packed_attention(
     heads = (norms, eps, rotation, key_cache, value_cache, slots)
     sequences = (block_tables, query_starts, context_lengths)
     way = (*heads, *sequences, scale, window, softcap)
-    if cpu_packed_attention.is_native(x, qkv, output, key_cache):
+    if cpu_packed_attention.is_native(x, qkv, output, (key_cache, value_cache)):
         return cpu_packed_attention.packed_attention(x, qkv, output, *way)
     return _project(cached_attention(_project(x, qkv), *way), output)
 
@@ -183,7 +183,7 @@ def cached_attention(
     Norms, rotary, write_kv and paged_attention: one after the other, or in one call on a CPU.
     """
     sequences = (block_tables, query_starts, context_lengths)
-    if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, key_cache):
+    if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, (key_cache, value_cache)):
         caches = (key_cache, value_cache, slots)
         return cpu_cached_attention.cached_attention(
             qkv, norms, eps, rotation, *caches, *sequences, scale, window, softcap

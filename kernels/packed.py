@@ -30,3 +30,9 @@ class Projection:
         self.matrices, self.bias, self.is_exact = matrices, bias, is_exact
         self.is_tiled = all(matrix.is_tiled for matrix in matrices)
         self.prepared: object = None
+
+    def holds(
+        self, matrices: tuple[PackedMatrix, ...], bias: Tensor | None, is_exact: bool
+    ) -> bool:
+        """Whether it was made of these very objects."""
+        return self.matrices is matrices and self.bias is bias and self.is_exact == is_exact

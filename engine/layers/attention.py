@@ -94,9 +94,9 @@ class Attention(nn.Module):
         """Queries, keys and values side by side; normalised where the norm is not each head's."""
         qkv: Tensor = self.qkv_proj(x)
         if self.q_norm is not None and self.k_norm is not None and self._has_other_norms:
-            query, key, _ = qkv.split(self.sizes, dim=-1)
+            query, key, _ = torch.split(qkv, self.sizes, dim=-1)
             if not self.norms_rows:
-                query, key = (part.unflatten(-1, (-1, self.head_dim)) for part in (query, key))
+                query, key = (part.view(len(x), -1, self.head_dim) for part in (query, key))
             query.copy_(self.q_norm(query))
             key.copy_(self.k_norm(key))
         return qkv

@@ -56,11 +56,11 @@ class Linear(nn.Module):
 
     def projection(self) -> Projection | None:
         """What a kernel takes that makes more than one product; None unless weights are packed."""
-        known = self._projection
-        if known is None or known.matrices is not self.packed or known.is_exact != self.is_exact:
-            known = Projection(self.packed, self.bias, self.is_exact) if self.packed else None
-            self._projection = known
-        return known
+        known, bias, is_exact = self._projection, self.bias, self.is_exact
+        if known is not None and known.holds(self.packed, bias, is_exact):
+            return known
+        self._projection = Projection(self.packed, bias, is_exact) if self.packed else None
+        return self._projection
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] to [T, sum of out]."""

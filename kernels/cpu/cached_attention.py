@@ -7,9 +7,9 @@ from kernels.cpu.native.attention import add_preparation, attention_call, can_at
 from kernels.cpu.native.bindings import loaded_library
 
 
-def is_native(qkv: Tensor, key_cache: Tensor) -> bool:
-    """Whether `cached_attention` can be asked: there is a library, and it reads these types."""
-    return loaded_library() is not None and can_attend(qkv, key_cache, _num_heads(qkv, key_cache))
+def is_native(qkv: Tensor, caches: tuple[Tensor, Tensor]) -> bool:
+    """Whether `cached_attention` can be asked: there is a library, and it reads these."""
+    return loaded_library() is not None and can_attend(qkv, caches, _num_heads(qkv, caches[0]))
 
 
 def cached_attention(

@@ -8,10 +8,12 @@ from kernels.cpu.native.block import attention_block, can_take
 from kernels.packed import Projection
 
 
-def is_native(x: Tensor, qkv: Projection, output: Projection, key_cache: Tensor) -> bool:
+def is_native(
+    x: Tensor, qkv: Projection, output: Projection, caches: tuple[Tensor, Tensor]
+) -> bool:
     """Whether `packed_attention` can be asked."""
-    num_heads = output.matrices[0].num_columns // key_cache.shape[3]
-    return can_take(x, qkv, output) and can_attend(x, key_cache, num_heads)
+    num_heads = output.matrices[0].num_columns // caches[0].shape[3]
+    return can_take(x, qkv, output) and can_attend(x, caches, num_heads)
 
 
 def packed_attention(

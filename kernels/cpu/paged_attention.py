@@ -93,8 +93,7 @@ def paged_attention(
     sequences = (block_tables, query_starts, context_lengths)
     caches = (key_cache, value_cache)
     library = loaded_library()
-    if library is not None and can_attend(query, key_cache, query.shape[1]):
-        key_cache.view(-1), value_cache.view(-1)
+    if library is not None and can_attend(query, caches, query.shape[1]):
         query = query.contiguous()
         output = torch.empty_like(query)
         tables = block_tables.contiguous()

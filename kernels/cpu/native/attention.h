@@ -32,6 +32,12 @@ struct Attention {
   }
 };
 
+// Room for `count` floats where a vector of 16 crosses no line of a cache.
+inline float* aligned(std::vector<float>& memory, long count) {
+  if (static_cast<long>(memory.size()) < count + 16) memory = std::vector<float>(count + 16);
+  return memory.data() + (-reinterpret_cast<uintptr_t>(memory.data()) & 63) / 4;
+}
+
 // Consecutive query rows of a sequence, from row `row` of the call on.
 struct Rows {
   long sequence, row, position, count;

@@ -26,10 +26,12 @@ class AttentionCall(ctypes.Structure):
     )
 
 
-def can_attend(query: Tensor, key_cache: Tensor, num_heads: int) -> bool:
+def can_attend(query: Tensor, caches: tuple[Tensor, Tensor], num_heads: int) -> bool:
     """Whether the library reads these as they are."""
-    is_float = query.dtype == key_cache.dtype == torch.float32
-    return is_float and num_heads <= MAX_GROUP * key_cache.shape[2]
+    keys, values = caches
+    is_float = query.dtype == keys.dtype == torch.float32
+    is_whole = keys.is_contiguous() and values.is_contiguous()
+    return is_float and is_whole and num_heads <= MAX_GROUP * keys.shape[2]
 
 
 def attention_call(

@@ -21,8 +21,7 @@ constexpr long kPiece = 256;  // rows of an MLP at a time: what is between its p
 
 float* room(int which, long count) {
   static thread_local std::vector<float> rooms[2];
-  if (static_cast<long>(rooms[which].size()) < count) rooms[which] = std::vector<float>(count);
-  return rooms[which].data();
+  return tramontane::aligned(rooms[which], count);
 }
 
 void project(const TrProjection& p, const float* x, long num_rows, int num_threads, float* y) {

@@ -1,5 +1,5 @@
 // Attention of many query rows of a sequence, with a running softmax over blocks of keys. The query rows of all heads
-// that share a KV head are the lanes of vectors, so keys and values are read from the cache as they lie, one number
+// that share a KV head are the lanes of vectors: keys and values need no rearranging, for they come in one number
 // for all lanes, and no sum runs across lanes.
 #include <algorithm>
 #include <cmath>
@@ -21,11 +21,13 @@ constexpr int kVectors = 1;
 
 // Room of one thread; [.., lanes] all of it.
 struct Room {
-  std::vector<float> queries, sums;  // [D, lanes]
-  float scores[kKeys * kLanes];
+  std::vector<float> memory;
+  float *queries, *sums;  // [D, lanes]
+  float* values;          // [keys, D], a copy: as they lie in the cache, most would share a set of a core's cache
+  alignas(64) float scores[kKeys * kLanes];
   float largest[kLanes], total[kLanes];
   long positions[kLanes];
-  const float *keys[kKeys], *values[kKeys];
+  const float* keys[kKeys];
 };
 
 // out[i .. i + kCount][lanes] = or += the sum over k < depth of a(i, k) * b[k][lanes].
@@ -105,8 +107,9 @@ void weigh(const Attention& a, Room& room, long count) {
 // The rows' queries of a KV head as lanes, times the scale. Lanes too many repeat the last row with a query of 0.
 void start(const Attention& a, const Rows& rows, long head, Room& room) {
   const long size = a.head_dim, group = a.heads_of_group();
-  room.queries.assign(size * kLanes, 0.0f);
-  room.sums.assign(size * kLanes, 0.0f);
+  room.queries = aligned(room.memory, size * (2 * kLanes + kKeys));
+  room.sums = room.queries + size * kLanes, room.values = room.sums + size * kLanes;
+  std::fill(room.queries, room.queries + 2 * size * kLanes, 0.0f);
   for (long lane = 0; lane < kLanes; lane++) {
     const long row = std::min(lane / group, rows.count - 1);
     room.positions[lane] = rows.position + row;
@@ -129,16 +132,19 @@ void finish(const Attention& a, const Rows& rows, long head, const Room& room) {
 // Scores and values of some keys. Not inline: a compiler would look up the thread's room for every number.
 __attribute__((noinline)) void attend_keys(const Attention& a, const Rows& rows, long offset, long key, Room& room) {
   const long last = rows.position + rows.count - 1, count = std::min(kKeys, last - key + 1);
-  const float **keys = room.keys, **values = room.values;
+  const long size = a.head_dim;
+  const float** keys = room.keys;
+  float* values = room.values;
   for (long j = 0; j < count; j++) {
     const long place = a.place(rows.sequence, key + j) + offset;
-    keys[j] = a.keys + place, values[j] = a.values + place;
+    keys[j] = a.keys + place;
+    std::copy(a.values + place, a.values + place + size, values + j * size);
   }
-  product<false>(count, a.head_dim, [=](long j, long d) { return keys[j][d]; }, room.queries.data(), room.scores);
+  product<false>(count, size, [=](long j, long d) { return keys[j][d]; }, room.queries, room.scores);
   if (a.softcap > 0) cap(a, room, count);
   if (key + count - 1 > rows.position || key < a.first_visible(last)) mask(a, room, key, count);
   weigh(a, room, count);
-  product<true>(a.head_dim, count, [=](long d, long j) { return values[j][d]; }, room.scores, room.sums.data());
+  product<true>(size, count, [=](long d, long j) { return values[j * size + d]; }, room.scores, room.sums);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ void gate_all(const float* gate_up, long rows, long inner, int num_threads, floa
     const long count = inner - start < kPiece ? inner - start : kPiece;
     const float *gate = gate_up + row * 2 * inner + start, *up = gate + inner;
     float* to = out + row * inner + start;
+#pragma GCC ivdep
     for (long i = 0; i < count; i++) to[i] = kAct(gate[i]) * up[i];
   }
 }

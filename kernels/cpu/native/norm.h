@@ -14,6 +14,7 @@ inline void norm_row(const float* x, const float* weight, float eps, long size, 
   for (; i < size; i++) sum += x[i] * x[i];
   for (int lane = 0; lane < 16; lane++) sum += sums[lane];
   const float scale = 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
+#pragma GCC ivdep  // a number is read before it is written, also where all is one place
   for (i = 0; i < size; i++) out[i] = x[i] * scale * weight[i];
 }
 
