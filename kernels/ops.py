@@ -10,8 +10,12 @@ from torch import Tensor
 
 from kernels.cpu import (
     add_rms_norm as cpu_add_rms_norm,
+    cached_attention as cpu_cached_attention,
+    gelu_mul as cpu_gelu_mul,
     grouped_linear as cpu_grouped_linear,
+    packed_attention as cpu_packed_attention,
     packed_linear as cpu_packed_linear,
+    packed_mlp as cpu_packed_mlp,
     packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
     rms_norm as cpu_rms_norm,
@@ -20,11 +24,8 @@ from kernels.cpu import (
     uniform_quads as cpu_uniform_quads,
     write_kv as cpu_write_kv,
 )
-from kernels.packed import PackedMatrix
-from kernels.reference import (
-    gelu_mul as reference_gelu_mul,
-    philox as reference_philox,
-)
+from kernels.packed import PackedMatrix, Projection
+from kernels.reference import philox as reference_philox
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -77,6 +78,45 @@ def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = T
     return cpu_packed_linear.packed_linear(x, weights, is_exact)
 
 
+def packed_mlp(x: Tensor, gate_up: Projection, down: Projection, is_gelu: bool) -> Tensor:
+    """`down(act(gate(x)) * up(x))` of x [T, I]; SiLU, or GELU by tanh. On a CPU only."""
+    if cpu_packed_mlp.is_native(x, gate_up, down):
+        return cpu_packed_mlp.packed_mlp(x, gate_up, down, is_gelu)
+    gate = gelu_mul if is_gelu else silu_mul
+    return _project(gate(_project(x, gate_up)), down)
+
+
+def packed_attention(
+    x: Tensor,
+    qkv: Projection,
+    output: Projection,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """`cached_attention` of qkv(x), through `output`: [T, I] to [T, O]. On a CPU only."""
+    heads = (norms, eps, rotation, key_cache, value_cache, slots)
+    sequences = (block_tables, query_starts, context_lengths)
+    way = (*heads, *sequences, scale, window, softcap)
+    if cpu_packed_attention.is_native(x, qkv, output, (key_cache, value_cache)):
+        return cpu_packed_attention.packed_attention(x, qkv, output, *way)
+    return _project(cached_attention(_project(x, qkv), *way), output)
+
+
+def _project(x: Tensor, projection: Projection) -> Tensor:
+    product = packed_linear(x, projection.matrices, projection.is_exact)
+    return product if projection.bias is None else product.add_(projection.bias)
+
+
 def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
     """Rows `indices` [N] int64 of a packed matrix [O, I]; returns [N, I] float32. On a CPU only."""
     return cpu_packed_rows.packed_rows(matrix, indices)
@@ -88,7 +128,7 @@ def gelu_mul(gate_up: Tensor) -> Tensor:
         from kernels.gelu_mul import gelu_mul as launch
 
         return launch(gate_up)
-    return reference_gelu_mul.gelu_mul(gate_up)
+    return cpu_gelu_mul.gelu_mul(gate_up)
 
 
 def write_kv(
@@ -121,6 +161,45 @@ def paged_attention(
     caches = (key_cache, value_cache)
     sequences = (block_tables, query_starts, context_lengths)
     return attend(query, *caches, *sequences, scale, window, softcap)
+
+
+def cached_attention(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """Projections qkv [T, (Hq + 2 Hkv) * D] to attended heads [T, Hq * D]; qkv may be overwritten.
+
+    Norms, rotary, write_kv and paged_attention: one after the other, or in one call on a CPU.
+    """
+    sequences = (block_tables, query_starts, context_lengths)
+    if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, (key_cache, value_cache)):
+        caches = (key_cache, value_cache, slots)
+        return cpu_cached_attention.cached_attention(
+            qkv, norms, eps, rotation, *caches, *sequences, scale, window, softcap
+        )
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    heads = qkv.unflatten(1, (-1, head_dim))
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if norms is not None:
+        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
+    if rotation is not None:
+        query, key = rotary(query, key, *rotation)
+    write_kv(key, value, key_cache, value_cache, slots)
+    return paged_attention(
+        query, key_cache, value_cache, *sequences, scale, window, softcap
+    ).flatten(1)
 
 
 def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:

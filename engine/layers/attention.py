@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from engine.batch import Batch
 from engine.config import ModelConfig
 from engine.layers.linear import Linear
-from engine.layers.norm import make_norm
+from engine.layers.norm import LayerNorm, make_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
@@ -42,6 +42,12 @@ class Attention(nn.Module):
             self.q_norm = make_norm(config, dtype, device, q_size)
             self.k_norm = make_norm(config, dtype, device, k_size)
         self.norms_rows = config.qk_norm == "row"
+        self._eps = config.norm_eps
+        # Norms that are no RMSNorm of each head are made before the rest.
+        self._has_other_norms = self.norms_rows or isinstance(self.q_norm, LayerNorm)
+        self._head_norms: tuple[Tensor, Tensor] | None = None
+        if self.q_norm is not None and self.k_norm is not None and not self._has_other_norms:
+            self._head_norms = (self.q_norm.weight, self.k_norm.weight)
 
     def load(
         self,
@@ -71,34 +77,26 @@ class Attention(nn.Module):
         kv_cache: tuple[Tensor, Tensor],
     ) -> Tensor:
         """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
-        query, key, value = self._heads(x)
-        if self.rotary is not None:
-            query, key = ops.rotary(query, key, *rotations[self.rotary])
-        ops.write_kv(key, value, *kv_cache, batch.slots)
-        attended = ops.paged_attention(
-            query,
+        way = (
+            *(self._head_norms, self._eps),
+            None if self.rotary is None else rotations[self.rotary],
             *kv_cache,
-            batch.block_tables,
-            batch.query_starts,
-            batch.context_lengths,
-            self.scale,
-            self.window,
-            self.softcap,
+            *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
+            *(self.scale, self.window, self.softcap),
         )
-        output: Tensor = self.o_proj(attended.flatten(1))
-        return output
+        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
+        if qkv is not None and output is not None and not self._has_other_norms:
+            return ops.packed_attention(x, qkv, output, *way)
+        attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
+        return attended
 
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query [T, Hq, D], key and value [T, Hkv, D], normalised where the model does."""
-        query, key, value = self.qkv_proj(x).split(self.sizes, dim=-1)
-        if self.norms_rows:
-            query, key = self._normalised(query, key)
-        heads = [part.unflatten(-1, (-1, self.head_dim)) for part in (query, key, value)]
-        if not self.norms_rows:
-            heads[:2] = self._normalised(*heads[:2])
-        return heads[0], heads[1], heads[2]
-
-    def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        if self.q_norm is None or self.k_norm is None:
-            return query, key
-        return self.q_norm(query), self.k_norm(key)
+    def _projections(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side; normalised where the norm is not each head's."""
+        qkv: Tensor = self.qkv_proj(x)
+        if self.q_norm is not None and self.k_norm is not None and self._has_other_norms:
+            query, key, _ = torch.split(qkv, self.sizes, dim=-1)
+            if not self.norms_rows:
+                query, key = (part.view(len(x), -1, self.head_dim) for part in (query, key))
+            query.copy_(self.q_norm(query))
+            key.copy_(self.k_norm(key))
+        return qkv

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from engine.weights.loader import Loader
 from kernels import ops
-from kernels.packed import PackedMatrix
+from kernels.packed import PackedMatrix, Projection
 
 
 class Linear(nn.Module):
@@ -20,6 +20,7 @@ class Linear(nn.Module):
 
     packed: tuple[PackedMatrix, ...] = ()
     is_exact = True  # products with packed weights are made with the input as it is
+    _projection: Projection | None = None
 
     def __init__(
         self,
@@ -52,6 +53,14 @@ class Linear(nn.Module):
         if self.bias is not None:
             biases = [f"{name}.bias" for name in names]
             _copy(loader, biases, _parts(names, self.bias, self.out_features))
+
+    def projection(self) -> Projection | None:
+        """What a kernel takes that makes more than one product; None unless weights are packed."""
+        known, bias, is_exact = self._projection, self.bias, self.is_exact
+        if known is not None and known.holds(self.packed, bias, is_exact):
+            return known
+        self._projection = Projection(self.packed, bias, is_exact) if self.packed else None
+        return self._projection
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, in] to [T, sum of out]."""

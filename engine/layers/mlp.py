@@ -59,6 +59,9 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
+        gate_up, down = self.gate_up_proj.projection(), self.down_proj.projection()
+        if gate_up is not None and down is not None:
+            return ops.packed_mlp(x, gate_up, down, self.gate is ops.gelu_mul)
         output: Tensor = self.down_proj(self.gate(self.gate_up_proj(x)))
         return output
 

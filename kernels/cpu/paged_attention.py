@@ -1,4 +1,6 @@
-"""Attention over a paged KV cache on a CPU: decode rows in batches, prefill chunks one by one.
+"""Attention over a paged KV cache on a CPU: in C++ where there is a library and all is float32.
+
+Otherwise decode rows go in batches, prefill chunks one by one.
 
 A sequence's result is a function of its own tokens, bit for bit: how it is padded and cut follows
 from its own lengths, never from its neighbours'. Indices are numpy's, whose small operations cost
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from kernels.cpu.native.attention import attention_call, can_attend
 from kernels.cpu.native.bindings import loaded_library
 
 Ints = npt.NDArray[np.integer[Any]]
@@ -87,6 +90,32 @@ def paged_attention(
 
     Each cache must be contiguous (RuntimeError if not): a view by slot is all it is read through.
     """
+    sequences = (block_tables, query_starts, context_lengths)
+    caches = (key_cache, value_cache)
+    library = loaded_library()
+    if library is not None and can_attend(query, caches, query.shape[1]):
+        query = query.contiguous()
+        output = torch.empty_like(query)
+        tables = block_tables.contiguous()
+        sequences = (tables, query_starts.contiguous(), context_lengths.contiguous())
+        call = attention_call(
+            (query, output), query.shape[1], caches, sequences, scale, window, softcap
+        )
+        library.attention(call)
+        return output
+    return _in_torch(query, caches, sequences, scale, window, softcap)
+
+
+def _in_torch(
+    query: Tensor,
+    caches: tuple[Tensor, Tensor],
+    sequences: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    window: int,
+    softcap: float,
+) -> Tensor:
+    key_cache, value_cache = caches
+    block_tables, query_starts, context_lengths = sequences
     num_blocks, block_size, num_heads, _ = key_cache.shape
     keys = key_cache.view(num_blocks * block_size, -1)
     values = value_cache.view(num_blocks * block_size, -1)
@@ -102,21 +131,10 @@ def paged_attention(
         elif end > start:
             rows = slice(start, end)
             output[rows] = _prefill(query[rows], cache, sequence, lengths[sequence])
-    if decodes and (library := loaded_library()) is not None and _is_native(query, key_cache):
-        places = torch.tensor([decode[1:] for decode in decodes])
-        query, block_tables = query.contiguous(), block_tables.contiguous()
-        caches = (key_cache, value_cache)
-        library.decode(query, caches, block_tables, places, scale, softcap, output)
-        return output
     for batch in _batches(sorted(decodes), _BATCH_BYTES // (4 * keys.shape[1])):
         index = torch.tensor([decode.row for decode in batch])
         output.index_copy_(0, index, _decode(query.index_select(0, index), cache, batch))
     return output
-
-
-def _is_native(query: Tensor, key_cache: Tensor) -> bool:
-    """Whether the library reads these as they are."""
-    return query.dtype == key_cache.dtype == torch.float32 and query.shape[-1] % 16 == 0
 
 
 def _decode_row(sequence: int, row: int, length: int, window: int) -> _Decode:

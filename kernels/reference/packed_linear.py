@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from kernels.packed import PackedMatrix
+from kernels.packed import PackedMatrix, Projection
 from kernels.reference.packed_rows import packed_rows
 
 _PIECE_WEIGHTS = 1 << 22
@@ -28,3 +28,9 @@ def _unpacked(matrix: PackedMatrix) -> Iterator[Tensor]:
     step = max(1, _PIECE_WEIGHTS // matrix.num_columns)
     for rows in torch.arange(matrix.num_rows).split(step):
         yield packed_rows(matrix, rows)
+
+
+def project(x: Tensor, projection: Projection) -> Tensor:
+    """The product with a projection's matrices, and its bias."""
+    product = packed_linear(x, projection.matrices, projection.is_exact)
+    return product if projection.bias is None else product + projection.bias

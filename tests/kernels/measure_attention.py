@@ -1,4 +1,4 @@
-"""Times the CPU attention path against its reference and prints a table.
+"""Times the CPU attention path, in torch and in C++, against its reference; prints a table.
 
 Run from the checkout: `OMP_NUM_THREADS=1 PYTHONPATH=. python tests/kernels/measure_attention.py`.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kernels.cpu.native.bindings import load_library
 from kernels.cpu.paged_attention import paged_attention
 from kernels.reference.paged_attention import paged_attention as reference_paged_attention
 
@@ -71,11 +72,17 @@ def best_ms(attend: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
+    attends = (reference_paged_attention, paged_attention)
+    figures = {
+        name: [best_ms(attend, arguments) for attend in attends]
+        for name, arguments in CASES.items()
+    }
+    if load_library() is None:  # from here on, what it can do is done in C++
+        sys.exit("no compiler")
     for name, arguments in CASES.items():
-        slow, fast = (
-            best_ms(attend, arguments) for attend in (reference_paged_attention, paged_attention)
-        )
-        line = f"{name:36} {slow:9.2f} ms {fast:9.2f} ms {slow / fast:6.1f}"
+        slow, in_torch = figures[name]
+        fast = best_ms(paged_attention, arguments)
+        line = f"{name:36} {slow:9.2f} ms {in_torch:9.2f} ms {fast:9.2f} ms {slow / fast:6.1f}"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 

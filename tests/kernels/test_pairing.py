@@ -13,7 +13,10 @@ ROOT = Path(ops.__file__).parent
 INFRASTRUCTURE = {
     *("check", "hqq_parts", "interpreter", "ops", "own_kinds", "packed", "packing", "recoding"),
 }
-CPU_ONLY = {"packed_linear", "packed_rows"}  # no kernel for a GPU yet
+# No kernel for a GPU: `ops` composes some of others, and weights are not packed there yet.
+CPU_ONLY = {
+    *("cached_attention", "packed_attention", "packed_linear", "packed_mlp", "packed_rows"),
+}
 
 
 def modules(folder):

@@ -1,127 +1,88 @@
-// Attention of single query rows over a paged cache, read in place: what decoding does. A row's result depends on its
-// own sequence alone, for one thread works through one row and one KV head.
+// Attention over a paged cache, read in place: cuts a step into pieces of work for all threads. A sequence with one row
+// is a decode, in stretches of its context; any other is a prefill, in chunks of rows. How a sequence is cut follows
+// from its own lengths alone.
+#include "attention.h"
+
 #include <algorithm>
-#include <cmath>
-#include <vector>
 
 #include <omp.h>
-
-#include "vectors.h"
 
 namespace tramontane {
 namespace {
 
-constexpr long kLanes = 16;
-constexpr long kStretch = 64;  // keys or values that a core's first cache holds beside the rest
+constexpr long kHeads = 4;            // KV heads of a decode's piece: their keys lie side by side
+constexpr long kHeadsOfAThread = 48;  // fewer heads are prepared before another thread is awake
 
-// Keys of one head lie apart, which no prefetcher of a processor sees coming.
-constexpr long kAhead = 8;
-inline void prefetch(const float* p, long count) {
-  for (long i = 0; i < count; i += 16) __builtin_prefetch(p + i);
-}
+// The pieces of a step.
+struct Plan {
+  std::vector<Rows> chunks;
+  std::vector<Stretch> stretches;
+  std::vector<long> first_stretches;  // of each decode, and the end
+  std::vector<float> results;
 
-// What all rows share. The caches are [N, B, Hkv, D], the tables [S, M].
-struct Cache {
-  const float *keys, *values;
-  const int32_t* tables;
-  long table_width, block_size, num_kv_heads, head_dim;
-  float scale, softcap;
-
-  const float* at(const float* cache, long sequence, long position, long head) const {
-    const long block = tables[sequence * table_width + position / block_size];
-    return cache + ((block * block_size + position % block_size) * num_kv_heads + head) * head_dim;
-  }
-};
-
-// Room of one thread.
-struct Room {
-  std::vector<float> scores;          // [G, L]
-  std::vector<const float*> places;   // [L]
-};
-
-float dot(const float* a, const float* b, long count) {
-  Floats sum = zeros();
-  for (long i = 0; i < count; i += kLanes) sum = multiply_add(load_floats(a + i), load_floats(b + i), sum);
-  return sum_of(sum);
-}
-
-// Scores to weights that are still to be divided by their sum, which is returned.
-float exponentiate(float* scores, long count, float softcap) {
-  float largest = -INFINITY, sum = 0;
-  for (long i = 0; i < count; i++) {
-    if (softcap > 0) scores[i] = softcap * std::tanh(scores[i] / softcap);
-    largest = std::max(largest, scores[i]);
-  }
-  for (long i = 0; i < count; i++) sum += scores[i] = std::exp(scores[i] - largest);
-  return sum;
-}
-
-// out[64] += weights . values for 64 dimensions at a time, or 16.
-template <int kVectors>
-void add_values(const float* weights, const float* const* places, long count, long dimension, float* out) {
-  Floats sum[kVectors];
-  for (int v = 0; v < kVectors; v++) sum[v] = load_floats(out + v * kLanes);
-  for (long i = 0; i < count; i++) {
-    const Floats weight = floats(weights[i]);
-    for (int v = 0; v < kVectors; v++)
-      sum[v] = multiply_add(weight, load_floats(places[i] + dimension + v * kLanes), sum[v]);
-  }
-  for (int v = 0; v < kVectors; v++) store(out + v * kLanes, sum[v], kLanes);
-}
-
-// One query row [G, D] of the heads that share a KV head, over the tokens `first` to `last`.
-void attend(const Cache& cache, long sequence, long head, const float* query, long num_queries, long first, long last,
-            Room& room, float* out) {
-  const long length = last - first + 1, size = cache.head_dim;
-  room.scores.resize(num_queries * length);
-  room.places.resize(length);
-  for (long i = 0; i < length; i++) room.places[i] = cache.at(cache.keys, sequence, first + i, head);
-  for (long i = 0; i < length; i++) {
-    const float* key = room.places[i];
-    if (i + kAhead < length) prefetch(room.places[i + kAhead], size);
-    room.places[i] += cache.values - cache.keys;
-    for (long q = 0; q < num_queries; q++)
-      room.scores[q * length + i] = dot(query + q * size, key, size) * cache.scale;
-  }
-  std::fill(out, out + num_queries * size, 0.0f);
-  std::vector<float> sums(num_queries);
-  for (long q = 0; q < num_queries; q++) sums[q] = exponentiate(&room.scores[q * length], length, cache.softcap);
-  for (long start = 0; start < length; start += kStretch) {
-    const long count = std::min(kStretch, length - start);
-    for (long i = 0; i < count; i++) prefetch(room.places[start + i], size);
-    for (long q = 0; q < num_queries; q++) {
-      const float* weights = &room.scores[q * length + start];
-      long dimension = 0;
-      for (; dimension + 4 * kLanes <= size; dimension += 4 * kLanes)
-        add_values<4>(weights, &room.places[start], count, dimension, out + q * size + dimension);
-      for (; dimension < size; dimension += kLanes)
-        add_values<1>(weights, &room.places[start], count, dimension, out + q * size + dimension);
+  void make(const Attention& a) {
+    chunks.clear(), stretches.clear(), first_stretches.clear();
+    for (long s = 0; s < a.num_sequences; s++) {
+      const long count = a.starts[s + 1] - a.starts[s];
+      const Rows rows = {s, a.starts[s], a.lengths[s] - count, count};
+      if (count == 1 && a.head_dim % kDecodeDims == 0) add_decode(a, rows);
+      else add_chunks(a, rows);
     }
+    first_stretches.push_back(stretches.size());
+    const long size = a.num_heads * (a.head_dim + 2);
+    results.resize(stretches.size() * size);
+    for (size_t i = 0; i < stretches.size(); i++) stretches[i].results = results.data() + i * size;
   }
-  for (long q = 0; q < num_queries; q++)
-    for (long i = 0; i < size; i++) out[q * size + i] /= sums[q];
-}
+
+  void add_decode(const Attention& a, const Rows& row) {
+    first_stretches.push_back(stretches.size());
+    for (long first = a.first_visible(row.position); first <= row.position; first += kStretch)
+      stretches.push_back({row, first, std::min(first + kStretch - 1, row.position), nullptr});
+  }
+
+  // The last first: they see most, and what is left at the end should be short.
+  void add_chunks(const Attention& a, const Rows& rows) {
+    const long size = rows_of_chunk(a);
+    for (long start = (rows.count - 1) / size * size; start >= 0 && rows.count; start -= size)
+      chunks.push_back(
+          {rows.sequence, rows.row + start, rows.position + start, std::min(size, rows.count - start)});
+  }
+};
 
 }  // namespace
 }  // namespace tramontane
 
 using namespace tramontane;
 
-// Query and output [T, Hkv * G, D]; `decodes` [count, 4]: a sequence, its row, the first token it sees and the last.
-extern "C" void tr_decode(const float* query, const float* keys, const float* values, const int32_t* tables,
-                          long table_width, long block_size, long num_kv_heads, long num_heads, long head_dim,
-                          float scale, float softcap, const int64_t* decodes, long count, int num_threads, float* out) {
-  const Cache cache = {keys, values, tables, table_width, block_size, num_kv_heads, head_dim, scale, softcap};
-  const long num_queries = num_heads / num_kv_heads;
+extern "C" void tr_attention(const Attention* call, int num_threads) {
+  static thread_local Plan own;
+  const Attention& a = *call;
+  Plan& plan = own;
+  plan.make(a);
+  const long num_rows = a.starts[a.num_sequences], num_heads = a.num_heads + 2 * a.num_kv_heads;
+  const long groups = (a.num_kv_heads + kHeads - 1) / kHeads;
+  const long num_decodes = plan.first_stretches.size() - 1;
+  const bool are_few = num_rows * num_heads < kHeadsOfAThread;
+  if (a.slots && are_few)
+    for (long i = 0; i < num_rows * num_heads; i++) prepare_head(a, i / num_heads, i % num_heads);
 #pragma omp parallel num_threads(num_threads)
   {
-    static thread_local Room room;
+    if (a.slots && !are_few) {
+#pragma omp for schedule(static)
+      for (long i = 0; i < num_rows * num_heads; i++) prepare_head(a, i / num_heads, i % num_heads);
+    }
+#pragma omp for schedule(dynamic, 1) nowait
+    for (long i = 0; i < static_cast<long>(plan.chunks.size()) * a.num_kv_heads; i++)
+      attend_chunk(a, plan.chunks[i / a.num_kv_heads], i % a.num_kv_heads);
 #pragma omp for schedule(dynamic, 1)
-    for (long item = 0; item < count * num_kv_heads; item++) {
-      const int64_t* decode = decodes + item / num_kv_heads * 4;
-      const long head = item % num_kv_heads;
-      const long offset = (decode[1] * num_heads + head * num_queries) * head_dim;
-      attend(cache, decode[0], head, query + offset, num_queries, decode[2], decode[3], room, out + offset);
+    for (long i = 0; i < static_cast<long>(plan.stretches.size()) * groups; i++) {
+      const long head = i % groups * kHeads;
+      attend_stretch(a, plan.stretches[i / groups], head, std::min(head + kHeads, a.num_kv_heads));
+    }
+#pragma omp for schedule(static) nowait
+    for (long i = 0; i < num_decodes * a.num_heads; i++) {
+      const long first = plan.first_stretches[i / a.num_heads];
+      merge_stretches(a, plan.stretches[first], plan.first_stretches[i / a.num_heads + 1] - first, i % a.num_heads);
     }
   }
 }

@@ -3,12 +3,14 @@
 import ctypes
 import logging
 from collections.abc import Sequence
+from ctypes import Structure
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kernels.cpu.native.attention import AttentionCall
 from kernels.cpu.native.build import BuildError, build
 from kernels.packed import PackedMatrix
 
@@ -41,13 +43,15 @@ class Library:
         lib.tr_rows.argtypes = (pointer, whole, pointer, whole, pointer)
         lib.tr_linear.argtypes = (pointer, number, pointer, whole, whole, number, number, pointer)
         real = ctypes.c_float
-        lib.tr_decode.restype = lib.tr_rms_norm.restype = None
-        lib.tr_decode.argtypes = (
-            *(pointer,) * 4,
-            *(whole,) * 5,
-            *(real, real, pointer, whole, number, pointer),
-        )
+        lib.tr_rms_norm.restype = lib.tr_gate.restype = lib.tr_attention.restype = None
+        self._rms_norm = lib.tr_rms_norm
         lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
+        lib.tr_gate.argtypes = (pointer, whole, whole, number, number, pointer)
+        lib.tr_attention.argtypes = (pointer, number)
+        self._mlp, self._attention_block = lib.tr_mlp, lib.tr_attention_block
+        self._mlp.restype = self._attention_block.restype = None
+        self._mlp.argtypes = (pointer, pointer, number, pointer, whole, number, pointer)
+        self._attention_block.argtypes = (*(pointer,) * 4, whole, number, pointer)
         self.path: str = lib.tr_path().decode()
 
     def tiles_bytes(self, kind: int, num_rows: int, num_columns: int) -> int:
@@ -91,7 +95,7 @@ class Library:
         num_rows, num_columns = x.shape
         output = torch.empty(num_rows, sum(weight.num_rows for weight in weights))
         self._lib.tr_linear(
-            (_Weight * len(weights))(*map(_weight, weights)),
+            weights_of(weights),
             len(weights),
             x.data_ptr(),
             num_rows,
@@ -102,53 +106,55 @@ class Library:
         )
         return output
 
-    def decode(
-        self,
-        query: Tensor,
-        caches: tuple[Tensor, Tensor],
-        block_tables: Tensor,
-        decodes: Tensor,
-        scale: float,
-        softcap: float,
-        output: Tensor,
-    ) -> None:
-        """Attention of single rows, written to `output`; all float32 and contiguous.
-
-        query, output: [T, Hq, D], D a multiple of 16; caches: [N, B, Hkv, D] each; block_tables:
-        [S, M] int32; decodes: [n, 4] int64, a sequence, its row, and the first and the last token
-        that it sees.
-        """
-        _, block_size, num_kv_heads, head_dim = caches[0].shape
-        self._lib.tr_decode(
-            query.data_ptr(),
-            *(cache.data_ptr() for cache in caches),
-            block_tables.data_ptr(),
-            block_tables.shape[1],
-            *(block_size, num_kv_heads, query.shape[1], head_dim),
-            *(scale, softcap),
-            decodes.data_ptr(),
-            len(decodes),
-            torch.get_num_threads(),
-            output.data_ptr(),
-        )
-
     def rms_norm(
         self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
         """`h = x + residual`, or x itself without one; (RMSNorm of h, h). All float32."""
         x = x.contiguous()
-        output, hidden = torch.empty_like(x), x
-        residual_pointer = None
+        output, hidden, residual_pointer = torch.empty_like(x), x, None
         if residual is not None:
             residual, hidden = residual.contiguous(), torch.empty_like(x)
             residual_pointer = residual.data_ptr()
-        size = x.shape[-1]
-        self._lib.tr_rms_norm(
+        size = weight.shape[0]
+        self._rms_norm(
             *(x.data_ptr(), residual_pointer, weight.data_ptr(), eps),
             *(x.numel() // size, size, torch.get_num_threads()),
             *(hidden.data_ptr(), output.data_ptr()),
         )
         return output, hidden
+
+    def gate(self, gate_up: Tensor, is_gelu: bool) -> Tensor:
+        """`act(gate) * up` [T, I] of gate_up [T, 2I] float32; SiLU, or GELU by tanh."""
+        gate_up = gate_up.contiguous()
+        num_rows, width = gate_up.shape
+        output = torch.empty(num_rows, width // 2)
+        threads = torch.get_num_threads()
+        pointers = gate_up.data_ptr(), output.data_ptr()
+        self._lib.tr_gate(pointers[0], num_rows, width // 2, is_gelu, threads, pointers[1])
+        return output
+
+    def attention(self, call: AttentionCall) -> None:
+        """Attend as `call` says, which makes sure that its pointers are good."""
+        self._lib.tr_attention(ctypes.byref(call), torch.get_num_threads())
+
+    def mlp(
+        self, gate_up: Structure, down: Structure, is_gelu: bool, x: int, num_rows: int, out: int
+    ) -> None:
+        """`tr_mlp` of block.cpp; `x` and `out` are addresses. block.py has it for tensors."""
+        threads, by = torch.get_num_threads(), ctypes.byref
+        self._mlp(by(gate_up), by(down), is_gelu, x, num_rows, threads, out)
+
+    def attention_block(
+        self, qkv: Structure, output: Structure, call: Structure, x: int, num_rows: int, out: int
+    ) -> None:
+        """`tr_attention_block` of block.cpp; `x` and `out` are addresses, as above."""
+        threads, by = torch.get_num_threads(), ctypes.byref
+        self._attention_block(by(qkv), by(output), by(call), x, num_rows, threads, out)
+
+
+def weights_of(matrices: Sequence[PackedMatrix]) -> ctypes.Array[_Weight]:
+    """Tiled matrices as C++ has them; they must outlive it."""
+    return (_Weight * len(matrices))(*map(_weight, matrices))
 
 
 def _weight(matrix: PackedMatrix) -> _Weight:

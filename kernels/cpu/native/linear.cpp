@@ -6,6 +6,7 @@
 #include <omp.h>
 
 #include "kernel.h"
+#include "linear.h"
 #include "vectors.h"
 
 namespace tramontane {
@@ -63,12 +64,6 @@ constexpr long kPortions = 8;  // of a thread
 }  // namespace tramontane
 
 using namespace tramontane;
-
-// One of several weights that share their input. `type` is GGML's number.
-struct TrWeight {
-  const uint8_t* tiles;
-  long type, rows;
-};
 
 // Which instructions the products use.
 extern "C" const char* tr_path() { return kPath; }

@@ -13,6 +13,7 @@ struct Scales;
 template <Format F>
   requires(F.scaling == kAffine)
 struct Scales<F> {
+  static constexpr int kMost = (1 << F.codes / 64) - 1;
   Floats factor, zero;
 
   explicit Scales(const uint8_t* superblock)
@@ -28,6 +29,7 @@ struct Scales<F> {
 template <Format F>
   requires(F.scaling == kIq4Nl || F.scaling == kMxfp4)
 struct Scales<F> {
+  static constexpr int kMost = F.scaling == kMxfp4 ? 28 : 255;
   static constexpr const uint8_t* kTable = F.scaling == kMxfp4 ? kMxfp4Values : kIq4Values;
   Ints table;
 
@@ -44,6 +46,7 @@ struct Scales<F> {
 template <Format F>
   requires(F.scaling == kCoded)
 struct Scales<F> {
+  static constexpr int kMost = 255;
   const uint8_t* place;
   Ints table;
   Floats d;
