@@ -51,9 +51,13 @@ constexpr Format kQ4_K = {256, 32, 0, 1, 64, 32, 256};   // f16 d, dmin; u8 scal
 constexpr Format kQ5_K = {256, 32, 0, 1, 64, 32, 320};   // f16 d, dmin; u8 scale, u8 min
 constexpr Format kQ6_K = {256, 16, 32, 0, 32, 32, 384};  // f16 d; int8 scales of each half
 
+// Floats, whose tiles are a run of pairs of columns. (`inline`: product_float.cpp makes their kernels, product.cpp none.)
+inline constexpr Format kF16 = {32, 32, 0, 0, 0, 0, 1024};
+inline constexpr Format kBF16 = {32, 32, 0, 0, 0, 0, 1024};
+
 // Every format, by GGML's number of the type.
 #define TR_FORMATS(DO)                                                                              \
   DO(2, Q4_0) DO(3, Q4_1) DO(6, Q5_0) DO(7, Q5_1) DO(8, Q8_0) DO(10, Q2_K) DO(11, Q3_K) DO(12, Q4_K) \
-  DO(13, Q5_K) DO(14, Q6_K)
+  DO(13, Q5_K) DO(14, Q6_K) DO(1, F16) DO(30, BF16)
 
 }  // namespace tramontane

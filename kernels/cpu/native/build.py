@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 SOURCES = Path(__file__).parent
 COMPILERS = ("g++", "c++", "clang++")
 _CPUINFO = Path("/proc/cpuinfo")
-_FORMAT = re.compile(r"constexpr Format k(\w+) =")
+_FORMAT = re.compile(r"^constexpr Format k(\w+) =", re.MULTILINE)
 _FLAGS = (
     *("-std=c++20", "-O3", "-fPIC", "-fopenmp"),
     *("-fno-math-errno", "-fno-trapping-math"),

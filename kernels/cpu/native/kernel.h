@@ -23,7 +23,8 @@ constexpr long kPieceBytes = sizeof(Piece<1>);  // of a row; a portion's groups 
 struct Activations {
   long columns;
   const float* x;
-  std::vector<uint8_t> pieces;
+  std::vector<uint8_t> pieces;    // int8, each portion [K / 32] pieces
+  std::vector<uint32_t> brains;   // bfloat16, each portion [K / 2, rows] pairs of neighbouring columns
 
   // Of the portion that begins with row m.
   template <int kM>
@@ -37,11 +38,15 @@ using TileTimesAll = void (*)(const uint8_t* tile, const Activations& a, long ro
 // The weights of one row of a tile.
 using RowOfTile = void (*)(const uint8_t* tile, int row, long columns, float* out);
 
+// What activations are rounded to unless products are to be exact.
+enum class Rounding { kBytes, kBrains, kNone };
+
 struct Kernel {
   Format format;
-  TileTimesAll with_bytes, with_floats;
+  TileTimesAll rounded, with_floats;
   RowOfTile row_of_tile;
-  TileTimesAll two_with_bytes = nullptr;  // two tiles, where that is faster for many rows
+  TileTimesAll two_rounded = nullptr;  // two tiles, where that is faster for many rows
+  Rounding rounding = Rounding::kBytes;
 };
 
 #define TR_DECLARE(number, name) extern const Kernel kernel_##name;

@@ -1,60 +1,15 @@
 // y = x . W^T for weights in tiles (blocks.h), dequantised on the way; and rows of such a weight. What Python calls.
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 
 #include <omp.h>
 
+#include "activations.h"
 #include "kernel.h"
 #include "vectors.h"
 
 namespace tramontane {
 namespace {
-
-// Largest magnitude as the bits of a float: bits of magnitudes are in their order, and a NaN stays a NaN.
-inline float largest_of(const float* x) {
-  int32_t most = 0;
-  for (int i = 0; i < kGroup; i++) {
-    int32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bits &= 0x7fffffff;
-    most = bits > most ? bits : most;
-  }
-  float value;
-  std::memcpy(&value, &most, 4);
-  return value;
-}
-
-// One group of a row, as row `r` of a piece of `size` rows.
-void quantise_group(const float* in, uint8_t* piece, long size, long r) {
-  const float largest = largest_of(in), inverse = 127.0f / largest, scale = largest / 127.0f;
-  // Of what has no inverse the scale alone speaks: infinite, no number, or as good as zero.
-  const bool is_plain = largest > 1e-30f && largest < 1e38f;
-  int32_t rounded[kGroup];
-  for (int i = 0; i < kGroup; i++) rounded[i] = static_cast<int32_t>(is_plain ? std::nearbyintf(in[i] * inverse) : 0.0f);
-  auto* codes = reinterpret_cast<int8_t*>(piece) + r * kGroup;
-  for (int i = 0; i < kGroup; i++) codes[i] = static_cast<int8_t>(rounded[i]);
-  int32_t first = 0, second = 0;
-  for (int i = 0; i < 16; i++) first += rounded[i], second += rounded[16 + i];
-  auto* scales = reinterpret_cast<float*>(piece + size * kGroup);
-  auto* sums = reinterpret_cast<int32_t*>(scales + size);
-  auto* scaled_sums = reinterpret_cast<float*>(sums + 3 * size);
-  scales[r] = scale;
-  const int32_t of[3] = {-first - second, -first, -second};
-  for (int i = 0; i < 3; i++) sums[i * size + r] = of[i], scaled_sums[i * size + r] = of[i] * scale;
-}
-
-// All rows of some groups.
-void quantise(const float* x, long rows, Activations& a, long first_group, long last_group) {
-  const long num_groups = a.columns / kGroup;
-  for (long m = 0, size = 8; m < rows; m += size) {
-    while (size > rows - m) size /= 2;
-    uint8_t* pieces = a.pieces.data() + m * num_groups * kPieceBytes;
-    for (long r = 0; r < size; r++)
-      for (long group = first_group; group < last_group; group++)
-        quantise_group(x + (m + r) * a.columns + group * kGroup, pieces + group * size * kPieceBytes, size, r);
-  }
-}
 
 const Kernel* find_kernel(int type) {
   switch (type) {
@@ -111,22 +66,28 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
   static thread_local Activations a;
   const long num_groups = columns / kGroup;
   a.columns = columns, a.x = x;
-  if (!exact) a.pieces.resize(num_rows * num_groups * kPieceBytes);
   const Kernel* kernels[kMaxWeights];
   long first_pair[kMaxWeights + 1] = {}, first_column[kMaxWeights + 1] = {};
+  bool takes_bytes = false, takes_brains = false;
   for (int i = 0; i < num_weights; i++) {
     kernels[i] = find_kernel(weights[i].type);
+    takes_bytes |= !exact && kernels[i]->rounding == Rounding::kBytes;
+    takes_brains |= !exact && kernels[i]->rounding == Rounding::kBrains;
     first_pair[i + 1] = first_pair[i] + (weights[i].rows + 2 * kRows - 1) / (2 * kRows);
     first_column[i + 1] = first_column[i] + weights[i].rows;
   }
   const long num_pairs = first_pair[num_weights], stride = first_column[num_weights];
   const long portion = std::max<long>(1, num_pairs / (num_threads * kPortions));
+  if (takes_bytes) a.pieces.resize(num_rows * num_groups * kPieceBytes);
+  if (takes_brains) a.brains.resize(num_rows * columns / 2);
   Activations& shared = a;
 #pragma omp parallel num_threads(num_threads)
   {
     const long thread = omp_get_thread_num(), team = omp_get_num_threads();
-    if (!exact) {
-      quantise(x, num_rows, shared, num_groups * thread / team, num_groups * (thread + 1) / team);
+    const long first_group = num_groups * thread / team, last_group = num_groups * (thread + 1) / team;
+    if (takes_bytes) quantise(num_rows, shared, first_group, last_group);
+    if (takes_brains) round_to_brains(num_rows, shared, first_group, last_group);
+    if (takes_bytes || takes_brains) {
 #pragma omp barrier
     }
     // In small portions, for a thread may be kept from its core. Portions come in order, so `w` only grows.
@@ -139,12 +100,12 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
       const long tile_bytes = bytes_of_tile(kernel.format, columns);
       const uint8_t* tiles = weights[w].tiles + row / kRows * tile_bytes;
       float* out = y + first_column[w] + row;
-      if (!exact && kernel.two_with_bytes && num_rows >= kManyRows && left > kRows) {
-        kernel.two_with_bytes(tiles, shared, num_rows, out, stride, static_cast<int>(left));
+      if (!exact && kernel.two_rounded && num_rows >= kManyRows && left > kRows) {
+        kernel.two_rounded(tiles, shared, num_rows, out, stride, static_cast<int>(left));
         continue;
       }
       for (long done = 0; done < left; done += kRows, tiles += tile_bytes)
-        (exact ? kernel.with_floats : kernel.with_bytes)(
+        (exact ? kernel.with_floats : kernel.rounded)(
             tiles, shared, num_rows, out + done, stride, static_cast<int>(std::min<long>(left - done, kRows)));
     }
   }

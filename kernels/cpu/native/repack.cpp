@@ -4,6 +4,10 @@
 #include "blocks.h"
 
 namespace tramontane {
+
+// The formats of product_float.cpp.
+void repack_floats(int type, const uint8_t* numbers, long rows, long columns, int num_threads, uint8_t* out);
+
 namespace {
 
 // One row's superblock, taken apart: a code per column, and the scales as the tile's heads hold them.
@@ -189,6 +193,9 @@ using namespace tramontane;
 // Rows of blocks into tiles. `type` is GGML's number, one that tr_tiles_bytes knows.
 extern "C" void tr_repack(int type, const uint8_t* blocks, long rows, long columns, int num_threads, uint8_t* out) {
   switch (type) {
+    case 1:
+    case 30:
+      return repack_floats(type, blocks, rows, columns, num_threads, out);
 #define CASE(number, format, unpack, bits, bytes) \
   case number:                                    \
     return repack<format>(unpack, bits, bytes, blocks, rows, columns, num_threads, out);
