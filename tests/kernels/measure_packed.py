@@ -11,6 +11,9 @@ import time
 import torch
 from gguf import GGMLQuantizationType as Type
 
+from engine.quant.hqq import HQQ4, HQQ8
+from engine.quant.hqq_packed import to_matrix
+from kernels import ops, packed
 from kernels.cpu.native.bindings import Library, load_library
 from kernels.packed import PackedMatrix
 from tests.kernels.packed_blocks import KINDS, name_of, random_matrix, tiled
@@ -19,22 +22,30 @@ ROWS, COLUMNS = 1024, 3072
 MATRICES = 24  # together more than a processor's caches, even of four bits
 BATCHES = (1, 16, 512)
 NUM_ROUNDS = 7
+HQQ = {packed.HQQ4: HQQ4, packed.HQQ8: HQQ8}
 BASE = (Type.Q4_0, Type.Q8_0, Type.Q4_K)
+
+
+def make(library: Library, kind: int) -> PackedMatrix:
+    """A random one in tiles."""
+    if kind in HQQ:
+        matrix = to_matrix(HQQ[kind].quantize(torch.randn(ROWS, COLUMNS)))
+        assert matrix is not None
+        return matrix
+    return tiled(library, random_matrix(kind, ROWS, COLUMNS))
 
 
 def matrices(library: Library, kind: int) -> list[PackedMatrix]:
     """As many copies of one as a model has."""
-    first = tiled(library, random_matrix(kind, ROWS, COLUMNS))
+    first = make(library, kind)
     return [first, *(first._replace(data=first.data.clone()) for _ in range(MATRICES - 1))]
 
 
-def cpu_seconds(
-    library: Library, weights: list[PackedMatrix], x: torch.Tensor, exact: bool
-) -> float:
+def cpu_seconds(weights: list[PackedMatrix], x: torch.Tensor, exact: bool) -> float:
     """For all of them, one after the other."""
     start = time.process_time()
     for weight in weights:
-        library.linear(x, [weight], exact)
+        ops.packed_linear(x, [weight], exact)
     return time.process_time() - start
 
 
@@ -43,7 +54,9 @@ def main() -> None:
     assert library is not None
     torch.set_num_threads(1)
     wanted = sys.argv[1:]
-    kinds = [kind for kind in KINDS if not wanted or kind in BASE or name_of(kind) in wanted]
+    kinds = [
+        kind for kind in (*KINDS, *HQQ) if not wanted or kind in BASE or name_of(kind) in wanted
+    ]
     every = {kind: matrices(library, kind) for kind in kinds}
     inputs = {batch: torch.randn(batch, COLUMNS) for batch in BATCHES}
     sys.stdout.write(f"{library.path}\n")
@@ -54,7 +67,7 @@ def main() -> None:
             for kind, weights in every.items():
                 few = weights if batch == 1 else weights[: 4 if batch == 16 else 1]
                 for exact in (False, True):
-                    taken = cpu_seconds(library, few, x, exact) / len(few)
+                    taken = cpu_seconds(few, x, exact) / len(few)
                     key = kind, exact, batch
                     best[key] = min(taken, best.get(key, taken))
     for kind, weights in every.items():

@@ -5,8 +5,8 @@
 // A part is such 64 rows: float32 scales and zeros of all columns, then four tiles. Row i of part q is row
 // i * (number of parts) + q of the matrix.
 #include <algorithm>
-#include <cmath>
 
+#include "activations.h"
 #include "kernel.h"
 #include "vectors.h"
 
@@ -14,7 +14,8 @@ namespace tramontane {
 namespace {
 
 constexpr int kPartRows = 64, kTiles = kPartRows / kRows;
-constexpr long kChunk = 64;  // rows of activations at a time: what a core's second cache holds
+constexpr long kChunk = 64;     // rows of activations at a time: what a core's second cache holds
+constexpr long kManyRows = 16;  // of activations, worth unpacking weights into memory
 
 const Kernel& kernel_of(int bits) { return bits == 4 ? kernel_HQQ4 : kernel_HQQ8; }
 
@@ -33,37 +34,23 @@ struct Room {
   std::vector<float> x, zeros, shares, y;  // [kChunk, K], [K], [kChunk], [kChunk, 64]
 };
 
-// One row of activations times the scales, to bytes; returns its product with the zeros.
-float quantise_scaled(const float* x, const float* zeros, long row, Activations& a) {
-  const long groups = a.columns / kGroup;
-  int8_t* codes = a.codes.data() + row * a.columns;
-  Floats share = tramontane::zeros();
-  for (long group = 0; group < groups; group++) {
-    const float* in = x + group * kGroup;
-    int8_t* out = codes + group * kGroup;
-    int32_t most = 0, rounded[kGroup], first = 0, second = 0;
-    for (int i = 0; i < kGroup; i++) {
-      int32_t bits;
-      std::memcpy(&bits, in + i, 4);
-      most = std::max(most, bits & 0x7fffffff);  // in the order of magnitudes, and a NaN stays one
+// The products of all rows of `a.pieces` with the zeros.
+void multiply_zeros(const Activations& a, const float* zeros, long rows, float* shares) {
+  each_portion(rows, [&](long m, long size) {
+    for (long r = 0; r < size; r++) {
+      const uint8_t* piece = a.pieces.data() + m * (a.columns / kGroup) * kPieceBytes;
+      Floats share = tramontane::zeros();
+      for (long c = 0; c < a.columns; c += kGroup, piece += size * kPieceBytes) {
+        float scale;
+        std::memcpy(&scale, piece + size * kGroup + r * sizeof scale, sizeof scale);
+        const uint8_t* codes = piece + r * kGroup;
+        const Floats first = multiply(signed_bytes(codes), load_floats(zeros + c));
+        const Floats both = multiply_add(signed_bytes(codes + 16), load_floats(zeros + c + 16), first);
+        share = multiply_add(both, floats(scale), share);
+      }
+      shares[m + r] = sum_of(share);
     }
-    float largest;
-    std::memcpy(&largest, &most, 4);
-    // Of what has no inverse the scale alone speaks, as in linear.cpp.
-    const bool is_plain = largest > 1e-30f && largest < 1e38f;
-    const float inverse = is_plain ? 127.0f / largest : 0.0f, scale = largest / 127.0f;
-    for (int i = 0; i < kGroup; i++) rounded[i] = static_cast<int32_t>(is_plain ? std::nearbyintf(in[i] * inverse) : 0.0f);
-    for (int i = 0; i < kGroup; i++) out[i] = static_cast<int8_t>(rounded[i]);
-    for (int i = 0; i < 16; i++) first += rounded[i], second += rounded[16 + i];
-    const int32_t of[3] = {-first - second, -first, -second};
-    a.scales[row * groups + group] = scale;
-    for (int i = 0; i < 3; i++) a.sums[(row * groups + group) * 3 + i] = of[i];
-    for (int half = 0; half < 2; half++) {
-      const Floats numbers = signed_bytes(reinterpret_cast<const uint8_t*>(out + 16 * half));
-      share = multiply_add(multiply(numbers, load_floats(zeros + group * kGroup + 16 * half)), floats(scale), share);
-    }
-  }
-  return sum_of(share);
+  });
 }
 
 float dot(const float* a, const float* b, long count) {
@@ -74,10 +61,7 @@ float dot(const float* a, const float* b, long count) {
 
 void make_room(Room& room, long columns) {
   room.scaled.columns = columns;
-  room.scaled.codes.resize(kChunk * columns);
-  room.scaled.scales.resize(kChunk * columns / kGroup);
-  room.scaled.sums.resize(kChunk * columns / kGroup * 3);
-  room.scaled.scaled_sums.resize(kChunk * columns / kGroup * 3);
+  room.scaled.pieces.resize(kChunk * columns / kGroup * kPieceBytes);
   room.x.resize(kChunk * columns);
   room.zeros.resize(columns);
   room.shares.resize(kChunk);
@@ -94,12 +78,20 @@ void multiply_part(const Kernel& kernel, const Layout& layout, const uint8_t* pa
   for (long m = 0; m < rows; m++) {
     float* scaled = room.x.data() + m * columns;
     for (long c = 0; c < columns; c++) scaled[c] = x[m * columns + c] * scales[c];
-    room.shares[m] = exact ? dot(scaled, room.zeros.data(), columns)
-                           : quantise_scaled(scaled, room.zeros.data(), m, room.scaled);
+    if (exact) room.shares[m] = dot(scaled, room.zeros.data(), columns);
   }
-  for (int t = 0; t < kTiles; t++)
-    (exact ? kernel.with_floats : kernel.with_bytes)(part + columns * 8 + t * layout.tile, room.scaled, rows,
-                                                     room.y.data() + t * kRows, kPartRows, kRows);
+  if (!exact) {
+    quantise(rows, room.scaled, 0, columns / kGroup);
+    multiply_zeros(room.scaled, room.zeros.data(), rows, room.shares.data());
+  }
+  const uint8_t* tiles = part + columns * 8;
+  const bool in_twos = !exact && kernel.two_rounded && rows >= kManyRows;
+  for (int t = 0; t < kTiles; t += in_twos ? 2 : 1) {
+    const uint8_t* tile = tiles + t * layout.tile;
+    float* y = room.y.data() + t * kRows;
+    if (in_twos) kernel.two_rounded(tile, room.scaled, rows, y, kPartRows, 2 * kRows);
+    else (exact ? kernel.with_floats : kernel.rounded)(tile, room.scaled, rows, y, kPartRows, kRows);
+  }
 }
 
 void put_codes(int bits, const uint8_t* codes, long columns, const Layout& layout, uint8_t* tiles) {
