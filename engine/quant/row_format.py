@@ -1,10 +1,12 @@
 """What a block format is, and how rows of weights go through one. Knows no single format."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from engine.quant.parallel import in_threads
 
 _CHUNK_WEIGHTS = 1 << 17  # a thread's share at a time: what the searches make of it fits a cache
 
@@ -47,7 +49,8 @@ class RowFormat(NamedTuple):
             imatrix = self._importance(imatrix, rows.shape[-1])
         flat = rows.reshape(-1, rows.shape[-1])
         packed = torch.empty(len(flat), self._row_bytes(rows.shape[-1]), dtype=torch.uint8)
-        for part in _chunks(len(flat), rows.shape[-1]):
+
+        def task(part: slice) -> None:
             weights = flat[part].float()
             if not weights.isfinite().all():
                 raise ValueError("there are weights that are infinite or not a number")
@@ -56,6 +59,8 @@ class RowFormat(NamedTuple):
             if imatrix is not None:
                 matters = imatrix.expand(len(weights), -1).reshape(blocks.shape)
             packed[part] = self.encode(blocks, matters).view(len(weights), -1)
+
+        in_threads(task, _chunks(len(flat), rows.shape[-1]))
         return packed.view(*rows.shape[:-1], -1)
 
     def dequantize(self, packed: Tensor) -> Tensor:
@@ -68,9 +73,12 @@ class RowFormat(NamedTuple):
         flat = packed.reshape(-1, packed.shape[-1])
         columns = packed.shape[-1] // self.num_bytes * self.num_weights
         weights = torch.empty(len(flat), columns)
-        for part in _chunks(len(flat), columns):
+
+        def task(part: slice) -> None:
             blocks = flat[part].reshape(-1, self.num_bytes)
             weights[part] = _weights(self.unpack(blocks)).view(-1, columns)
+
+        in_threads(task, _chunks(len(flat), columns))
         return weights.view(*packed.shape[:-1], columns)
 
     def _row_bytes(self, columns: int) -> int:
@@ -97,8 +105,7 @@ def _weights(blocks: Codes) -> Tensor:
     return weights if blocks.mins is None else weights.sub_(blocks.mins.unsqueeze(-1))
 
 
-def _chunks(num_rows: int, columns: int) -> Iterator[slice]:
-    """Rows at a time. Each thread of torch takes its share of every operation."""
-    step = max(1, _CHUNK_WEIGHTS * torch.get_num_threads() // columns)
-    for start in range(0, num_rows, step):
-        yield slice(start, start + step)
+def _chunks(num_rows: int, columns: int) -> list[slice]:
+    """Rows at a time."""
+    step = max(1, _CHUNK_WEIGHTS // columns)
+    return [slice(start, start + step) for start in range(0, num_rows, step)]

@@ -40,17 +40,20 @@ from tests.bench.report import report  # noqa: E402
 
 HIDDEN, INTERMEDIATE, HEADS, KV_HEADS, VOCAB = 2048, 5632, 32, 4, 32000
 HEAD_DIM = HIDDEN // HEADS
-# File, and the dtype to load it to. `auto` is float32 on a CPU: twice the file.
+# File, the dtype to load it to, and the type to quantise it to on the way. `auto` is float32 on a
+# CPU: twice the file.
 CASES = {
-    "safetensors-bf16": ("bf16", "bfloat16"),
-    "safetensors-f16": ("f16", "float16"),
-    "safetensors-shards-bf16": ("bf16-shards", "bfloat16"),
-    "safetensors-bf16-auto": ("bf16", "auto"),
-    "gguf-f16": ("f16.gguf", "float16"),
-    "gguf-bf16": ("bf16.gguf", "bfloat16"),
-    "gguf-f16-auto": ("f16.gguf", "auto"),
-    "gguf-q8_0": ("q8_0.gguf", "bfloat16"),
-    "gguf-q4_0": ("q4_0.gguf", "bfloat16"),
+    "safetensors-bf16": ("bf16", "bfloat16", ""),
+    "safetensors-f16": ("f16", "float16", ""),
+    "safetensors-shards-bf16": ("bf16-shards", "bfloat16", ""),
+    "safetensors-bf16-auto": ("bf16", "auto", ""),
+    "gguf-f16": ("f16.gguf", "float16", ""),
+    "gguf-bf16": ("bf16.gguf", "bfloat16", ""),
+    "gguf-f16-auto": ("f16.gguf", "auto", ""),
+    "gguf-q8_0": ("q8_0.gguf", "bfloat16", ""),
+    "gguf-q4_0": ("q4_0.gguf", "bfloat16", ""),
+    "isq-q8_0-of-bf16": ("bf16", "auto", "Q8_0"),
+    "isq-q4k-of-bf16": ("bf16", "auto", "Q4K"),
 }
 TARGETS = {"peak": "<= 1.15", "start_s": "< 3"}
 
@@ -167,12 +170,17 @@ def weight_bytes(model: Any) -> dict[int, int]:
     return {tensor.data_ptr(): tensor.nbytes for tensor in tensors if tensor.numel()}
 
 
-def load(path: str, dtype: str) -> None:
+def load(path: str, dtype: str, isq: str) -> None:
     """Load in this process and print what it took."""
     torch.zeros(1) @ torch.zeros(1)  # what torch needs for its first product is no model's
     before = status_bytes("VmRSS")
     config = EngineConfig(
-        device="cpu", dtype=dtype, max_seqs=2, max_model_len=256, kv_cache_bytes=32 << 20
+        device="cpu",
+        dtype=dtype,
+        isq=isq,
+        max_seqs=2,
+        max_model_len=256,
+        kv_cache_bytes=1 << 20,
     )
     start, cpu_start = time.perf_counter(), time.process_time()
     engine = load_engine(resolve(ModelRef(model=path)), config)
@@ -194,10 +202,10 @@ def read_once(path: Path) -> None:
                 pass
 
 
-def measure(path: Path, dtype: str, repeats: int) -> dict[str, float]:
+def measure(path: Path, dtype: str, isq: str, repeats: int) -> dict[str, float]:
     """The worst peak and the median of the seconds over fresh processes."""
     read_once(path)
-    command = [sys.executable, __file__, "--load", str(path), "--dtype", dtype]
+    command = [sys.executable, __file__, "--load", str(path), "--dtype", dtype, "--isq", isq]
     runs = [
         json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
         for _ in range(repeats)
@@ -217,22 +225,23 @@ def main() -> None:
     parser.add_argument("--out", default="", help="adds the results to this file")
     parser.add_argument("--load", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
+    parser.add_argument("--isq", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.load:
-        load(args.load, args.dtype)
+        load(args.load, args.dtype, args.isq)
         return
-    del args.load, args.dtype
+    del args.load, args.dtype, args.isq
     result: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as directory:
         for case in args.cases.split(","):
-            name, dtype = CASES[case]
+            name, dtype, isq = CASES[case]
             path = Path(directory) / name
             if not path.exists():
                 write(name, Path(directory), args.layers)
-            figures = measure(path, dtype, args.repeats)
+            figures = measure(path, dtype, isq, args.repeats)
             result |= {f"{case} {figure}": value for figure, value in figures.items()}
     # Unpacking takes its time; the promise is for files of 16-bit numbers.
-    targets = {name: TARGETS.get(name.split()[1], "") for name in result if "-q" not in name}
+    targets = {name: TARGETS.get(name.split()[1], "") for name in result if "q" not in name}
     report("load", result, targets, args)
 
 
