@@ -70,22 +70,32 @@ class Stream:
 
 
 class Crowd:
-    """So many streams, begun at once; each has a prompt of its own."""
+    """So many streams at a time, another one for each that ends until `stop`.
+
+    Each has a prompt of its own.
+    """
 
     def __init__(self, url: str, num_streams: int, max_tokens: int) -> None:
-        self.streams = [
-            Stream(f"Story {n}: there was once a little {word}, and")
-            for n, word in zip(range(num_streams), _WORDS * num_streams, strict=False)
-        ]
+        self.streams: list[Stream] = []
+        self._num_streams = num_streams
+        self._is_over = False
         self._max_tokens = max_tokens
         limits = httpx2.Limits(max_connections=num_streams + 2)
         self.client = httpx2.AsyncClient(base_url=url, timeout=120, limits=limits)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> "Crowd":
-        runs = (stream.run(self.client, self._max_tokens) for stream in self.streams)
-        self._tasks = [asyncio.create_task(run) for run in runs]
+        self._tasks = [asyncio.create_task(self._keep_one()) for _ in range(self._num_streams)]
         return self
+
+    async def _keep_one(self) -> None:
+        while not self._is_over:
+            number = len(self.streams)
+            word = _WORDS[number % len(_WORDS)]
+            stream = Stream(f"Story {number}: there was once a little {word}, and")
+            self.streams.append(stream)
+            await stream.run(self.client, self._max_tokens)
+            assert not stream.error, stream.error
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
@@ -96,11 +106,15 @@ class Crowd:
     async def until_all_have(self, num_pieces: int) -> None:
         """Wait until each stream has so many pieces, or has ended."""
         deadline_s = time.monotonic() + 60
-        while any(len(s.pieces) < num_pieces and not s.error for s in self.streams):
+        while len(self.streams) < self._num_streams or any(
+            len(s.pieces) < num_pieces and not s.error for s in self.streams
+        ):
             assert time.monotonic() < deadline_s, [len(s.pieces) for s in self.streams]
             await asyncio.sleep(0.01)
 
-    async def all_ended(self) -> None:
+    async def stop(self) -> None:
+        """Begin no more, and wait for the end of those that run."""
+        self._is_over = True
         await asyncio.gather(*self._tasks)
 
 

@@ -197,7 +197,7 @@ def test_a_change_takes_no_memory_that_stays():
     source = Source()
     source.go.set()
     engine = make_engine(HashModel(), reload=lambda isq: source(isq) and Large())
-    sizes = []
+    sizes: list[float] = []
     for _ in range(6):
         assert change(engine, source) == ""
         deadline = time.monotonic() + 5
