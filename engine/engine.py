@@ -31,6 +31,7 @@ from engine.weights.files import ModelFiles
 from engine.weights.isq import requested_isq
 from engine.weights.progress import Progress
 from engine.weights.rope_scaling import rope_switch
+from engine.weights.trim import trim
 
 
 class Engine:
@@ -169,6 +170,7 @@ def load_engine(
     del checkpoint
     gc.collect()
     gc.freeze()
+    trim()
     return engine
 
 
