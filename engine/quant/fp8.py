@@ -1,5 +1,7 @@
 """FP8: a float of 4 exponent and 3 mantissa bits (E4M3) a weight, one scale for a whole matrix."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,26 @@ _CHUNK_WEIGHTS = 1 << 20  # at a time, so that no copy of a whole matrix is made
 
 def quantize(weights: Tensor) -> PackedTensor:
     """The largest weight becomes the largest E4M3 number; scales is one number, []."""
-    flat = torch.split(weights.reshape(-1), _CHUNK_WEIGHTS)
-    largest = torch.stack([part.float().abs().amax() for part in flat]).amax()
+    scale = scale_of([weights])
+    return PackedTensor(codes_of(weights, scale), scale, None, tuple(weights.shape))
+
+
+def scale_of(pieces: Iterable[Tensor]) -> Tensor:
+    """The scale [] of a matrix, given in pieces. Raises ValueError if a weight is not finite."""
+    parts = (part for piece in pieces for part in _parts(piece))
+    largest = torch.stack([part.float().abs().amax() for part in parts]).amax()
     if not largest.isfinite():
         raise ValueError("there are weights that are infinite or not a number")
-    scale = torch.where(largest > 0, largest / _LARGEST, 1.0)
-    codes = torch.cat([_codes(part, scale) for part in flat]).view(weights.shape)
-    return PackedTensor(codes, scale, None, tuple(weights.shape))
+    return torch.where(largest > 0, largest / _LARGEST, 1.0)
+
+
+def codes_of(weights: Tensor, scale: Tensor) -> Tensor:
+    """E4M3 codes, uint8, of the same shape."""
+    return torch.cat([_codes(part, scale) for part in _parts(weights)]).view(weights.shape)
+
+
+def _parts(weights: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(weights.reshape(-1), _CHUNK_WEIGHTS)
 
 
 def _codes(weights: Tensor, scale: Tensor) -> Tensor:

@@ -88,30 +88,36 @@ class QuantisedCheckpoint:
         return is_kept(self._checkpoint, name, change.format)
 
     def _blocks(self, name: str, change: Change, form: MemoryForm) -> Iterator[Tensor]:
-        for weights, importance in self._rows(name, change, form.is_whole):
+        if len(self.shape(name)) == 3:
+            for weights, importance in self._experts(name, change.importance):
+                with _naming(name):
+                    blocks = form.pack_for([weights])(weights, importance)
+                yield blocks
+            return
+        with _naming(name):
+            pack = form.pack_for(self._checkpoint.pieces(name))
+        for weights in self._checkpoint.pieces(name):
             with _naming(name):
-                blocks = form.pack(weights, importance)
+                blocks = pack(weights, change.importance)
             yield blocks
 
     def _rounded(self, name: str, change: Change) -> Iterator[Tensor]:
         is_stack = len(self.shape(name)) == 3
-        is_whole = not isinstance(change.format, RowFormat)
         round_trip = _round_trip(change.format)
-        for weights, importance in self._rows(name, change, is_whole):
+        for weights, importance in self._rows(name, change):
             with _naming(name):
                 values = round_trip(weights, importance)
             yield values[None] if is_stack else values
 
-    def _rows(self, name: str, change: Change, is_whole: bool) -> Iterator[Rows]:
-        """Some rows at a time, or the matrix; of a stack, one expert's at a time."""
-        importance = change.importance
+    def _rows(self, name: str, change: Change) -> Iterator[Rows]:
+        """What a format rounds at a time: some rows, or a matrix; of a stack, one expert's."""
         if len(self.shape(name)) == 3:
-            yield from self._experts(name, importance)
-        elif is_whole:
-            yield self._checkpoint.tensor(name), importance
-        else:
+            yield from self._experts(name, change.importance)
+        elif isinstance(change.format, RowFormat):
             for rows in self._checkpoint.pieces(name):
-                yield rows, importance
+                yield rows, change.importance
+        else:
+            yield self._checkpoint.tensor(name), change.importance
 
     def _experts(self, name: str, importance: Tensor | None) -> Iterator[Rows]:
         every = (weights for some in self._checkpoint.pieces(name) for weights in some)

@@ -190,7 +190,7 @@ def load(path: str, dtype: str, isq: str) -> None:
     peak = status_bytes("VmHWM") - before
     after = status_bytes("VmRSS") - before
     figures = {"peak": peak / size, "after": after / size, "start_s": seconds, "cpu_s": cpu}
-    print(json.dumps(figures))
+    print(json.dumps({**figures, "size": size}))
 
 
 def read_once(path: Path) -> None:

@@ -254,3 +254,22 @@ def test_version_and_help_answer_with_status_0() -> None:
     assert "serve [KIND]" in usage.stdout
     assert "TRAMONTANE_MAX_SEQS" in flags.stdout
     assert [version.returncode, usage.returncode, flags.returncode] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--isq", "Q4"], "ISQ type Q4 unknown, choose one of `2`, `3`"),
+        (["--isq", "4", "--imatrix", "/no/such.dat"], "the imatrix /no/such.dat is not there"),
+        (["--imatrix", "/no/such.dat"], "without --isq there is no use for an imatrix"),
+        (["--topology", "/no/such.yml"], "the topology /no/such.yml cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "-i", "x"], ["check"]], ids=lambda words: words[0])
+def test_what_isq_cannot_do_is_refused_before_a_model_is_looked_for(
+    command, flags, sentence, capsys
+) -> None:
+    assert cli.main([*command, "-m", "/no/such/model", *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tramontane: {sentence}")
+    assert error.count("\n") == 1

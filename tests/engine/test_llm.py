@@ -446,3 +446,14 @@ def test_a_model_that_does_not_load_says_why(directory, tmp_path):
 def test_a_short_dtype_and_a_shorter_context_are_taken(directory):
     llm = make(directory, dtype="bf16", max_model_len=64)
     assert (llm._engine.info.dtype, llm._engine.info.context_length) == ("bfloat16", 64)
+
+
+def test_isq_makes_the_weights_smaller_and_is_refused_before_a_model_is_looked_for(caplog):
+    caplog.set_level("INFO")
+    llm = LLM("builtin", isq="q4k", kv_cache_memory_bytes=1 << 22)
+    assert "in-situ quantisation of 29 matrices: 28 to Q4_K, 1 to Q6_K" in caplog.text
+    assert "28 Q4_K, 9 float32, 1 Q6_K" in caplog.text
+    [answer] = llm.generate("Once upon a time", SamplingParams(temperature=0, max_tokens=4))
+    assert len(answer.outputs[0].token_ids) == 4
+    with pytest.raises(LoadError, match="ISQ type Q4 unknown"):
+        LLM("/no/such/model", isq="Q4")

@@ -177,7 +177,8 @@ def load_library() -> Library | None:
         library = Library(build(_folder or Path.home() / ".cache" / "tramontane" / "kernels"))
     except (BuildError, OSError, RuntimeError) as error:
         log.warning(
-            "packed weights are unpacked as they are loaded, for there are no CPU kernels: %s; "
+            "packed weights are unpacked, a file's as they are loaded and those that stay packed "
+            "for each product, for there are no CPU kernels: %s; "
             "install g++ for a model that is smaller and faster",
             error,
         )
