@@ -130,7 +130,8 @@ class Decoder(nn.Module):
     ) -> None:
         """Fill the weights, tensor by tensor; `progress(done_bytes, total_bytes)` follows it.
 
-        Unless `is_exact`, products with weights that stay packed round their input to 8 bits.
+        Unless `is_exact`, products with weights that stay packed round their input to 8 bits, or
+        to bfloat16 for weights in BF16.
         Raises LoadError for a tensor that is missing, has another shape or is not known.
         """
         total_bytes = sum(parameter.nbytes for parameter in self.parameters())

@@ -10,7 +10,7 @@ from engine.weights.files import ModelFiles
 
 
 class PackedTensor(NamedTuple):
-    """A matrix as a GGUF file has it, in blocks of the GGML type with the number `kind`."""
+    """A matrix as a file has it, in the GGML type with the number `kind`: blocks, F16 or BF16."""
 
     kind: int
     shape: tuple[int, ...]
@@ -46,7 +46,7 @@ class Checkpoint(Protocol):
         """
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The tensor as it is stored, if that is a matrix in blocks of a GGML type."""
+        """The tensor as it is stored, if that is a matrix in blocks of a GGML type, F16 or BF16."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:
