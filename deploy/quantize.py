@@ -60,9 +60,10 @@ def _write_gguf(kind: str, path: Path, environ: Mapping[str, str]) -> tuple[Path
     from engine.weights.gguf_writer import open_source, write_gguf
 
     scheme = find_scheme(kind)
-    source = open_source(_files(environ))
+    worker = _settings(environ)
+    source = open_source(_files(worker, environ))
     with contextlib.closing(Bar(f"Writing {path.name}")) as bar:
-        types = write_gguf(source, scheme, path, bar, _imatrix(environ))
+        types = write_gguf(source, scheme, path, bar, worker.imatrix)
     return path, [written.name for written in types.values()]
 
 
@@ -72,11 +73,10 @@ def _write_directory(kind: str, path: Path, environ: Mapping[str, str]) -> tuple
 
     form = find_format(kind)
     directory = _directory(path)
-    if _imatrix(environ):
-        raise StartError("--imatrix is for GGUF files here; name the output FILE.gguf")
-    files = _files(environ)
+    worker = _settings(environ)
+    files = _files(worker, environ)
     with contextlib.closing(Bar(f"Writing {directory.name}")) as bar:
-        kinds = write_packed(files, form, directory, bar)
+        kinds = write_packed(files, form, directory, bar, imatrix=worker.imatrix)
     return directory, [written or "unpacked" for written in kinds.values()]
 
 
@@ -98,17 +98,13 @@ def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _files(environ: Mapping[str, str]) -> ModelFiles:
-    ref = model_ref(_worker(environ))
-    with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
-        return resolve(ref, bar, environ)
-
-
-def _imatrix(environ: Mapping[str, str]) -> str:
-    return _worker(environ).imatrix
-
-
-def _worker(environ: Mapping[str, str]) -> WorkerConfig:
-    """Of a worker's settings, those that are this command's too."""
+def _settings(environ: Mapping[str, str]) -> WorkerConfig:
+    """Those of this command alone: others may make no sense and are none of its business."""
     own = {flag.setting.variable for flag in settings.flags_of(CONFIGS)}
     return load(WorkerConfig, {name: value for name, value in environ.items() if name in own})
+
+
+def _files(worker: WorkerConfig, environ: Mapping[str, str]) -> ModelFiles:
+    ref = model_ref(worker)
+    with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
+        return resolve(ref, bar, environ)

@@ -98,9 +98,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     cpu_activations: Annotated[
         Literal["auto", "int8", "float"],
         setting(
-            "What packed weights are multiplied by on a CPU: `int8`, rounded in groups of 32 and "
-            "refused without a C++ compiler, or `float`, exact and slower; `auto` is int8 where "
-            "there are kernels for it."
+            "What packed weights are multiplied by on a CPU: `int8`, rounded in groups of 32 (for "
+            "BF16 weights to bfloat16) and refused without a C++ compiler, or `float`, exact and "
+            "slower; `auto` is int8 where there are kernels for it."
         ),
     ] = "auto"
     kernel_cache: Annotated[

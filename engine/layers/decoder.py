@@ -143,9 +143,9 @@ class Decoder(nn.Module):
     ) -> None:
         """Fill the weights, tensor by tensor; `progress(done_bytes, total_bytes)` follows it.
 
-        Unless `is_exact`, products with weights that stay packed round their input to 8 bits. `isq`
-        quantises as it loads. Raises LoadError for a tensor that is missing, has another shape or
-        is not known.
+        Unless `is_exact`, products with weights that stay packed round their input to 8 bits, or
+        to bfloat16 for weights in BF16. `isq` quantises as it loads. Raises LoadError for a tensor
+        that is missing, has another shape or is not known.
         """
         checkpoint = self.part_of(checkpoint)
         if isq is not None:

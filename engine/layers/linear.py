@@ -14,7 +14,7 @@ from kernels.packed import PackedMatrix, Projection
 class Linear(nn.Module):
     """`x @ weight.T + bias`. Several projections of one input are one Linear, stacked by rows.
 
-    On a CPU, weights that a file has in blocks stay in blocks, each projection in its own type;
+    On a CPU, weights that a file has in blocks, F16 or BF16 stay so, each projection in its type;
     `weight` is empty then.
     """
 

@@ -10,7 +10,7 @@ from engine.weights.files import ModelFiles
 
 
 class PackedTensor(NamedTuple):
-    """A matrix in rows of blocks, of a `kind` of kernels/packed.py.
+    """A matrix in rows of blocks, of a `kind` of kernels/packed.py, or F16 or BF16.
 
     A stack of matrices has a piece for each of them. If it `must_stay` packed, it does even where
     there are no kernels for its kind.
@@ -51,7 +51,7 @@ class Checkpoint(Protocol):
         """
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The tensor as it is stored, if that is a matrix in rows of blocks."""
+        """The tensor as it is stored, if that is a matrix in rows of blocks, F16 or BF16."""
 
 
 def open_checkpoint(files: ModelFiles) -> Checkpoint:

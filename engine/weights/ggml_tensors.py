@@ -59,14 +59,14 @@ class GgmlTensors:
         return self._reader.pieces(self._place(name))
 
     def packed(self, name: str) -> PackedTensor | None:
-        """The blocks of a matrix. Raises LoadError if it is not there."""
+        """The blocks or floats of a matrix. Raises LoadError if it is not there."""
         place = self._place(name)
-        if place.kind is None or len(place.shape) != 2:
+        if (kind := place.packed_kind()) is None:
             return None
         rows = self._reader.packed_rows(place)
         if (num_heads := self._heads_in_pairs(name)) is not None:
             rows = _whole(rows, num_heads)
-        return PackedTensor(place.kind, place.shape, rows)
+        return PackedTensor(kind, place.shape, rows)
 
     def _place(self, name: str) -> Place:
         if name not in self._places:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
+from gguf.constants import GGMLQuantizationType as Type
 
 from engine.config import EngineConfig
 from engine.quant.memory_form import memory_form
@@ -142,7 +143,7 @@ def _warn_of_second_packing(checkpoint: Checkpoint, formats: Formats) -> None:
     twice = sorted(
         name
         for name, format in formats.items()
-        if checkpoint.packed(name) is not None and not is_kept(checkpoint, name, format)
+        if _is_in_blocks(checkpoint, name) and not is_kept(checkpoint, name, format)
     )
     if twice:
         logger.warning(
@@ -150,6 +151,12 @@ def _warn_of_second_packing(checkpoint: Checkpoint, formats: Formats) -> None:
             "would give better weights",
             _listed(twice),
         )
+
+
+def _is_in_blocks(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether the file has rounded the tensor already: F16 and BF16 are what it was made in."""
+    stored = checkpoint.packed(name)
+    return stored is not None and stored.kind not in (Type.F16, Type.BF16)
 
 
 def _warn_of_no_kernels(formats: Formats, shapes: Mapping[str, tuple[int, ...]]) -> None:

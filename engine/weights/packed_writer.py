@@ -19,13 +19,17 @@ from torch import Tensor
 
 from engine.errors import LoadError
 from engine.json_file import read_json
-from engine.quant.memory_form import MemoryForm, memory_form
+from engine.quant.memory_form import memory_form
 from engine.quant.registry import Format, fitting_format, step_up
+from engine.quant.row_format import RowFormat
 from engine.quant.stored_rows import ROWS_BY_KIND, StoredRows
 from engine.weights.checkpoint import Checkpoint, open_checkpoint
 from engine.weights.files import ModelFiles
+from engine.weights.imatrix import read_imatrix
+from engine.weights.imatrix_names import importance_of_weights
 from engine.weights.prequantised.config import read_method
 from engine.weights.progress import Progress
+from engine.weights.quantised import Change, QuantisedCheckpoint
 from engine.weights.safetensors_writer import MAX_SHARD_BYTES, OutTensor, write_safetensors
 from engine.weights.selection import companions
 
@@ -42,12 +46,14 @@ _OLD_KEYS = ("quantization_config", "compression_config")
 class _Planned(NamedTuple):
     name: str
     shape: tuple[int, ...]  # of the weights
-    form: MemoryForm | None
+    rows: StoredRows | None
+    change: Change | None = None
     wanted: Format | None = None
 
     @property
-    def rows(self) -> StoredRows | None:
-        return None if self.form is None else ROWS_BY_KIND[self.form.kind]
+    def takes_imatrix(self) -> bool:
+        format = None if self.change is None else self.change.format
+        return isinstance(format, RowFormat) and format.takes_imatrix
 
     @property
     def kind(self) -> str:
@@ -60,12 +66,14 @@ def write_packed(
     directory: Path,
     progress: Progress | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    imatrix: str = "",
 ) -> dict[str, str]:
     """Write the model of `files` to `directory`, which is made. Returns each tensor's kind of rows.
 
     Token embeddings and output are packed a step up; kinds are empty where a tensor is not packed.
-    Until it is whole the directory has another name beside it. Raises LoadError for files without
-    config.json, for weights that cannot be packed and for a `directory` that is there or cannot be.
+    `imatrix` is the path of an importance matrix. Until it is whole the directory has another name
+    beside it. Raises LoadError for files without config.json, for weights that cannot be packed,
+    for an imatrix that does not fit, and for a `directory` that is there or cannot be.
     """
     if files.kind != "plain":
         raise LoadError(
@@ -80,6 +88,8 @@ def write_packed(
             f"{files.name} has no matrix that {form.name} can be written of; choose another type."
         )
     _warn_of_fallbacks(plan)
+    if imatrix:
+        plan = _weighed(plan, imatrix, checkpoint)
     with _making(directory) as partial:
         _copy_companions(files, partial)
         _write_config(files, plan, partial)
@@ -122,8 +132,27 @@ def _plan(name: str, checkpoint: Checkpoint, form: Format) -> _Planned:
         return _Planned(name, shape, None)
     wanted = step_up(form) if _ENDS.search(name) else form
     fitting = fitting_format(wanted, shape)
-    packing = None if fitting is None else memory_form(fitting, shape[-1])
-    return _Planned(name, shape, packing, wanted)
+    memory = None if fitting is None else memory_form(fitting, shape[-1])
+    rows = None if memory is None else ROWS_BY_KIND.get(memory.kind)
+    change = None if fitting is None or rows is None else Change(fitting)
+    return _Planned(name, shape, rows, change, wanted)
+
+
+def _weighed(plan: Sequence[_Planned], imatrix: str, checkpoint: Checkpoint) -> list[_Planned]:
+    """The same, with what the file at `imatrix` says of the columns of each matrix."""
+    shapes = {name: checkpoint.shape(name) for name in checkpoint.names()}
+    found = importance_of_weights(read_imatrix(imatrix), imatrix, checkpoint.config, shapes)
+    takers = {planned.name for planned in plan if planned.takes_imatrix}
+    if not takers & found.keys():
+        raise LoadError(f"no matrix is to be of a type that has a use for the imatrix {imatrix}.")
+    return [
+        planned._replace(
+            change=planned.change._replace(importance=torch.from_numpy(found[planned.name]))
+        )
+        if planned.change is not None and planned.name in takers & found.keys()
+        else planned
+        for planned in plan
+    ]
 
 
 def _warn_of_second_packing(files: ModelFiles) -> None:
@@ -183,34 +212,20 @@ def _quantisation(kinds: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _out(planned: _Planned, checkpoint: Checkpoint) -> OutTensor:
-    name, shape, form, _ = planned
-    if form is None or planned.rows is None:
+    name, shape = planned.name, planned.shape
+    if planned.rows is None:
         dtype = checkpoint.tensor(name).dtype
         return OutTensor(name, shape, dtype, lambda: checkpoint.pieces(name))
     num_bytes = shape[-1] // planned.rows.num_weights * planned.rows.num_bytes
     return OutTensor(
-        name,
-        (*shape[:-1], num_bytes),
-        torch.uint8,
-        lambda: _packed(name, form, checkpoint),
+        name, (*shape[:-1], num_bytes), torch.uint8, lambda: _packed(planned, checkpoint)
     )
 
 
-def _packed(name: str, form: MemoryForm, checkpoint: Checkpoint) -> Iterator[Tensor]:
-    for weights in _matrices(name, form.is_whole, checkpoint):
-        try:
-            yield form.pack(weights, None)
-        except ValueError as error:
-            raise LoadError(f"{name} cannot be packed: {error}.") from error
-
-
-def _matrices(name: str, is_whole: bool, checkpoint: Checkpoint) -> Iterator[Tensor]:
-    """Rows of a matrix, or all of them; of a stack, one matrix after another."""
-    is_stack = len(checkpoint.shape(name)) > 2
-    if is_stack:
-        for stack in checkpoint.pieces(name):
-            yield from stack.flatten(0, -3)
-    elif is_whole:
-        yield checkpoint.tensor(name)
-    else:
-        yield from checkpoint.pieces(name)
+def _packed(planned: _Planned, checkpoint: Checkpoint) -> Iterator[Tensor]:
+    """Rows of the matrix in blocks; of a stack, one matrix after another."""
+    assert planned.change is not None, "it has rows"
+    quantised = QuantisedCheckpoint(checkpoint, {planned.name: planned.change})
+    stored = quantised.packed(planned.name)
+    assert stored is not None, "the plan has asked for its kind"
+    return stored.pieces

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from engine.config import ModelConfig
 from engine.errors import LoadError
+from engine.weights.checkpoint import PackedTensor
 from engine.weights.files import ModelFiles
 from engine.weights.model_config import read_model_config
 from engine.weights.safetensors_index import read_shards
@@ -57,8 +58,12 @@ class SafetensorsCheckpoint:
         """A matrix of bytes [rows, bytes] as `TensorReader.packed_rows` reads it."""
         return self._reader.packed_rows(self._place(name))
 
-    def packed(self, name: str) -> None:
-        """No tensor here is in blocks."""
+    def packed(self, name: str) -> PackedTensor | None:
+        """A matrix in F16 or BF16. Raises LoadError if it is not there."""
+        place = self._place(name)
+        if (kind := place.packed_kind()) is None:
+            return None
+        return PackedTensor(kind, place.shape, self._reader.packed_rows(place))
 
     def _place(self, name: str) -> Place:
         if name not in self._paths:

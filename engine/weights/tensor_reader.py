@@ -16,6 +16,7 @@ from engine.weights.mapped_files import MappedFiles
 from kernels.packing import PIECE_ROWS
 
 _PIECE_WEIGHTS = 1 << 22
+_FLOAT_KINDS = {torch.float16: 1, torch.bfloat16: 30}  # GGML's numbers of these types
 _TASK_WEIGHTS = 1 << 17  # unpacked by one thread at a time: what fits its cache
 
 
@@ -31,6 +32,14 @@ class Place(NamedTuple):
     form: torch.dtype | BlockFormat
     is_swapped: bool = False
     kind: int | None = None  # of blocks: the number of their GGML type, if it is one of today's
+
+    def packed_kind(self) -> int | None:
+        """The GGML type of a matrix whose rows `packed_rows` can give: blocks, F16 or BF16."""
+        if len(self.shape) != 2:
+            return None
+        if isinstance(self.form, torch.dtype):
+            return None if self.is_swapped else _FLOAT_KINDS.get(self.form)
+        return self.kind
 
 
 class TensorReader:
@@ -71,7 +80,7 @@ class TensorReader:
             self._release(place, start, stop)
 
     def packed_rows(self, place: Place) -> Iterator[Tensor]:
-        """A packed matrix's rows as they are stored, uint8 [rows, bytes], some at a time.
+        """A matrix's rows as they are stored, uint8 [rows, bytes], some at a time.
 
         Each piece is valid until the next is asked for; all but the last are of PIECE_ROWS rows or
         a multiple.

@@ -16,7 +16,7 @@ def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = T
 
     x: [T, I]; weights: [O, I] each, in rows of blocks. Returns [T, sum of O] of x's type; float32
     inside, rounded once. Unless `is_exact`, a faster form may round x to 8 bits, in each row and 32
-    columns by their largest magnitude.
+    columns by their largest magnitude; for weights in BF16 it may round x to bfloat16.
     """
     wide = x.float()
     parts = [wide @ rows.T for weight in weights for rows in _unpacked(weight)]

@@ -37,7 +37,8 @@ def random_floats(kind: Type, num_rows: int) -> Tensor:
 
 
 def packed(kind: Type, weights: Tensor) -> PackedMatrix:
-    return PackedMatrix(int(kind), *weights.shape, weights.view(torch.uint8))
+    num_rows, num_columns = weights.shape
+    return PackedMatrix(int(kind), num_rows, num_columns, weights.view(torch.uint8))
 
 
 def error(actual, expected):

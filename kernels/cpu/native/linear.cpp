@@ -27,8 +27,11 @@ const Kernel* find_kernel(int type) {
 long bytes_of_tile(const Format& format, long columns) { return columns / format.block * format.superblock(); }
 
 constexpr int kMaxWeights = 16;
-constexpr long kPortions = 8;   // of a thread
-constexpr long kManyRows = 16;  // of activations, worth unpacking weights into memory
+constexpr long kPortions = 8;  // of a thread
+
+// From so many rows of activations on two tiles at a time are faster: their weights are unpacked into memory, and what
+// is not yet in the cache is waited for.
+constexpr long kManyRows = 32;
 
 }  // namespace
 }  // namespace tramontane

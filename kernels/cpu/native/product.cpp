@@ -112,7 +112,7 @@ inline TR_INLINE void add_group(Floats (&total)[kTiles][kM], const Piece<kIn>& i
   });
 }
 
-constexpr long kAhead = 2048;  // bytes of a tile that are asked for before their use
+constexpr long kAhead = 8192;  // bytes of a tile that are asked for before their use
 
 // One tile times kM rows of int8 activations, which begin at row kFirst of a portion of kIn.
 template <Format F, int kM, int kFirst, int kIn>
@@ -124,7 +124,9 @@ inline TR_INLINE void tile_times_bytes(
     const Scales<F> of_block(tile);
     for (int g = 0; g < F.block / kGroup; g++, piece++) {
       const uint8_t* head = tile + F.head + g * (F.group_head + F.codes);
-      for (int i = 0; i < F.group_head + F.codes; i += 64) __builtin_prefetch(head + kAhead + i);
+      // One row of eight-bit codes is no work: there the processor's own prefetching is faster.
+      if constexpr (kM > 1 || F.codes < 512)
+        for (int i = 0; i < F.group_head + F.codes; i += 64) __builtin_prefetch(head + kAhead + i);
       add_group<F, 1, kM, kFirst>(
           total, *piece, [&](auto, auto j) TR_INLINE { return of_block.values(codes_of<F, j>(head + F.group_head)); },
           [&](auto, auto half) TR_INLINE { return of_block.scale(head, half); },

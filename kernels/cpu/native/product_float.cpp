@@ -18,7 +18,7 @@ namespace tramontane {
 namespace {
 
 constexpr int kPairBytes = 2 * 2 * kRows;  // two columns of a tile
-constexpr long kAhead = 2048;              // bytes of a tile that are asked for before their use
+constexpr long kAhead = 8192;              // bytes of a tile that are asked for before their use
 
 // Calls with the size of each portion and its first row.
 template <class Body>

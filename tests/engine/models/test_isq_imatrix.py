@@ -12,6 +12,7 @@ from engine.config import EngineConfig
 from engine.errors import LoadError
 from engine.quant.q2_k import Q2_K
 from engine.quant.q3_k import Q3_K
+from engine.quant.registry import find_format
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from engine.weights.gguf_mixture import find_scheme
@@ -19,6 +20,7 @@ from engine.weights.gguf_writer import open_source, write_gguf
 from engine.weights.isq import requested_isq
 from engine.weights.isq_settings import check_isq
 from engine.weights.names import gguf_name
+from engine.weights.packed_writer import write_packed
 from tests.engine.models import gguf_files, tiny
 from tests.engine.models.test_gguf_families import WIDE
 from tests.engine.weights import imatrix_files
@@ -169,4 +171,31 @@ def test_a_file_without_a_type_that_takes_an_imatrix_is_refused(model_and_means,
     with pytest.raises(LoadError, match=r"no tensor is to be of a type that has a use"):
         write_gguf(
             open_source(refs(path)), find_scheme("8"), tmp_path / "out.gguf", imatrix=imatrix
+        )
+
+
+@pytest.mark.parametrize("kind", ["Q2K", "4", "Q8_0", "FP8", "MXFP4"])
+def test_a_directory_that_quantize_writes_is_what_isq_makes(kind, model_and_means, tmp_path):
+    path, means = model_and_means
+    imatrix = ""
+    if kind in ("Q2K", "4"):
+        imatrix = str(tmp_path / "imatrix.dat")
+        imatrix_files.write_legacy(tmp_path / "imatrix.dat", means)
+    write_packed(refs(path), find_format(kind), tmp_path / "out", imatrix=imatrix)
+    expected = packed(quantised(path, isq=kind, imatrix=imatrix))
+    actual = packed(open_checkpoint(refs(tmp_path / "out")))
+    assert actual.keys() == expected.keys()
+    for name, rows in expected.items():
+        assert torch.equal(actual[name], rows), name
+
+
+def test_a_directory_of_a_type_without_a_use_for_an_imatrix_is_refused(model_and_means, tmp_path):
+    path, means = model_and_means
+    imatrix_files.write_legacy(tmp_path / "imatrix.dat", means)
+    with pytest.raises(LoadError, match="no matrix is to be of a type that has a use for the ima"):
+        write_packed(
+            refs(path),
+            find_format("Q8_0"),
+            tmp_path / "out",
+            imatrix=str(tmp_path / "imatrix.dat"),
         )
