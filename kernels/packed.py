@@ -19,6 +19,8 @@ FP8_32, FP8_64, FP8_128 = 3032, 3064, 3128
 # each 16 or 32 columns; four-bit codes, 32 columns after the other, the first half of them in the
 # low halves of 16 bytes. A weight is d * scale * numbers[code].
 CODED_16, CODED_32 = 5016, 5032
+# Not rows of blocks, but parts (hqq_parts.py).
+HQQ4, HQQ8 = 4004, 4008
 
 
 class PackedMatrix(NamedTuple):
@@ -27,5 +29,5 @@ class PackedMatrix(NamedTuple):
     kind: int
     num_rows: int
     num_columns: int
-    data: Tensor  # uint8: [rows, bytes] as in a file or, if tiled, as kernels/cpu/native has it
+    data: Tensor  # uint8: [rows or parts, bytes] or, if tiled, as kernels/cpu/native has it
     is_tiled: bool = False

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, load_library
-from kernels.packed import PackedMatrix
+from kernels.cpu.native.hqq import load_hqq
+from kernels.packed import HQQ4, HQQ8, PackedMatrix
 from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
@@ -26,8 +27,11 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
 
     In tiles where `can_pack` says so, and each piece but the last then has a multiple of
     PIECE_ROWS; elsewhere as it is. The matrix in tiles is of another kind where the one given has
-    no kernels of its own.
+    no kernels of its own. An HQQ matrix is in one piece, its parts (hqq_parts.py).
     """
+    if kind in (HQQ4, HQQ8):
+        (data,) = pieces
+        return pack_hqq(PackedMatrix(kind, num_rows, num_columns, data))
     if not can_pack(kind, num_columns):
         return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()
@@ -60,3 +64,9 @@ def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor
 def _kind_in_tiles(kind: int) -> int:
     rewrite = recoding(kind)
     return kind if rewrite is None else rewrite.kind
+
+
+def pack_hqq(matrix: PackedMatrix) -> PackedMatrix:
+    """An HQQ matrix in tiles where there is a library, and as it is where there is none."""
+    library = load_hqq()
+    return matrix if library is None else library.tiled(matrix)

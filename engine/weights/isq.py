@@ -152,7 +152,7 @@ def _warn_of_second_packing(checkpoint: Checkpoint, formats: Formats) -> None:
 
 
 def _warn_of_no_kernels(formats: Formats, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    unheld = sorted(n for n, form in formats.items() if memory_form(form, shapes[n][-1]) is None)
+    unheld = sorted(n for n, form in formats.items() if memory_form(form, *shapes[n][-2:]) is None)
     if unheld:
         logger.warning(
             "no kernels hold %s: %s are unpacked as they are loaded, so they have their type's "

@@ -33,7 +33,7 @@ SCALES: dict[int, tuple[Any, ...]] = {
     **dict.fromkeys((5016, 5032), (np.float32, 16)),
 }
 KINDS = tuple(SCALES)
-FLOAT_ONLY = (3032, 3064, 3128)  # activations are not rounded for these
+E4M3 = (3032, 3064, 3128)
 
 
 def name_of(kind: int) -> str:
@@ -64,7 +64,7 @@ def random_matrix(kind: int, num_rows: int, num_columns: int, seed: int = 0) -> 
         if dtype == np.uint8:
             scales = rng.integers(118, 124, num_blocks)
         put(blocks, offset, scales.astype(dtype))
-    if kind in FLOAT_ONLY:
+    if kind in E4M3:
         blocks[:, 4:][blocks[:, 4:] & 127 == 127] = 0  # not a number
     if kind in (5016, 5032):
         blocks[:, :16] = np.linspace(-127, 120, 16).astype(np.int8).view(np.uint8)

@@ -10,7 +10,9 @@ import pytest
 from kernels import ops
 
 ROOT = Path(ops.__file__).parent
-INFRASTRUCTURE = {"check", "interpreter", "ops", "own_kinds", "packed", "packing", "recoding"}
+INFRASTRUCTURE = {
+    *("check", "hqq_parts", "interpreter", "ops", "own_kinds", "packed", "packing", "recoding"),
+}
 CPU_ONLY = {"packed_linear", "packed_rows"}  # no kernel for a GPU yet
 
 

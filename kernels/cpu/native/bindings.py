@@ -31,7 +31,7 @@ class Library:
 
         It takes libgomp.so.1, which torch has loaded already: there is one pool of threads.
         """
-        self._lib = lib = ctypes.CDLL(str(file))
+        self.functions = self._lib = lib = ctypes.CDLL(str(file))
         pointer, number, whole = ctypes.c_void_p, ctypes.c_int, ctypes.c_long
         lib.tr_path.restype = ctypes.c_char_p
         lib.tr_tiles_bytes.restype = whole

@@ -35,7 +35,7 @@ inline float half_to_float(uint16_t h) {
 //   kHasMin  whether a min is subtracted from scale * code
 //   kHead, kGroupHead, kCodes   bytes of a superblock's head, a group's head, a group's codes
 //   scaling  whose scales these are: GGML's, in float16 and small integers, or those of scales.h
-enum Scaling { kGgml, kAffine, kIq4Nl, kMxfp4, kCoded, kE4m3 };
+enum Scaling { kGgml, kAffine, kIq4Nl, kMxfp4, kCoded, kE4m3, kNone };
 struct Format {
   int block, sub, offset, has_min, head, group_head, codes;
   Scaling scaling = kGgml;
@@ -68,7 +68,11 @@ constexpr Format kAFFINE8_32 = {32, 32, 0, 1, 128, 0, 512, kAffine};
 constexpr Format kAFFINE8_64 = {64, 32, 0, 1, 128, 0, 512, kAffine};
 constexpr Format kAFFINE8_128 = {128, 32, 0, 1, 128, 0, 512, kAffine};
 
-// f32 scale, then E4M3 numbers column by column. (`inline`: fp8.cpp makes their kernels, product.cpp none.)
+// Codes alone, for hqq.cpp.
+constexpr Format kHQQ4 = {32, 32, 8, 0, 0, 0, 256, kNone};
+constexpr Format kHQQ8 = {32, 32, 128, 0, 0, 0, 512, kNone};
+
+// f32 scale, then E4M3 numbers (e4m3.h). (`inline`: fp8.cpp makes their kernels, product.cpp none.)
 inline constexpr Format kFP8_32 = {32, 32, 0, 0, 64, 0, 512, kE4m3};
 inline constexpr Format kFP8_64 = {64, 32, 0, 0, 64, 0, 512, kE4m3};
 inline constexpr Format kFP8_128 = {128, 32, 0, 0, 64, 0, 512, kE4m3};
@@ -77,11 +81,15 @@ inline constexpr Format kFP8_128 = {128, 32, 0, 0, 64, 0, 512, kE4m3};
 constexpr uint8_t kIq4Values[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
 constexpr uint8_t kMxfp4Values[16] = {16, 17, 18, 19, 20, 22, 24, 28, 16, 15, 14, 13, 12, 10, 8, 4};
 
+// Floats, whose tiles are a run of pairs of columns. (`inline`: product_float.cpp makes their kernels, product.cpp none.)
+inline constexpr Format kF16 = {32, 32, 0, 0, 0, 0, 1024};
+inline constexpr Format kBF16 = {32, 32, 0, 0, 0, 0, 1024};
+
 // Every format, by GGML's number of the type or ours of the kind.
 #define TR_FORMATS(DO)                                                                                            \
   DO(2, Q4_0) DO(3, Q4_1) DO(6, Q5_0) DO(7, Q5_1) DO(8, Q8_0) DO(10, Q2_K) DO(11, Q3_K) DO(12, Q4_K)               \
   DO(13, Q5_K) DO(14, Q6_K) DO(20, IQ4_NL) DO(23, CODED_32) DO(39, MXFP4) DO(1032, AFFINE4_32)                     \
   DO(1064, AFFINE4_64) DO(1128, AFFINE4_128) DO(2032, AFFINE8_32) DO(2064, AFFINE8_64) DO(2128, AFFINE8_128)       \
-  DO(3032, FP8_32) DO(3064, FP8_64) DO(3128, FP8_128) DO(5016, CODED_16) DO(5032, CODED_32)
+  DO(3032, FP8_32) DO(3064, FP8_64) DO(3128, FP8_128) DO(5016, CODED_16) DO(5032, CODED_32) DO(1, F16) DO(30, BF16)
 
 }  // namespace tramontane

@@ -6,16 +6,31 @@
 
 namespace tramontane {
 
+// Rows of activations go through the products in portions of 8, 4, 2 and 1, the largest first. One group of columns of
+// a portion of kM rows, quantised:
+template <int kM>
+struct Piece {
+  int8_t codes[kM][kGroup];
+  float scales[kM];
+  // Minus the sum of the codes of the group, and of each of its halves, for what is subtracted from every weight's
+  // code; and the same times the scale, for mins.
+  int32_t sums[3][kM];
+  float scaled_sums[3][kM];
+};
+constexpr long kPieceBytes = sizeof(Piece<1>);  // of a row; a portion's groups lie in a run
+
 // The activations of a call, [M, K].
 struct Activations {
   long columns;
   const float* x;
-  std::vector<int8_t> codes;      // [M, K]
-  std::vector<float> scales;      // [M, K / 32]
-  // Minus the sum of the codes of a group and of its halves [M, K / 32, 3], for what is subtracted from every
-  // weight's code; and the same times the scale, for mins.
-  std::vector<int32_t> sums;
-  std::vector<float> scaled_sums;
+  std::vector<uint8_t> pieces;    // int8, each portion [K / 32] pieces
+  std::vector<uint32_t> brains;   // bfloat16, each portion [K / 2, rows] pairs of neighbouring columns
+
+  // Of the portion that begins with row m.
+  template <int kM>
+  const Piece<kM>* pieces_of(long m) const {
+    return reinterpret_cast<const Piece<kM>*>(pieces.data() + m * (columns / kGroup) * kPieceBytes);
+  }
 };
 
 // A tile times all rows of activations: `count` outputs of each go to y, `stride` apart.
@@ -23,14 +38,20 @@ using TileTimesAll = void (*)(const uint8_t* tile, const Activations& a, long ro
 // The weights of one row of a tile.
 using RowOfTile = void (*)(const uint8_t* tile, int row, long columns, float* out);
 
+// What activations are rounded to unless products are to be exact.
+enum class Rounding { kBytes, kBrains, kNone };
+
 struct Kernel {
   Format format;
-  TileTimesAll with_bytes, with_floats;
+  TileTimesAll rounded, with_floats;
   RowOfTile row_of_tile;
+  TileTimesAll two_rounded = nullptr;  // two tiles, where that is faster for many rows
+  Rounding rounding = Rounding::kBytes;
 };
 
 #define TR_DECLARE(number, name) extern const Kernel kernel_##name;
 TR_FORMATS(TR_DECLARE)
 #undef TR_DECLARE
+extern const Kernel kernel_HQQ4, kernel_HQQ8;  // for hqq.cpp alone
 
 }  // namespace tramontane

@@ -1,46 +1,15 @@
 // y = x . W^T for weights in tiles (blocks.h), dequantised on the way; and rows of such a weight. What Python calls.
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 
 #include <omp.h>
 
+#include "activations.h"
 #include "kernel.h"
 #include "vectors.h"
 
 namespace tramontane {
 namespace {
-
-// Largest magnitude as the bits of a float: bits of magnitudes are in their order, and a NaN stays a NaN.
-inline float largest_of(const float* x) {
-  int32_t most = 0;
-  for (int i = 0; i < kGroup; i++) {
-    int32_t bits;
-    std::memcpy(&bits, x + i, 4);
-    bits &= 0x7fffffff;
-    most = bits > most ? bits : most;
-  }
-  float value;
-  std::memcpy(&value, &most, 4);
-  return value;
-}
-
-void quantise_row(const float* x, long columns, int8_t* codes, float* scales, int32_t* sums, float* scaled_sums) {
-  for (long group = 0; group < columns / kGroup; group++) {
-    const float* in = x + group * kGroup;
-    const float largest = largest_of(in), inverse = 127.0f / largest;
-    // Of what has no inverse the scale alone speaks: infinite, no number, or as good as zero.
-    const bool is_plain = largest > 1e-30f && largest < 1e38f;
-    scales[group] = largest / 127.0f;
-    int32_t rounded[kGroup];
-    for (int i = 0; i < kGroup; i++) rounded[i] = static_cast<int32_t>(is_plain ? std::nearbyintf(in[i] * inverse) : 0.0f);
-    for (int i = 0; i < kGroup; i++) codes[group * kGroup + i] = static_cast<int8_t>(rounded[i]);
-    int32_t first = 0, second = 0;
-    for (int i = 0; i < 16; i++) first += rounded[i], second += rounded[16 + i];
-    const int32_t of[3] = {-first - second, -first, -second};
-    for (int i = 0; i < 3; i++) sums[group * 3 + i] = of[i], scaled_sums[group * 3 + i] = of[i] * scales[group];
-  }
-}
 
 const Kernel* find_kernel(int type) {
   switch (type) {
@@ -57,7 +26,8 @@ const Kernel* find_kernel(int type) {
 long bytes_of_tile(const Format& format, long columns) { return columns / format.block * format.superblock(); }
 
 constexpr int kMaxWeights = 16;
-constexpr long kPortions = 8;  // of a thread
+constexpr long kPortions = 8;   // of a thread
+constexpr long kManyRows = 16;  // of activations, worth unpacking weights into memory
 
 }  // namespace
 }  // namespace tramontane
@@ -96,41 +66,47 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
   static thread_local Activations a;
   const long num_groups = columns / kGroup;
   a.columns = columns, a.x = x;
-  if (!exact) {
-    a.codes.resize(num_rows * columns);
-    a.scales.resize(num_rows * num_groups);
-    a.sums.resize(num_rows * num_groups * 3);
-    a.scaled_sums.resize(num_rows * num_groups * 3);
-  }
   const Kernel* kernels[kMaxWeights];
-  long first_tile[kMaxWeights + 1] = {}, first_column[kMaxWeights + 1] = {};
+  long first_pair[kMaxWeights + 1] = {}, first_column[kMaxWeights + 1] = {};
+  bool takes_bytes = false, takes_brains = false;
   for (int i = 0; i < num_weights; i++) {
     kernels[i] = find_kernel(weights[i].type);
-    first_tile[i + 1] = first_tile[i] + (weights[i].rows + kRows - 1) / kRows;
+    takes_bytes |= !exact && kernels[i]->rounding == Rounding::kBytes;
+    takes_brains |= !exact && kernels[i]->rounding == Rounding::kBrains;
+    first_pair[i + 1] = first_pair[i] + (weights[i].rows + 2 * kRows - 1) / (2 * kRows);
     first_column[i + 1] = first_column[i] + weights[i].rows;
   }
-  const long num_tiles = first_tile[num_weights], stride = first_column[num_weights];
-  const long portion = std::max<long>(1, num_tiles / (num_threads * kPortions));
+  const long num_pairs = first_pair[num_weights], stride = first_column[num_weights];
+  const long portion = std::max<long>(1, num_pairs / (num_threads * kPortions));
+  if (takes_bytes) a.pieces.resize(num_rows * num_groups * kPieceBytes);
+  if (takes_brains) a.brains.resize(num_rows * columns / 2);
   Activations& shared = a;
 #pragma omp parallel num_threads(num_threads)
   {
     const long thread = omp_get_thread_num(), team = omp_get_num_threads();
-    if (!exact) {
-      for (long m = thread; m < num_rows; m += team)
-        quantise_row(x + m * columns, columns, shared.codes.data() + m * columns, shared.scales.data() + m * num_groups,
-                     shared.sums.data() + m * num_groups * 3, shared.scaled_sums.data() + m * num_groups * 3);
+    const long first_group = num_groups * thread / team, last_group = num_groups * (thread + 1) / team;
+    if (takes_bytes) quantise(num_rows, shared, first_group, last_group);
+    if (takes_brains) round_to_brains(num_rows, shared, first_group, last_group);
+    if (takes_bytes || takes_brains) {
 #pragma omp barrier
     }
     // In small portions, for a thread may be kept from its core. Portions come in order, so `w` only grows.
     int w = 0;
 #pragma omp for schedule(dynamic, portion)
-    for (long t = 0; t < num_tiles; t++) {
-      while (t >= first_tile[w + 1]) w++;
+    for (long pair = 0; pair < num_pairs; pair++) {
+      while (pair >= first_pair[w + 1]) w++;
       const Kernel& kernel = *kernels[w];
-      const long tile = t - first_tile[w], left = weights[w].rows - tile * kRows;
-      (exact ? kernel.with_floats : kernel.with_bytes)(
-          weights[w].tiles + tile * bytes_of_tile(kernel.format, columns), shared, num_rows,
-          y + first_column[w] + tile * kRows, stride, left < kRows ? static_cast<int>(left) : kRows);
+      const long row = (pair - first_pair[w]) * 2 * kRows, left = std::min<long>(weights[w].rows - row, 2 * kRows);
+      const long tile_bytes = bytes_of_tile(kernel.format, columns);
+      const uint8_t* tiles = weights[w].tiles + row / kRows * tile_bytes;
+      float* out = y + first_column[w] + row;
+      if (!exact && kernel.two_rounded && num_rows >= kManyRows && left > kRows) {
+        kernel.two_rounded(tiles, shared, num_rows, out, stride, static_cast<int>(left));
+        continue;
+      }
+      for (long done = 0; done < left; done += kRows, tiles += tile_bytes)
+        (exact ? kernel.with_floats : kernel.rounded)(
+            tiles, shared, num_rows, out + done, stride, static_cast<int>(std::min<long>(left - done, kRows)));
     }
   }
 }

@@ -1,5 +1,5 @@
-// Vector operations of formats whose codes stand for numbers in a table, or are small floats. On AVX-512, or through
-// memory on whatever path vectors.h has: the arithmetic is the same.
+// Vector operations of formats whose codes stand for numbers in a table. On AVX-512, or through memory on whatever path
+// vectors.h has: the arithmetic is the same.
 #pragma once
 #include "vectors.h"
 
@@ -11,12 +11,6 @@ inline float half_of_exponent(uint8_t e) {
   float value;
   std::memcpy(&value, &bits, 4);
   return value;
-}
-
-// E4M3 (torch.float8_e4m3fn). As float16 its exponent is 8 less than it should be.
-inline float e4m3(uint8_t code) {
-  if ((code & 0x7f) == 0x7f) return half_to_float(0x7e00);
-  return half_to_float(static_cast<uint16_t>((code & 0x80) << 8 | (code & 0x7f) << 7)) * 256.0f;
 }
 
 #ifdef TR_AVX512
@@ -33,18 +27,6 @@ inline Floats halves_of_exponents(const uint8_t* p) {
   const __m512i plain = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
   const __mmask16 is_least = _mm512_cmplt_epu32_mask(e, _mm512_set1_epi32(2));
   return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(plain, is_least, _mm512_set1_epi32(0x00200000), e));
-}
-
-// Two runs of sixteen E4M3 numbers.
-inline void load_e4m3(const uint8_t* p, Floats& first, Floats& second) {
-  const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  const __m512i half = _mm512_and_si512(_mm512_slli_epi16(wide, 7), _mm512_set1_epi16(static_cast<int16_t>(0xbf80)));
-  const __mmask32 is_nan = _mm512_cmpeq_epi16_mask(
-      _mm512_and_si512(wide, _mm512_set1_epi16(0x7f)), _mm512_set1_epi16(0x7f));
-  const __m512i all = _mm512_mask_mov_epi16(half, is_nan, _mm512_set1_epi16(0x7e00));
-  const __m512 factor = _mm512_set1_ps(256.0f);
-  first = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(all)), factor);
-  second = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(all, 1)), factor);
 }
 
 #else
@@ -68,12 +50,6 @@ inline Floats halves_of_exponents(const uint8_t* p) {
   for (int i = 0; i < 16; i++) values[i] = half_of_exponent(p[i]);
   return load_floats(values);
 }
-inline void load_e4m3(const uint8_t* p, Floats& first, Floats& second) {
-  float values[32];
-  for (int i = 0; i < 32; i++) values[i] = e4m3(p[i]);
-  first = load_floats(values), second = load_floats(values + 16);
-}
-
 #endif
 
 }  // namespace tramontane

@@ -61,53 +61,158 @@ inline TR_INLINE void unrolled(Body body) {
   }(std::make_integer_sequence<int, kCount>());
 }
 
-// One tile times kM rows of int8 activations, starting at row m.
-template <Format F, int kM>
+inline int32_t four_codes(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, 4);
+  return four;
+}
+
+// kTiles tiles times a group of kM rows of activations, from row kFirst of a piece, added to `total`. `codes(t, j)` is
+// vector j of tile t; `scale` and `min` take a tile and a half.
+template <Format F, int kTiles, int kM, int kFirst = 0, int kIn, class Codes, class Scale, class Min>
+inline TR_INLINE void add_group(Floats (&total)[kTiles][kM], const Piece<kIn>& in, Codes codes, Scale scale, Min min) {
+  Floats scaled[kTiles][kM];
+  unrolled<32 / F.sub>([&](auto part) TR_INLINE {
+    constexpr int kSum = F.sub == 32 ? 0 : 1 + part, kNum = F.sub / 4;
+    Ints sum[kTiles][kM];
+    unrolled<kM>([&](auto r) TR_INLINE {
+      const Ints start = times<F.offset>(ints(in.sums[kSum][kFirst + r]));
+      unrolled<kTiles>([&](auto t) TR_INLINE { sum[t][r] = start; });
+    });
+    unrolled<kNum>([&](auto i) TR_INLINE {
+      constexpr int kVector = part * kNum + i;
+      Ints w[kTiles];
+      unrolled<kTiles>([&](auto t) TR_INLINE { w[t] = codes(t, std::integral_constant<int, kVector>()); });
+      unrolled<kM>([&](auto r) TR_INLINE {
+        const int32_t four = four_codes(in.codes[kFirst + r] + 4 * kVector);
+        unrolled<kTiles>([&](auto t) TR_INLINE { sum[t][r] = dot(sum[t][r], w[t], four); });
+      });
+    });
+    unrolled<kTiles>([&](auto t) TR_INLINE {
+      const Floats by = scale(t, part);
+      unrolled<kM>([&](auto r) TR_INLINE {
+        const Floats value = to_floats(sum[t][r]);
+        scaled[t][r] = part == 0 ? multiply(value, by) : multiply_add(value, by, scaled[t][r]);
+      });
+    });
+    if constexpr (F.has_min) {
+      unrolled<kTiles>([&](auto t) TR_INLINE {
+        const Floats less = min(t, part);
+        unrolled<kM>([&](auto r) TR_INLINE {
+          total[t][r] = multiply_add(less, floats(in.scaled_sums[kSum][kFirst + r]), total[t][r]);
+        });
+      });
+    }
+  });
+  unrolled<kM>([&](auto r) TR_INLINE {
+    unrolled<kTiles>([&](auto t) TR_INLINE {
+      total[t][r] = multiply_add(scaled[t][r], floats(in.scales[kFirst + r]), total[t][r]);
+    });
+  });
+}
+
+constexpr long kAhead = 2048;  // bytes of a tile that are asked for before their use
+
+// One tile times kM rows of int8 activations, which begin at row kFirst of a portion of kIn.
+template <Format F, int kM, int kFirst, int kIn>
 inline TR_INLINE void tile_times_bytes(
-    const uint8_t* tile, const Activations& a, long m, float* y, long stride, int count) {
-  const long columns = a.columns;
-  const int8_t* codes = a.codes.data() + m * columns;
-  const float* scales = a.scales.data() + m * (columns / 32);
-  const int32_t* sums = a.sums.data() + m * (columns / 32) * 3;
-  const float* scaled_sums = a.scaled_sums.data() + m * (columns / 32) * 3;
-  Floats total[kM];
-  unrolled<kM>([&](auto r) TR_INLINE { total[r] = zeros(); });
+    const uint8_t* tile, long columns, const Piece<kIn>* piece, float* y, long stride, int count) {
+  Floats total[1][kM];
+  unrolled<kM>([&](auto r) TR_INLINE { total[0][r] = zeros(); });
   for (long start = 0; start < columns; start += F.block, tile += F.superblock()) {
     const Scales<F> of_block(tile);
-    for (int g = 0; g < F.block / kGroup; g++) {
+    for (int g = 0; g < F.block / kGroup; g++, piece++) {
       const uint8_t* head = tile + F.head + g * (F.group_head + F.codes);
-      const long group = start / kGroup + g;
-      unrolled<32 / F.sub>([&](auto part) TR_INLINE {
-        constexpr int kFirst = part * 4, kNum = F.sub / 4;
-        constexpr int kSum = F.sub == 32 ? 0 : 1 + part;
-        Ints sum[kM];
-        unrolled<kM>([&](auto r) TR_INLINE {
-          sum[r] = times<F.offset>(ints(sums[(r * (columns / 32) + group) * 3 + kSum]));
-        });
-        unrolled<kNum>([&](auto i) TR_INLINE {
-          const Ints w = of_block.values(codes_of<F, kFirst + i>(head + F.group_head));
-          unrolled<kM>([&](auto r) TR_INLINE {
-            int32_t four;
-            std::memcpy(&four, codes + r * columns + group * kGroup + 4 * (kFirst + i), 4);
-            sum[r] = dot(sum[r], w, four);
-          });
-        });
-        const Floats scale = of_block.scale(head, part);
-        unrolled<kM>([&](auto r) TR_INLINE {
-          const Floats by = multiply(scale, floats(scales[r * (columns / 32) + group]));
-          total[r] = multiply_add(to_floats(sum[r]), by, total[r]);
-        });
-        if constexpr (F.has_min) {
-          const Floats min = of_block.min(head, part);
-          unrolled<kM>([&](auto r) TR_INLINE {
-            const float scaled_sum = scaled_sums[(r * (columns / 32) + group) * 3 + kSum];
-            total[r] = multiply_add(min, floats(scaled_sum), total[r]);
-          });
-        }
+      for (int i = 0; i < F.group_head + F.codes; i += 64) __builtin_prefetch(head + kAhead + i);
+      add_group<F, 1, kM, kFirst>(
+          total, *piece, [&](auto, auto j) TR_INLINE { return of_block.values(codes_of<F, j>(head + F.group_head)); },
+          [&](auto, auto half) TR_INLINE { return of_block.scale(head, half); },
+          [&](auto, auto half) TR_INLINE { return of_block.min(head, half); });
+    }
+  }
+  unrolled<kM>([&](auto r) TR_INLINE { store(y + (kFirst + r) * stride, total[0][r], count); });
+}
+
+// Some columns of two tiles, unpacked once for many rows.
+constexpr int kPanel = 256;
+struct Panel {
+  alignas(64) uint8_t codes[kPanel / kGroup][8][2][64];
+  alignas(64) float scales[kPanel / kGroup][2][2][kRows], mins[kPanel / kGroup][2][2][kRows];
+};
+
+template <Format F>
+inline void unpack(const uint8_t* tile, int num_groups, int t, Panel& panel) {
+  constexpr int kGroups = F.block / kGroup;
+  for (int first = 0; first < num_groups; first += kGroups, tile += F.superblock()) {
+    const Scales<F> of_block(tile);
+    for (int i = 0; i < kGroups; i++) {
+      const int g = first + i;
+      const uint8_t* head = tile + F.head + i * (F.group_head + F.codes);
+      unrolled<8>([&](auto j) TR_INLINE { 
+        store_codes(panel.codes[g][j][t], of_block.values(codes_of<F, j>(head + F.group_head)));
+      });
+      unrolled<32 / F.sub>([&](auto half) TR_INLINE {
+        store(panel.scales[g][half][t], of_block.scale(head, half), kRows);
+        if constexpr (F.has_min) store(panel.mins[g][half][t], of_block.min(head, half), kRows);
       });
     }
   }
-  unrolled<kM>([&](auto r) TR_INLINE { store(y + r * stride, total[r], count); });
+}
+
+// Adds kM rows, from row kFirst of each piece, of a panel to their totals [kM, 2 * kRows].
+template <Format F, int kM, int kFirst, int kIn>
+inline TR_INLINE void add_panel(const Panel& panel, int num_groups, const Piece<kIn>* piece, float* totals) {
+  Floats total[2][kM];
+  unrolled<kM>([&](auto r) TR_INLINE {
+    for (int t = 0; t < 2; t++) total[t][r] = load_floats(totals + (2 * r + t) * kRows);
+  });
+  for (int g = 0; g < num_groups; g++)
+    add_group<F, 2, kM, kFirst>(
+        total, piece[g], [&](auto t, auto j) TR_INLINE { return load_codes(panel.codes[g][j][t]); },
+        [&](auto t, auto half) TR_INLINE { return load_floats(panel.scales[g][half][t]); },
+        [&](auto t, auto half) TR_INLINE { return load_floats(panel.mins[g][half][t]); });
+  unrolled<kM>([&](auto r) TR_INLINE {
+    for (int t = 0; t < 2; t++) store(totals + (2 * r + t) * kRows, total[t][r], kRows);
+  });
+}
+
+// Calls with the size of each portion and its first row.
+template <class Body>
+inline void in_portions(long rows, Body body) {
+  long m = 0;
+  const auto portion = [&](auto size) {
+    for (; rows - m >= size; m += size) body(size, m);
+  };
+  portion(std::integral_constant<int, 8>());
+  portion(std::integral_constant<int, 4>());
+  portion(std::integral_constant<int, 2>());
+  portion(std::integral_constant<int, 1>());
+}
+
+template <Format F>
+void two_tiles_times_bytes(const uint8_t* tiles, const Activations& a, long rows, float* y, long stride, int count) {
+  static thread_local std::vector<float> totals;
+  totals.assign(rows * 2 * kRows, 0.0f);
+  const long tile_bytes = a.columns / F.block * F.superblock();
+  Panel panel;
+  for (long start = 0; start < a.columns; start += kPanel) {
+    const long left = a.columns - start, first_group = start / kGroup;
+    const int num_groups = (left < kPanel ? left : kPanel) / kGroup;
+    for (int t = 0; t < 2; t++) {
+      const uint8_t* tile = tiles + t * tile_bytes + start / F.block * F.superblock();
+      unpack<F>(tile, num_groups, t, panel);
+      constexpr int kBytes = kPanel / F.block * F.superblock();
+      for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(tile + kBytes + i);
+    }
+    in_portions(rows, [&](auto size, long m) {
+      const auto* piece = a.pieces_of<size>(m) + first_group;
+      float* of_rows = totals.data() + m * 2 * kRows;
+      add_panel<F, size == 8 ? 4 : size, 0>(panel, num_groups, piece, of_rows);
+      if constexpr (size == 8) add_panel<F, 4, 4>(panel, num_groups, piece, of_rows + 4 * 2 * kRows);
+    });
+  }
+  for (long m = 0; m < rows; m++)
+    std::memcpy(y + m * stride, totals.data() + m * 2 * kRows, count * sizeof(float));
 }
 
 // One tile times kM rows of float activations: each weight is dequantised once for all of them.
@@ -120,6 +225,7 @@ inline TR_INLINE void tile_times_floats(
   unrolled<kM>([&](auto r) TR_INLINE { total[r] = zeros(); });
   for (long start = 0; start < columns; start += F.block, tile += F.superblock()) {
     const Scales<F> of_block(tile);
+#pragma GCC unroll 1
     for (int g = 0; g < F.block / kGroup; g++) {
       const uint8_t* head = tile + F.head + g * (F.group_head + F.codes);
       const float* in = x + start + g * kGroup;
@@ -146,21 +252,16 @@ inline TR_INLINE void tile_times_floats(
   unrolled<kM>([&](auto r) TR_INLINE { store(y + r * stride, total[r], count); });
 }
 
-// All rows of the activations, in portions that fit the registers.
 template <Format F, bool kExact>
 void tile_times_all(const uint8_t* tile, const Activations& a, long rows, float* y, long stride, int count) {
-  long m = 0;
-  const auto portion = [&](auto size) {
-    for (; rows - m >= size; m += size) {
-      float* out = y + m * stride;
-      if constexpr (kExact) tile_times_floats<F, size>(tile, a, m, out, stride, count);
-      else tile_times_bytes<F, size>(tile, a, m, out, stride, count);
-    }
-  };
-  portion(std::integral_constant<int, 8>());
-  portion(std::integral_constant<int, 4>());
-  if constexpr (!kExact) portion(std::integral_constant<int, 2>());
-  portion(std::integral_constant<int, 1>());
+  in_portions(rows, [&](auto size, long m) {
+    float* out = y + m * stride;
+    constexpr int kM = size < kMostRows ? size : kMostRows;
+    unrolled<size / kM>([&](auto i) TR_INLINE {
+      if constexpr (kExact) tile_times_floats<F, kM>(tile, a, m + i * kM, out + i * kM * stride, stride, count);
+      else tile_times_bytes<F, kM, i * kM>(tile, a.columns, a.pieces_of<size>(m), out, stride, count);
+    });
+  });
 }
 
 // The code of column c of a group.
@@ -202,6 +303,7 @@ void row_of_tile(const uint8_t* tile, int row, long columns, float* out) {
 
 constexpr Format kFormat = TR_JOIN(k, TR_FORMAT);
 const Kernel TR_JOIN(kernel_, TR_FORMAT) = {
-    kFormat, tile_times_all<kFormat, false>, tile_times_all<kFormat, true>, row_of_tile<kFormat>};
+    kFormat, tile_times_all<kFormat, false>, tile_times_all<kFormat, true>, row_of_tile<kFormat>,
+    kMostRows >= 8 ? two_tiles_times_bytes<kFormat> : nullptr};
 
 }  // namespace tramontane

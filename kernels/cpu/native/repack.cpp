@@ -7,6 +7,8 @@ namespace tramontane {
 
 // The formats of repack_own.cpp.
 void repack_own(int type, const uint8_t* blocks, long rows, long columns, int num_threads, uint8_t* out);
+// The formats of product_float.cpp.
+void repack_floats(int type, const uint8_t* numbers, long rows, long columns, int num_threads, uint8_t* out);
 
 namespace {
 
@@ -193,6 +195,9 @@ using namespace tramontane;
 // Rows of blocks into tiles. `type` is one that tr_tiles_bytes knows.
 extern "C" void tr_repack(int type, const uint8_t* blocks, long rows, long columns, int num_threads, uint8_t* out) {
   switch (type) {
+    case 1:
+    case 30:
+      return repack_floats(type, blocks, rows, columns, num_threads, out);
 #define CASE(number, format, unpack, bits, bytes) \
   case number:                                    \
     return repack<format>(unpack, bits, bytes, blocks, rows, columns, num_threads, out);

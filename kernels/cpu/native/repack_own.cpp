@@ -1,8 +1,9 @@
 // Rearranges rows of the kinds that are ours (kernels/packed.py), and of GGML's types with a table, into tiles
-// (blocks.h, fp8.cpp). Losslessly, as repack.cpp does for the others.
+// (blocks.h, e4m3.h). Losslessly, as repack.cpp does for the others.
 #include <cstddef>
 
 #include "blocks.h"
+#include "e4m3.h"
 
 namespace tramontane {
 namespace {
@@ -81,11 +82,12 @@ void put_affine(const uint8_t* b, int row, uint8_t* out) {
   }
 }
 
-// E4M3 numbers lie column by column, sixteen rows each.
+// E4M3 numbers lie in quads of columns.
 template <Format F>
 void put_fp8(const uint8_t* b, int row, uint8_t* out) {
   std::memcpy(out + 4 * row, b, 4);
-  for (int c = 0; c < F.block; c++) out[F.head + c * kRows + row] = b[4 + c];
+  for (int c = 0; c < F.block; c++) 
+    out[F.head + c / 4 * kQuadBytes + place_in_quad(row, c % 4)] = b[4 + c];
 }
 
 template <Format F>

@@ -36,6 +36,7 @@ struct Scales<F> {
     if constexpr (F.scaling == kMxfp4) return halves_of_exponents(head);
     else return halves(head);
   }
+  static Floats min(const uint8_t*, int) { return zeros(); }
   Ints values(Ints codes) const { return lookup(table, codes); }
   static int value(int code) { return kTable[code]; }
 };
@@ -53,8 +54,20 @@ struct Scales<F> {
         table(load_table(superblock)),
         d(load_floats(reinterpret_cast<const float*>(superblock + 16))) {}
   Floats scale(const uint8_t* head, int half) const { return multiply(d, signed_bytes(head + 16 * half)); }
+  static Floats min(const uint8_t*, int) { return zeros(); }
   Ints values(Ints codes) const { return lookup(table, codes); }
   int value(int code) const { return place[code]; }
+};
+
+// None: the activations have them.
+template <Format F>
+  requires(F.scaling == kNone)
+struct Scales<F> {
+  explicit Scales(const uint8_t*) {}
+  static Floats scale(const uint8_t*, int) { return floats(1); }
+  static Floats min(const uint8_t*, int) { return zeros(); }
+  static Ints values(Ints codes) { return codes; }
+  static int value(int code) { return code; }
 };
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace tramontane {
 #ifdef TR_AVX512
 
 constexpr const char* kPath = "AVX-512 VNNI";
+constexpr int kMostRows = 8;  // of activations whose sums fit the registers
 
 using Ints = __m512i;  // 16 x int32, or the 64 bytes of a vector of codes
 using Floats = __m512;
@@ -24,6 +25,7 @@ inline Ints ints(int32_t value) { return _mm512_set1_epi32(value); }
 inline Floats floats(float value) { return _mm512_set1_ps(value); }
 inline Floats zeros() { return _mm512_setzero_ps(); }
 inline Ints load_codes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline void store_codes(uint8_t* p, Ints codes) { _mm512_storeu_si512(p, codes); }
 template <int kShift, int kMask>
 inline Ints field(Ints codes) {
   return _mm512_and_si512(kShift ? _mm512_srli_epi16(codes, kShift) : codes, _mm512_set1_epi8(kMask));
@@ -75,6 +77,7 @@ inline void store(float* p, Floats value, int count) {
 #else
 
 constexpr const char* kPath = "portable";
+constexpr int kMostRows = 4;
 
 struct Ints {
   union {
@@ -106,6 +109,7 @@ inline Ints load_codes(const uint8_t* p) {
   std::memcpy(&out, p, 64);
   return out;
 }
+inline void store_codes(uint8_t* p, const Ints& codes) { std::memcpy(p, &codes, 64); }
 template <int kShift, int kMask>
 inline Ints field(const Ints& codes) {
   return each_byte([&](int i) { return static_cast<uint8_t>(codes.byte[i] >> kShift & kMask); });

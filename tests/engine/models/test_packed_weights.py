@@ -33,7 +33,10 @@ def load(path, *, is_exact, progress=None):
     return model
 
 
-@pytest.fixture(params=[Type.Q8_0, Type.Q4_K, Type.Q6_K], ids=lambda kind: kind.name)
+@pytest.fixture(
+    params=[Type.Q8_0, Type.Q4_K, Type.Q6_K, Type.IQ4_NL, Type.IQ4_XS, Type.MXFP4],
+    ids=lambda kind: kind.name,
+)
 def packed_llama(request, tmp_path):
     model = tiny.make_model("llama3", **WIDE)
     return model, write_gguf(model, tmp_path / "model.gguf", request.param)
@@ -47,6 +50,19 @@ def test_every_matrix_stays_packed_and_no_larger_than_the_file(packed_llama):
     assert model.embedding.packed is not None
     matrices[model.embedding.packed.data.data_ptr()] = model.embedding.packed
     assert sum(m.data.nbytes for m in matrices.values()) < 1.1 * path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [(Type.IQ2_S, 5), (Type.IQ3_XXS, 5), (Type.TQ2_0, 5), (Type.Q8_K, 9)]
+)
+def test_a_type_without_kernels_of_its_own_stays_packed_in_another(kind, bits, tmp_path):
+    model = tiny.make_model("llama3", **WIDE)
+    loaded = load(write_gguf(model, tmp_path / "model.gguf", kind), is_exact=True)
+    matrices = [matrix for linear in linears(loaded) for matrix in linear.packed]
+    assert all(m.data.nbytes * 8 < bits * m.num_rows * m.num_columns for m in matrices)
+    prompt = tiny.prompts()[2]
+    expected = tiny.reference_logits(model, prompt)
+    assert (PagedModel(loaded).prefill(prompt, chunk=16) - expected).abs().max() < 1e-4
 
 
 def test_a_tied_output_is_the_embedding(tmp_path):
