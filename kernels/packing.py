@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kernels.cpu.native.bindings import TILE_ROWS, keep_library_in, load_library
 from kernels.cpu.native.hqq import load_hqq
-from kernels.packed import PackedMatrix
+from kernels.packed import HQQ4, HQQ8, PackedMatrix
 from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
@@ -38,8 +38,11 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
 
     In tiles where `can_pack` says so, and each piece but the last then has a multiple of
     PIECE_ROWS; elsewhere as it is. The matrix in tiles is of another kind where the one given has
-    no kernels of its own.
+    no kernels of its own. An HQQ matrix is in one piece, its parts (hqq_parts.py).
     """
+    if kind in (HQQ4, HQQ8):
+        (data,) = pieces
+        return pack_hqq(PackedMatrix(kind, num_rows, num_columns, data))
     if not can_pack(kind, num_columns):
         return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()

@@ -71,7 +71,7 @@ def _tensor_bytes(checkpoint: Checkpoint, name: str, isq: Isq | None, dtype: tor
 def _weight_bytes(asked: Format, shape: Sequence[int], dtype: torch.dtype) -> float:
     """Bytes a weight: as it is where no format fits, or none that the kernels can hold."""
     format = fitting_format(asked, shape)
-    if format is None or memory_form(format, shape[-1]) is None:
+    if format is None or memory_form(format, *shape) is None:
         return dtype.itemsize
     if isinstance(format, RowFormat):
         return format.num_bytes / format.num_weights

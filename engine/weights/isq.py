@@ -160,7 +160,7 @@ def _is_in_blocks(checkpoint: Checkpoint, name: str) -> bool:
 
 
 def _warn_of_no_kernels(formats: Formats, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    unheld = sorted(n for n, form in formats.items() if memory_form(form, shapes[n][-1]) is None)
+    unheld = sorted(n for n, form in formats.items() if memory_form(form, *shapes[n][-2:]) is None)
     if unheld:
         logger.warning(
             "no kernels hold %s: %s are unpacked as they are loaded, so they have their type's "

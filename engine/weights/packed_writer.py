@@ -132,7 +132,7 @@ def _plan(name: str, checkpoint: Checkpoint, form: Format) -> _Planned:
         return _Planned(name, shape, None)
     wanted = step_up(form) if _ENDS.search(name) else form
     fitting = fitting_format(wanted, shape)
-    memory = None if fitting is None else memory_form(fitting, shape[-1])
+    memory = None if fitting is None else memory_form(fitting, *shape[-2:])
     rows = None if memory is None else ROWS_BY_KIND.get(memory.kind)
     change = None if fitting is None or rows is None else Change(fitting)
     return _Planned(name, shape, rows, change, wanted)
@@ -182,8 +182,8 @@ def _warn_of_fallbacks(plan: Sequence[_Planned]) -> None:
 
 def _is_as_wanted(planned: _Planned) -> bool:
     assert planned.wanted is not None
-    form = memory_form(planned.wanted, planned.shape[-1])
-    return form is not None and planned.form is not None and form.kind == planned.form.kind
+    form = memory_form(planned.wanted, *planned.shape[-2:])
+    return form is not None and planned.rows is not None and form.kind == planned.rows.kind
 
 
 def _copy_companions(files: ModelFiles, directory: Path) -> None:

@@ -76,11 +76,11 @@ class QuantisedCheckpoint:
         if change is None or self._is_kept(name, change):
             return self._checkpoint.packed(name)
         shape = self.shape(name)
-        form = memory_form(change.format, shape[-1])
+        form = memory_form(change.format, *shape[-2:])
         if form is None:
             return None
         pieces = self._blocks(name, change, form)
-        if len(shape) == 2:
+        if len(shape) == 2 and not form.is_whole:
             pieces = _by_tiles(pieces)
         return PackedTensor(form.kind, shape, pieces, must_stay=True)
 
@@ -96,10 +96,16 @@ class QuantisedCheckpoint:
             return
         with _naming(name):
             pack = form.pack_for(self._checkpoint.pieces(name))
-        for weights in self._checkpoint.pieces(name):
+        for weights in self._pieces(name, form.is_whole):
             with _naming(name):
                 blocks = pack(weights, change.importance)
             yield blocks
+
+    def _pieces(self, name: str, is_whole: bool) -> Iterator[Tensor]:
+        if is_whole:
+            yield self._checkpoint.tensor(name)
+        else:
+            yield from self._checkpoint.pieces(name)
 
     def _rounded(self, name: str, change: Change) -> Iterator[Tensor]:
         is_stack = len(self.shape(name)) == 3
@@ -113,11 +119,9 @@ class QuantisedCheckpoint:
         """What a format rounds at a time: some rows, or a matrix; of a stack, one expert's."""
         if len(self.shape(name)) == 3:
             yield from self._experts(name, change.importance)
-        elif isinstance(change.format, RowFormat):
-            for rows in self._checkpoint.pieces(name):
-                yield rows, change.importance
         else:
-            yield self._checkpoint.tensor(name), change.importance
+            for rows in self._pieces(name, not isinstance(change.format, RowFormat)):
+                yield rows, change.importance
 
     def _experts(self, name: str, importance: Tensor | None) -> Iterator[Rows]:
         every = (weights for some in self._checkpoint.pieces(name) for weights in some)
@@ -131,7 +135,7 @@ class QuantisedCheckpoint:
 def is_kept(checkpoint: Checkpoint, name: str, format: Format) -> bool:
     """Whether the file has the matrix `name` in this format already."""
     stored = checkpoint.packed(name)
-    form = memory_form(format, checkpoint.shape(name)[-1])
+    form = memory_form(format, *checkpoint.shape(name)[-2:])
     return stored is not None and form is not None and stored.kind == form.kind
 
 

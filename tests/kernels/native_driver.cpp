@@ -6,6 +6,8 @@
 #include <cstring>
 #include <vector>
 
+#include "../../kernels/cpu/native/attention.h"
+
 struct TrWeight {
   const uint8_t* tiles;
   long type, rows;
@@ -19,9 +21,7 @@ void tr_linear(const TrWeight* weights, int num_weights, const float* x, long nu
                int num_threads, float* y);
 void tr_rms_norm(const float* x, const float* residual, const float* weight, float eps, long rows, long size,
                  int num_threads, float* hidden, float* out);
-void tr_decode(const float* query, const float* keys, const float* values, const int32_t* tables, long table_width,
-               long block_size, long num_kv_heads, long num_heads, long head_dim, float scale, float softcap,
-               const int64_t* decodes, long count, int num_threads, float* out);
+void tr_attention(const tramontane::Attention* call, int num_threads);
 }
 
 template <class T>
@@ -58,13 +58,18 @@ void norm(long rows, long size) {
 // One sequence in blocks that follow each other, one query row.
 void decode(long length, long block_size, long num_kv_heads, long num_heads, long head_dim) {
   const long num_blocks = (length + block_size - 1) / block_size, size = num_blocks * block_size * num_kv_heads * head_dim;
-  const auto query = read<float>(num_heads * head_dim), keys = read<float>(size), values = read<float>(size);
+  auto query = read<float>(num_heads * head_dim), keys = read<float>(size), values = read<float>(size);
   std::vector<int32_t> table(num_blocks);
   for (long i = 0; i < num_blocks; i++) table[i] = i;
-  const int64_t decodes[] = {0, 0, 0, length - 1};
+  const int32_t starts[] = {0, 1}, lengths[] = {static_cast<int32_t>(length)};
   std::vector<float> out(num_heads * head_dim);
-  tr_decode(query.data(), keys.data(), values.data(), table.data(), num_blocks, block_size, num_kv_heads, num_heads,
-            head_dim, 0.125f, 0, decodes, 1, 1, out.data());
+  tramontane::Attention call = {};
+  call.query = query.data(), call.keys = keys.data(), call.values = values.data();
+  call.tables = table.data(), call.starts = starts, call.lengths = lengths, call.out = out.data();
+  call.query_stride = num_heads * head_dim, call.table_width = num_blocks, call.block_size = block_size;
+  call.num_kv_heads = num_kv_heads, call.num_heads = num_heads, call.head_dim = head_dim, call.num_sequences = 1;
+  call.scale = 0.125f;
+  tr_attention(&call, 1);
   answer(out);
 }
 

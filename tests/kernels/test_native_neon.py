@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType as Type
 
+from kernels.cpu.native.attention import attention_call
 from kernels.cpu.native.bindings import Library, load_library
 from kernels.cpu.native.build import build
 from kernels.cpu.native.instructions import NEON, NEON_DOTPROD, NEON_I8MM
-from tests.kernels.packed_blocks import TYPES, random_matrix, tiled
+from tests.kernels.packed_blocks import KINDS, random_matrix, tiled
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 SYSTEM = "/usr/aarch64-linux-gnu"  # where Debian's cross compiler has its libraries
@@ -58,7 +58,7 @@ def library() -> Library:
     return found
 
 
-def check_product(emulated, library, kind: Type, is_exact: bool) -> None:
+def check_product(emulated, library, kind: int, is_exact: bool) -> None:
     matrix = random_matrix(kind, NUM_ROWS, NUM_COLUMNS)
     inputs = torch.randn(13, NUM_COLUMNS, generator=torch.Generator().manual_seed(1))
     numbers = (int(kind), matrix.data.shape[1], NUM_ROWS, NUM_COLUMNS, len(inputs), int(is_exact))
@@ -70,7 +70,7 @@ def check_product(emulated, library, kind: Type, is_exact: bool) -> None:
 
 
 def test_products_are_this_machines_to_the_bit(emulated, library):
-    for kind in TYPES:
+    for kind in KINDS:
         for is_exact in (True, False):
             check_product(emulated, library, kind, is_exact)
 
@@ -90,6 +90,8 @@ def test_attention_is_this_machines(head_dim, emulated, library, generator):
     keys, values = torch.randn(2, 9, 16, 2, head_dim, generator=generator)
     answer = emulated.floats("decode", 131, 16, 2, 6, head_dim, data=[query, keys, values])
     expected = torch.empty_like(query)
-    table, decodes = torch.arange(9, dtype=torch.int32)[None], torch.tensor([[0, 0, 0, 130]])
-    library.decode(query, (keys, values), table, decodes, 0.125, 0.0, expected)
+    table, ends = torch.arange(9, dtype=torch.int32)[None], (query.flatten(1), expected)
+    starts, lengths = (torch.tensor(n, dtype=torch.int32) for n in ([0, 1], [131]))
+    sequences = (table, starts, lengths)
+    library.attention(attention_call(ends, 6, (keys, values), sequences, 0.125, 0, 0.0))
     torch.testing.assert_close(answer, expected.flatten(), rtol=1e-5, atol=1e-6)
