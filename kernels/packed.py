@@ -46,7 +46,8 @@ class Projection:
         self, matrices: tuple[PackedMatrix, ...], bias: Tensor | None, is_exact: bool
     ) -> None:
         self.matrices, self.bias, self.is_exact = matrices, bias, is_exact
-        self.is_tiled = all(matrix.is_tiled for matrix in matrices)
+        # HQQ's tiles are multiplied by a function of their own.
+        self.is_tiled = all(m.is_tiled and m.kind not in (HQQ4, HQQ8) for m in matrices)
         self.prepared: object = None
 
     def holds(

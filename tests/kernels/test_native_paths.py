@@ -61,8 +61,8 @@ def check_operators(own: Library, library: Library, generator: torch.Generator) 
     for is_gelu in (True, False):
         torch.testing.assert_close(library.gate(gate_up, is_gelu), own.gate(gate_up, is_gelu))
     for num_rows in (1, 40):
-        ours, expected = (attend(each, num_rows) for each in (library, own))
-        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
+        attended, expected = (attend(each, num_rows) for each in (library, own))
+        torch.testing.assert_close(attended, expected, rtol=1e-5, atol=1e-6)
 
 
 def attend(library: Library, num_rows: int) -> torch.Tensor:
