@@ -9,7 +9,9 @@ STAMP := $(VENV)/.installed
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
 
+# The C++ kernels first: they take a minute to compile, and no test is to wait for that.
 test: $(STAMP)
+	$(BIN)/python -c "from kernels.cpu.native.bindings import load_library; load_library()"
 	$(BIN)/python -m pytest
 
 check: lint types imports test

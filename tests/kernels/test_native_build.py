@@ -46,7 +46,8 @@ def test_a_build_may_have_some_formats_and_instructions_only(compiler, tmp_path)
     whole = build(tmp_path / "cache")
     before = len(calls(compiler))
     assert build(tmp_path / "cache", instructions=AVX2, formats=["Q4_0", "Q2_K"]) != whole
-    products = [call for call in calls(compiler)[before:] if "product.cpp" in call]
+    built = [call for call in calls(compiler)[before:] if "product.cpp" in call]
+    products = [call for call in built if "HQQ" not in call]  # which are always there
     assert len(products) == 2
     for call in products:
         assert "-march=x86-64-v3" in call

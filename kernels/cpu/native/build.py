@@ -86,7 +86,8 @@ def _table(formats: Sequence[str]) -> list[str]:
 def _units(chosen: Sequence[str]) -> list[Unit]:
     """product.cpp once for each format, so that they compile side by side."""
     names = _FORMAT.findall((SOURCES / "blocks.h").read_text())
-    formats = [name for name in names if not chosen or name in chosen]
+    always = [name for name in names if name.startswith("HQQ")]  # hqq.cpp calls their kernels
+    formats = [name for name in names if not chosen or name in chosen or name in always]
     plain = [Unit(path) for path in sorted(SOURCES.glob("*.cpp")) if path.name != "product.cpp"]
     return [Unit(SOURCES / "product.cpp", (f"-DTR_FORMAT={name}",)) for name in formats] + plain
 
