@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
-from gguf.constants import GGMLQuantizationType as Type
 
 from engine.config import EngineConfig
 from engine.quant.memory_form import memory_form
@@ -22,6 +21,7 @@ from engine.weights.checkpoint import Checkpoint
 from engine.weights.imatrix import Entries, read_imatrix
 from engine.weights.imatrix_names import importance_of_weights
 from engine.weights.isq_settings import check_isq
+from engine.weights.loader import FLOAT_KINDS
 from engine.weights.quantised import Change, QuantisedCheckpoint, is_kept
 from engine.weights.topology import Topology
 
@@ -156,7 +156,7 @@ def _warn_of_second_packing(checkpoint: Checkpoint, formats: Formats) -> None:
 def _is_in_blocks(checkpoint: Checkpoint, name: str) -> bool:
     """Whether the file has rounded the tensor already: F16 and BF16 are what it was made in."""
     stored = checkpoint.packed(name)
-    return stored is not None and stored.kind not in (Type.F16, Type.BF16)
+    return stored is not None and stored.kind not in FLOAT_KINDS
 
 
 def _warn_of_no_kernels(formats: Formats, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -3,14 +3,19 @@
 from collections.abc import Iterator, Sequence
 
 import torch
+from gguf.constants import GGMLQuantizationType as Type
 from torch import Tensor
 
 from engine.errors import LoadError
-from engine.weights.checkpoint import Checkpoint
+from engine.weights.checkpoint import Checkpoint, PackedTensor
 from engine.weights.contents import Contents, kind_name
 from engine.weights.progress import Progress
 from kernels.packed import PackedMatrix
 from kernels.packing import can_pack, pack
+
+FLOAT_KINDS = (int(Type.F16), int(Type.BF16))
+# A model of fewer bytes is not worth the minute in which kernels for these are first compiled.
+MANY_BYTES = 128 << 20
 
 
 class Loader:
@@ -94,10 +99,14 @@ class Loader:
         """
         if any(target.device.type != "cpu" for target in targets):
             return False
-        tensors = [self.checkpoint.packed(name) for name in names]
-        return all(
-            t is not None and (t.must_stay or can_pack(t.kind, t.shape[-1])) for t in tensors
-        )
+        return all(map(self._stays, map(self.checkpoint.packed, names)))
+
+    def _stays(self, tensor: PackedTensor | None) -> bool:
+        if tensor is None or tensor.must_stay:
+            return tensor is not None
+        if tensor.kind in FLOAT_KINDS and self.total_bytes < MANY_BYTES:
+            return False
+        return can_pack(tensor.kind, tensor.shape[-1])
 
     def _counted(self, pieces: Iterator[Tensor], target: Tensor) -> Iterator[Tensor]:
         """The same, telling the progress of each."""

@@ -15,6 +15,8 @@ TOKEN_ID = 100
 class ScriptedEngine:
     """Gives every sequence the same token once a step until its max_tokens."""
 
+    is_requantizing = False
+
     info = EngineInfo(
         context_length=4096,
         vocab_size=1024,
@@ -45,6 +47,12 @@ class ScriptedEngine:
         ]
         self._left = {id_: left for id_, left in self._left.items() if left}
         return outputs
+
+    def requantize(self, isq: str) -> None:
+        raise LoadError("It has no weights.")
+
+    def take_weights(self) -> str | None:
+        raise AssertionError("nothing was begun")
 
     def stats(self) -> EngineStats:
         return EngineStats(running=len(self._left), kv_blocks_total=512)

@@ -8,6 +8,7 @@ from engine.config import EngineConfig
 from engine.engine import load_engine
 from engine.layers.linear import Linear
 from engine.models.registry import load_class
+from engine.weights import loader
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelRef, resolve
 from kernels.cpu.native.bindings import load_library
@@ -21,6 +22,11 @@ pytestmark = pytest.mark.skipif(load_library() is None, reason="no compiler")
 NAME = "llama3"  # its rows lie in another order in GGUF files
 DTYPES = {Type.F16: torch.float16, Type.BF16: torch.bfloat16}
 WAYS = [(form, kind) for form in ("safetensors", "gguf") for kind in DTYPES]
+
+
+@pytest.fixture(autouse=True)
+def any_model_is_large(monkeypatch):
+    monkeypatch.setattr(loader, "MANY_BYTES", 0)
 
 
 @pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1].name}")
@@ -78,3 +84,10 @@ def test_logits_are_exact_or_round_their_inputs_to_bfloat16(rounded_llama):
     assert (rounded - expected).std() < 0.01 * expected.std()
     if kind == Type.F16:
         assert (rounded - expected).abs().max() < 1e-4
+
+
+def test_a_small_model_of_floats_is_not_worth_a_compiler(rounded_llama, monkeypatch):
+    _, path, _ = rounded_llama
+    monkeypatch.setattr(loader, "MANY_BYTES", 1 << 20)
+    linears = [m for m in load(path, is_exact=True).modules() if isinstance(m, Linear)]
+    assert not any(linear.packed for linear in linears)
