@@ -96,9 +96,9 @@ class PrequantisedCheckpoint:
         return self._matrix(name).pieces()
 
     def packed(self, name: str) -> PackedTensor | None:
-        """A quantised matrix in blocks that hold it exactly."""
+        """A quantised matrix in blocks that hold it exactly, another one as `_stored` has it."""
         if name not in self._parts:
-            return None
+            return self._stored.packed(name)
         matrix = self._matrix(name)
         if matrix.kind is None:
             self._tell(name, matrix.reason)

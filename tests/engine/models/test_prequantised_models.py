@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 
 from engine.layers.linear import Linear
@@ -102,6 +103,26 @@ def test_a_machine_without_kernels_unpacks_to_the_same_model(method, tmp_path, m
     model = load(tmp_path)
     assert not any(module.packed for module in model.modules() if isinstance(module, Linear))
     prompt = tiny.prompts()[2]
+    actual = PagedModel(model).prefill(prompt, chunk=16)
+    assert (actual - tiny.reference_logits(reference, prompt)).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_what_the_method_left_in_sixteen_bits_stays_so(dtype, tmp_path):
+    if not can_pack(Type.BF16, 64):
+        pytest.skip("no kernels for it here")
+    reference = quantise("llama", tmp_path, "gptq")
+    tensors = load_file(tmp_path / "model.safetensors")
+    for key in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[key] = tensors[key].to(dtype)
+        reference.get_parameter(key).data.copy_(tensors[key])
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load(tmp_path)
+    kind = Type.F16 if dtype == torch.float16 else Type.BF16
+    assert model.embedding.packed.kind == model.lm_head.packed[0].kind == kind
+    assert not model.embedding.weight.numel()
+    assert not model.lm_head.weight.numel()
+    prompt = tiny.prompts()[1]
     actual = PagedModel(model).prefill(prompt, chunk=16)
     assert (actual - tiny.reference_logits(reference, prompt)).abs().max() <= 1e-4
 

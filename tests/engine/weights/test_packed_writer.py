@@ -277,7 +277,7 @@ def test_weights_that_are_no_numbers_are_named_and_leave_nothing(tmp_path):
     model = tiny.make_model("llama")
     model.model.layers[1].mlp.up_proj.weight.data[3, 3] = float("nan")
     model.save_pretrained(tmp_path / "hf")
-    with pytest.raises(LoadError, match=r"layers.1.mlp.up_proj.weight cannot be packed: there"):
+    with pytest.raises(LoadError, match=r"layers.1.mlp.up_proj.weight cannot be quantised: the"):
         write(tmp_path / "hf", "Q8_0", tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"hf"}
 

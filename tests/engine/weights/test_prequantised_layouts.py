@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Type
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 from engine.weights.checkpoint import open_checkpoint
@@ -219,6 +220,9 @@ def test_modules_that_were_left_out_are_plain(tmp_path):
     checkpoint = open_checkpoint(files.write_llama(tmp_path, tensors, quantization))
     assert torch.equal(checkpoint.tensor("lm_head.weight"), plain)
     assert torch.equal(torch.cat(list(checkpoint.pieces("lm_head.weight"))), plain)
-    assert checkpoint.packed("lm_head.weight") is None
+    stored = checkpoint.packed("lm_head.weight")
+    assert stored is not None
+    assert stored.kind == Type.BF16
+    assert torch.equal(torch.cat(list(stored.pieces)), plain.view(torch.uint8))
     assert checkpoint.shape("lm_head.weight") == (8, 32)
     assert np.array_equal(checkpoint.tensor(NAME).numpy(), expected)
