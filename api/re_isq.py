@@ -5,6 +5,7 @@ Knows HTTP; the workers do it, and one that began goes on without its client.
 
 import asyncio
 import contextlib
+import math
 
 import falcon
 import msgspec
@@ -20,7 +21,7 @@ from api.wishes import Wishes
 from workers import contract
 
 LOOK_S = 0.2
-# A model's last worker is gone for so long: nobody is at the change any more.
+# The model's last worker, or Redis, is gone for so long: nobody waits for it any more.
 GONE_S = 10.0
 _decoder = msgspec.json.Decoder(ReIsqRequest)
 
@@ -59,18 +60,30 @@ class ReIsqs:
         gone = asyncio.Event()
         body_of(req).watch(gone.set)
         loop = asyncio.get_running_loop()
-        served_s, until_s = loop.time(), None if wait_s is None else loop.time() + wait_s
+        seen_s = loop.time()
+        until_s = math.inf if wait_s is None else seen_s + wait_s
         while True:
-            change, is_served = await self._changes.look(change_id)
+            change, missing = await self._look(change_id)
             now_s = loop.time()
-            if change.state != "in_progress" or (until_s is not None and now_s >= until_s):
+            if change is not None and (change.state != "in_progress" or now_s >= until_s):
                 return change
-            served_s = now_s if is_served else served_s
-            if now_s - served_s > GONE_S:
-                raise _nobody(change)
+            if missing is None:
+                seen_s = now_s
+            elif now_s - seen_s > GONE_S:
+                raise missing
             if self._broker.is_draining:
                 raise ApiError("draining", _ELSEWHERE.format(change_id))
             await _pause(gone)
+
+    async def _look(self, change_id: str) -> tuple[ReIsq | None, ApiError | None]:
+        """The change, and what it goes on without: a worker, or Redis, which may be back soon."""
+        try:
+            change, is_served = await self._changes.look(change_id)
+        except ApiError as error:
+            if error.code != "queue_unavailable":
+                raise
+            return None, error
+        return change, None if is_served else _nobody(change)
 
 
 _ELSEWHERE = "This server is shutting down; the change goes on: GET /v1/re_isq/{}."

@@ -218,6 +218,36 @@ async def test_a_fleet_whose_last_worker_is_killed_is_503_and_the_next_one_begin
     assert "those that start now begin with Q8_0" in reply.error["message"]
 
 
+async def test_who_waits_goes_on_waiting_while_redis_restarts(redis_server):
+    fleet = Fleet(redis_server.url)
+    async with process(redis_server.url, redis_timeout_s=0.3) as app:
+        (worker,) = await fleet.start("w1")
+        worker.engine.go.clear()
+        request = asyncio.create_task(post(app, isq_type="Q8_0"))
+        await until(lambda: fleet.busy)
+        redis_server.kill()
+        await asyncio.sleep(1.0)
+        redis_server.start()
+        worker.engine.go.set()
+        reply = await request
+        await fleet.end()
+    assert (reply.status, reply.json.get("state")) == (200, "completed")
+
+
+async def test_who_waits_is_told_when_redis_stays_away(redis_server, monkeypatch):
+    monkeypatch.setattr("api.re_isq.GONE_S", 0.3)
+    fleet = Fleet(redis_server.url)
+    async with process(redis_server.url, redis_timeout_s=0.3) as app:
+        (worker,) = await fleet.start("w1")
+        worker.engine.go.clear()
+        request = asyncio.create_task(post(app, isq_type="Q8_0"))
+        await until(lambda: fleet.busy)
+        redis_server.kill()
+        reply = await request
+        await fleet.end()
+    assert (reply.status, reply.error["code"]) == (503, "queue_unavailable")
+
+
 async def test_an_unknown_change_is_not_found(app):
     reply = await get(app, "reisq-none")
     assert (reply.status, reply.error["code"]) == (404, "not_found")
