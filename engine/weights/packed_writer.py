@@ -35,6 +35,7 @@ from engine.weights.selection import companions
 
 log = logging.getLogger(__name__)
 
+# Names are those of the files, which may have more than a language model.
 _ENDS = re.compile(r"(embed_tokens|lm_head)\.weight$")
 _MATRIX = re.compile(r"\.weight$|\.experts\.(gate_up_proj|down_proj)$")
 # A router is small and decides much; an image encoder is not served.

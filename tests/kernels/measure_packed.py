@@ -12,10 +12,11 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from engine.quant.hqq import HQQ4, HQQ8
-from engine.quant.hqq_packed import to_matrix
 from kernels import ops, packed
 from kernels.cpu.native.bindings import Library, load_library
+from kernels.hqq_parts import hqq_matrix
 from kernels.packed import PackedMatrix
+from kernels.packing import pack_hqq
 from tests.kernels.packed_blocks import KINDS, name_of, random_matrix, tiled
 
 ROWS, COLUMNS = 1024, 3072
@@ -29,9 +30,9 @@ BASE = (Type.Q4_0, Type.Q8_0, Type.Q4_K)
 def make(library: Library, kind: int) -> PackedMatrix:
     """A random one in tiles."""
     if kind in HQQ:
-        matrix = to_matrix(HQQ[kind].quantize(torch.randn(ROWS, COLUMNS)))
-        assert matrix is not None
-        return matrix
+        codes, scales, zeros, shape = HQQ[kind].quantize(torch.randn(ROWS, COLUMNS))
+        assert zeros is not None
+        return pack_hqq(hqq_matrix(kind, codes, scales, zeros, *shape))
     return tiled(library, random_matrix(kind, ROWS, COLUMNS))
 
 

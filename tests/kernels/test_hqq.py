@@ -6,13 +6,14 @@ import torch
 from gguf import GGMLQuantizationType as Type
 
 from engine.quant.hqq import HQQ4, HQQ8
-from engine.quant.hqq_packed import to_matrix
+from engine.quant.memory_form import memory_form
 from engine.quant.tensor_format import PackedTensor
 from kernels import ops
 from kernels.cpu.native.bindings import load_library
 from kernels.cpu.native.hqq import HqqLibrary, load_hqq
 from kernels.hqq_parts import hqq_matrix
 from kernels.packed import HQQ4 as HQQ4_KIND, HQQ8 as HQQ8_KIND
+from kernels.packing import pack_hqq
 from tests.kernels.packed_blocks import random_matrix, tiled
 
 NUM_COLUMNS = 416
@@ -50,9 +51,7 @@ def untiled(bits, packed):
 
 
 def matrix_of(packed):
-    matrix = to_matrix(packed)
-    assert matrix is not None
-    return matrix
+    return pack_hqq(untiled(len(packed.codes) // 8, packed))
 
 
 def weights_of(bits, packed):
@@ -154,7 +153,7 @@ def test_no_input_makes_no_output(library):
 
 @pytest.mark.parametrize("shape", [(96, 64), (64, 48)], ids=str)
 def test_a_shape_that_is_no_whole_number_of_parts_is_no_matrix(shape):
-    assert to_matrix(HQQ4.quantize(torch.randn(shape))) is None
+    assert memory_form(HQQ4, *shape) is None
 
 
 def test_quantised_weights_come_back_from_a_matrix():

@@ -17,7 +17,6 @@ from kernels.packed import PackedMatrix
 log = logging.getLogger(__name__)
 
 TILE_ROWS = 16
-MAX_WEIGHTS = 16  # of one product
 _ALIGNMENT = 64
 
 
