@@ -12,10 +12,12 @@ from engine.quant.registry import Format, fitting_format
 from engine.quant.row_format import RowFormat
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.isq import Isq, can_quantise
+from engine.weights.loader import FLOAT_KINDS, MANY_BYTES
 from kernels.own_kinds import row_kind
 
 _MARGIN = 0.05  # what loading needs beside the weights
-_MATRIX_BYTES = 1.125  # most that a weight takes in a format that packs whole matrices
+# What a weight takes in a format that packs whole matrices: codes, and scales among them.
+_MATRIX_BYTES = {"HQQ4": 0.625, "HQQ8": 1.125, "FP8": 1.125}
 
 
 def check_room(
@@ -45,22 +47,26 @@ def model_bytes(
 ) -> int:
     """About what the checkpoint's weights take as they are loaded; only a CPU has packed ones."""
     names = checkpoint.names()
+    plain_bytes = sum(_num_weights(checkpoint, name) * dtype.itemsize for name in names)
     if device.type != "cpu":
-        return sum(_num_weights(checkpoint, name) * dtype.itemsize for name in names)
-    return sum(_tensor_bytes(checkpoint, name, isq, dtype) for name in names)
+        return plain_bytes
+    keeps_floats = plain_bytes >= MANY_BYTES
+    return sum(_tensor_bytes(checkpoint, name, isq, dtype, keeps_floats) for name in names)
 
 
 def _num_weights(checkpoint: Checkpoint, name: str) -> int:
     return torch.Size(checkpoint.shape(name)).numel()
 
 
-def _tensor_bytes(checkpoint: Checkpoint, name: str, isq: Isq | None, dtype: torch.dtype) -> int:
+def _tensor_bytes(
+    checkpoint: Checkpoint, name: str, isq: Isq | None, dtype: torch.dtype, keeps_floats: bool
+) -> int:
     shape, num_weights = checkpoint.shape(name), _num_weights(checkpoint, name)
     format = isq.wanted(name) if isq is not None and can_quantise(name, shape) else None
     if format is not None:
         return int(num_weights * _weight_bytes(format, shape[-2:], dtype))
     stored = checkpoint.packed(name)
-    if stored is None:
+    if stored is None or (stored.kind in FLOAT_KINDS and not keeps_floats):
         return num_weights * dtype.itemsize
     if (own := row_kind(stored.kind)) is not None:
         return num_weights // own.num_weights * own.num_bytes
@@ -75,4 +81,4 @@ def _weight_bytes(asked: Format, shape: Sequence[int], dtype: torch.dtype) -> fl
         return dtype.itemsize
     if isinstance(format, RowFormat):
         return format.num_bytes / format.num_weights
-    return _MATRIX_BYTES
+    return _MATRIX_BYTES[format.name]
