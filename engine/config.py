@@ -103,3 +103,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    # How many alternatives are told beside each token's log-probability, made or of the prompt.
+    num_logprobs: int | None = None  # None: no log-probabilities
+    num_prompt_logprobs: int | None = None

@@ -19,6 +19,7 @@ from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
 from engine.layers.decoder import Decoder
+from engine.logprobs import add_logprobs
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
 from engine.models.registry import load_class
 from engine.profile import cuda_budget_bytes
@@ -89,7 +90,7 @@ class Engine:
         sequence = Sequence(request, self._eos_ids, self.info.context_length)
         finish = sequence.finish() if request.output_ids else None
         if finish is None and len(sequence) >= sequence.rule.max_length:
-            finish = "length"
+            finish = None if sequence.wants_prompt_logprobs else "length"
         if finish is None:
             self._scheduler.add(sequence)
         else:
@@ -99,6 +100,7 @@ class Engine:
         """Forget a sequence and free its blocks at once; unknown ids are ignored."""
         self._ended.pop(sequence_id, None)
         self._scheduler.cancel(sequence_id)
+        self._runner.prompt_logprobs.forget(sequence_id)
 
     def has_work(self) -> bool:
         """True while a sequence waits or runs, or has an end to be told."""
@@ -111,7 +113,9 @@ class Engine:
         step = self._scheduler.schedule()
         if not step.sequences:
             return ended
-        return ended + self._scheduler.commit(step, self._runner.run(step))
+        made = self._runner.run(step)
+        outputs = self._scheduler.commit(step, made.token_ids)
+        return ended + add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
 
     def stats(self) -> EngineStats:
         """Gauges now."""

@@ -20,6 +20,7 @@ class Sequence:
     seen; the digests outlive a preemption. `row` is the sequence's place in per-sequence tables
     while it runs, -1 while it waits. `rope_set` is the set of rotary frequencies that all its
     tokens are computed with: 0, and 1 once it is too long for that, in a model that has two.
+    While it `wants_prompt_logprobs`, which a forward gives, its prompt is not taken from the cache.
     """
 
     __slots__ = (
@@ -38,6 +39,7 @@ class Sequence:
         "rule",
         "salt",
         "token_ids",
+        "wants_prompt_logprobs",
         "was_admitted",
     )
 
@@ -60,6 +62,7 @@ class Sequence:
         self.cached_tokens = 0  # prompt tokens found in the prefix cache and not yet reported
         self.was_admitted = False
         self.rope_set = 0
+        self.wants_prompt_logprobs = self.params.num_prompt_logprobs is not None
         self.refused_at = -1  # the block manager's `num_frees` when there was last no room
 
     def __len__(self) -> int:
