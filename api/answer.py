@@ -3,7 +3,16 @@
 from collections.abc import Iterable
 
 from api.errors import ApiError
-from api.schema.response import ChatChoice, ChatMessage, Completion, TextChoice, Usage
+from api.logprobs import TextOffsets, chat_logprobs
+from api.schema.response import (
+    ChatChoice,
+    ChatLogprobs,
+    ChatMessage,
+    Completion,
+    TextChoice,
+    TextLogprobs,
+    Usage,
+)
 from workers import contract
 
 
@@ -16,6 +25,8 @@ class Answer:
         self._fingerprint = fingerprint
         self._texts: list[list[str]] = [[] for _ in range(job.num_choices)]
         self._finishes: list[str | None] = [None] * job.num_choices
+        self._told: list[list[contract.TokenLogprob]] = [[] for _ in range(job.num_choices)]
+        self._has_logprobs = job.sampling.logprobs is not None
         self._usage: contract.Usage | None = None
 
     def add(self, events: Iterable[contract.Event]) -> None:
@@ -48,16 +59,24 @@ class Answer:
 
     def _chat_choices(self) -> list[ChatChoice]:
         return [
-            ChatChoice(i, ChatMessage("".join(texts)), self._finishes[i])
+            ChatChoice(i, ChatMessage("".join(texts)), self._finishes[i], self._chat_logprobs(i))
             for i, texts in enumerate(self._texts)
         ]
 
     def _text_choices(self) -> list[TextChoice]:
         return [
-            TextChoice(i, "".join(texts), self._finishes[i]) for i, texts in enumerate(self._texts)
+            TextChoice(i, "".join(texts), self._finishes[i], self._text_logprobs(i))
+            for i, texts in enumerate(self._texts)
         ]
+
+    def _chat_logprobs(self, choice: int) -> ChatLogprobs | None:
+        return chat_logprobs(self._told[choice]) if self._has_logprobs else None
+
+    def _text_logprobs(self, choice: int) -> TextLogprobs | None:
+        return TextOffsets().logprobs(self._told[choice]) if self._has_logprobs else None
 
     def _add_tokens(self, event: contract.Tokens) -> None:
         for delta in event.deltas:
             self._texts[delta.choice].append(delta.text)
             self._finishes[delta.choice] = delta.finish or self._finishes[delta.choice]
+            self._told[delta.choice] += delta.logprobs or ()

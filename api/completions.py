@@ -29,6 +29,7 @@ def completion_job(
         sampling=request.sampling(request.token_limit, card.vocab_size),
         n=request.n or 1,
         prompts=request.wire_prompts(card.vocab_size),
+        shows_prompt=bool(request.echo),
         stream=bool(request.stream),
         include_usage=request.has_usage,
         metadata=request.metadata or {},

@@ -4,11 +4,12 @@
 rendered once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from api.errors import ApiError
+from api.logprobs import TextOffsets, chat_logprobs
 from api.schema.response import Usage
 from workers import contract
 
@@ -40,6 +41,7 @@ class Frames:
         self._after = after
         self._prefixes = [self._prefix(choice) for choice in range(job.num_choices)]
         self._going_on = self._suffix(None)
+        self._logprobs = [_Logprobs(is_chat) for _ in range(job.num_choices)]
 
     def render(self, events: Iterable[contract.Event]) -> bytes:
         """The frames of these events, in one piece; empty if there is nothing to show."""
@@ -58,8 +60,11 @@ class Frames:
     def _tokens(self, event: contract.Tokens, frames: list[bytes]) -> None:
         number = event.offset
         for delta in event.deltas:
-            if number > self._after and (delta.text or delta.finish):
-                suffix = self._suffix(delta.finish) if delta.finish else self._going_on
+            told = self._logprobs[delta.choice].take(delta.logprobs) if delta.logprobs else None
+            if number > self._after and (delta.text or delta.finish or told):
+                suffix = self._going_on
+                if delta.finish or told:
+                    suffix = self._suffix(delta.finish, told)
                 text = _json(delta.text)
                 frames.append(
                     b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], text, suffix)
@@ -89,9 +94,22 @@ class Frames:
     def _prefix(self, choice: int) -> bytes:
         return b'%b{"index":%d,%b' % (self._head, choice, self._text_key)
 
-    def _suffix(self, finish: str | None) -> bytes:
-        return b'%b,"logprobs":null,"finish_reason":%b}%b' % (
+    def _suffix(self, finish: str | None, logprobs: bytes | None = None) -> bytes:
+        return b'%b,"logprobs":%b,"finish_reason":%b}%b' % (
             self._text_end,
+            logprobs or b"null",
             _json(finish),
             self._tail,
         )
+
+
+class _Logprobs:
+    """Those of one choice as JSON; what a client has already still counts for the offsets."""
+
+    def __init__(self, is_chat: bool) -> None:
+        self._offsets = None if is_chat else TextOffsets()
+
+    def take(self, told: Sequence[contract.TokenLogprob]) -> bytes:
+        if self._offsets is None:
+            return _json(chat_logprobs(told))
+        return _json(self._offsets.logprobs(told))

@@ -133,9 +133,10 @@ class Engine:
     def _check_request(self, request: SequenceRequest) -> None:
         if not request.prompt_ids:
             raise InvalidInput("The prompt has no tokens.", "prompt")
-        if len(request.prompt_ids) + 1 > self.info.context_length:
-            raise PromptTooLong(len(request.prompt_ids) + 1, self.info.context_length)
         params = request.params
+        num_tokens = len(request.prompt_ids) + min(params.max_tokens, 1)
+        if num_tokens > self.info.context_length:
+            raise PromptTooLong(num_tokens, self.info.context_length)
         self._check_ids(request.prompt_ids, "prompt")
         self._check_ids(request.output_ids, "output_ids")
         self._check_ids(params.stop_token_ids, "stop_token_ids")

@@ -69,7 +69,7 @@ class PromptLogprobs:
         first, num_top = sequence.num_computed, sequence.params.num_prompt_logprobs or 0
         found = self._found.setdefault(sequence.id, {})
         targets = sequence.token_ids[first + 1 : sequence.num_prompt_tokens]
-        for rows in hidden[: len(targets)].split(PROMPT_ROWS):
+        for rows in torch.split(hidden[: len(targets)], PROMPT_ROWS):
             ids, targets = targets[: len(rows)], targets[len(rows) :]
             described = _describe(_log_softmax(logits_of(rows)), ids, [num_top] * len(rows))
             found.update(enumerate(described, start=first + 1))
@@ -99,9 +99,7 @@ def add_logprobs(
         new = [logprobs[place]] if place in logprobs and output.token_ids else []
         prompt = prompts.take(sequence) if sequence.wants_prompt_logprobs else []
         if new or prompt:
-            described[place] = msgspec.structs.replace(
-                output, logprobs=new, prompt_logprobs=prompt
-            )
+            described[place] = msgspec.structs.replace(output, logprobs=new, prompt_logprobs=prompt)
     return described
 
 

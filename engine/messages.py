@@ -22,7 +22,7 @@ class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """The natural log-probability of a token, and the most probable ids in its place with theirs."""
+    """A token's natural log-probability, and the most probable ids in its place with theirs."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
+from engine.messages import TokenLogprob as EngineLogprob
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
 from workers.contract import Delta
+from workers.logprobs import of_prompt, of_tokens
 
 
 class Choice(Answer):
@@ -15,8 +17,34 @@ class Choice(Answer):
     ) -> None:
         super().__init__(tokenizer, stops, is_continuation=is_continuation)
         self.number = number
+        self.has_shown_prompt = False
+        self._tokenizer = tokenizer
 
-    def push(self, token_ids: Sequence[int], finish: str | None) -> Delta:
+    def push(
+        self,
+        token_ids: Sequence[int],
+        finish: str | None,
+        described: Sequence[EngineLogprob] = (),
+    ) -> Delta:
         """Take what one step made, up to the token that completes a stop string."""
         taken, text = self.take(token_ids, finish)
-        return Delta(self.number, taken, text, self.finish)
+        logprobs = of_tokens(self._tokenizer, taken, described[: len(taken)])
+        return Delta(self.number, taken, text, self.finish, logprobs)
+
+    def show_prompt(
+        self,
+        prompt: str | Sequence[int],
+        prompt_ids: Sequence[int],
+        described: Sequence[EngineLogprob] | None,
+    ) -> Delta:
+        """The prompt as the beginning of the answer, as text if it came as text.
+
+        `described` is what the engine says of its tokens, None if it was not asked.
+        """
+        self.has_shown_prompt = True
+        if isinstance(prompt, str):
+            text = prompt
+        else:
+            text = self._tokenizer.decode(prompt_ids, skip_special_tokens=False)
+        logprobs = None if described is None else of_prompt(self._tokenizer, prompt_ids, described)
+        return Delta(self.number, (), text, None, logprobs, is_prompt=True)

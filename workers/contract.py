@@ -62,6 +62,7 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    logprobs: int | None = None  # alternatives beside each token's log-probability; None: no word
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     messages: list[dict[str, Any]] | None = None
     prompts: list[str | list[int]] | None = None
+    shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
     template_kwargs: dict[str, Any] = {}
     stream: bool = False
     include_usage: bool = False
@@ -119,17 +121,31 @@ class Usage(msgspec.Struct, frozen=True, array_like=True):
     cached_tokens: int = 0
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token, the natural logarithm of its probability, and the most probable ones in its place.
+
+    The probability is the model's own, whatever the sampler did to it. The first token of a prompt
+    has none.
+    """
+
+    token: bytes
+    logprob: float | None
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What one engine step made for one choice.
 
-    `text` lags `token_ids` while a character or a stop string is open.
+    `text` lags `token_ids` while a character or a stop string is open. `logprobs` has one item a
+    token. One that `is_prompt` repeats the prompt: its text and log-probabilities, no new token.
     """
 
     choice: int
     token_ids: tuple[int, ...]
     text: str
     finish: str | None = None  # stop, length
-    logprobs: Any = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    is_prompt: bool = False
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):

@@ -119,8 +119,9 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     limit = _room(info)
     asked = job.sampling.max_tokens
     room = limit - num_prompt
-    if room < max(asked or 0, 1):
-        raise PromptTooLong(num_prompt + max(asked or 0, 1), limit, job.prompt_param)
+    needed = 1 if asked is None else asked
+    if room < needed:
+        raise PromptTooLong(num_prompt + needed, limit, job.prompt_param)
     if asked is not None:
         return asked
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
@@ -150,6 +151,8 @@ def _params(
         logit_bias=asked.logit_bias | dict.fromkeys(defaults.never_ids(vocab_size), -math.inf),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
+        num_logprobs=asked.logprobs,
+        num_prompt_logprobs=asked.logprobs if job.shows_prompt else None,
     )
 
 

@@ -3,13 +3,13 @@
 Knows no HTTP and no template.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
-from api.schema.sampling import SamplingFields, _PositiveInt
+from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
 
 Scalar = str | int | float | bool | None
 
@@ -52,16 +52,29 @@ class Message(msgspec.Struct):
 class ChatRequest(SamplingFields, kw_only=True):
     """POST /v1/chat/completions."""
 
+    supported: ClassVar[frozenset[str]] = frozenset({"logprobs", "top_logprobs"})
+
     messages: str | Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: _PositiveInt | None = None
     chat_template_kwargs: dict[str, Scalar] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     @property
     def token_limit(self) -> int | None:
         """Most tokens per choice; None: as many as the context holds."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def num_logprobs(self) -> int | None:
+        """As SamplingFields has it. Raises ApiError."""
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            what = "'top_logprobs' needs 'logprobs' to be true."
+            raise ApiError("invalid_value", what, "top_logprobs")
+        return None
 
     def wire_messages(self) -> list[dict[str, Any]]:
         """The messages as the template sees them: content is text. Raises ApiError."""

@@ -3,12 +3,12 @@
 Knows no HTTP and no tokenizer.
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
 from api.errors import ApiError
-from api.schema.sampling import MAX_CHOICES, SamplingFields, check_token_ids
+from api.schema.sampling import MAX_CHOICES, SamplingFields, TopLogprobs, _Count, check_token_ids
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -19,12 +19,21 @@ _PROMPT = "prompt"
 class CompletionRequest(SamplingFields, kw_only=True):
     """POST /v1/completions. `prompt` is text, texts, token ids or lists of token ids."""
 
+    supported: ClassVar[frozenset[str]] = frozenset({"logprobs", "echo"})
+
     prompt: str | list[str | _TokenId | list[_TokenId]]
+    max_tokens: _Count | None = None
+    logprobs: TopLogprobs | None = None
+    echo: bool | None = None
 
     @property
     def token_limit(self) -> int:
         """Most tokens per choice."""
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+
+    def num_logprobs(self) -> int | None:
+        """As SamplingFields has it."""
+        return self.logprobs
 
     def wire_prompts(self, vocab_size: int) -> list[str | list[int]]:
         """The prompts, none of them empty. Raises ApiError."""

@@ -1,6 +1,6 @@
 """The JSON that the API answers with: OpenAI's objects as Structs. Knows no HTTP and no job."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -29,6 +29,39 @@ class Usage(msgspec.Struct, frozen=True):
         return cls(usage.prompt_tokens, usage.completion_tokens, total, details)
 
 
+class ChatTop(msgspec.Struct, frozen=True):
+    """A token that might have been."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatToken(msgspec.Struct, frozen=True):
+    """A token of a chat's answer, its log-probability, and the most probable ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[ChatTop]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of a chat's answer, or of a part of it."""
+
+    content: list[ChatToken]
+    refusal: None = None
+
+
+class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokens of a completion, in columns."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
 class ChatMessage(msgspec.Struct, frozen=True):
     """What the assistant said."""
 
@@ -43,7 +76,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: ChatMessage
     finish_reason: str | None
-    logprobs: Any = None
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -52,7 +85,7 @@ class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: str | None
-    logprobs: Any = None
+    logprobs: TextLogprobs | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

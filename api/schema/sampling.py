@@ -19,6 +19,8 @@ _INT64 = Meta(ge=-(2**63), le=2**63 - 1)
 _Seed = Annotated[int, _INT64]
 _PositiveInt = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+MAX_LOGPROBS = 20
+TopLogprobs = Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
@@ -87,7 +89,12 @@ class SamplingFields(RefusedFields, kw_only=True):
             stop=self._stop_strings(),
             stop_token_ids=tuple(self.stop_token_ids or ()),
             ignore_eos=bool(self.ignore_eos),
+            logprobs=self.num_logprobs(),
         )
+
+    def num_logprobs(self) -> int | None:
+        """Alternatives beside each token's log-probability; None: no word of it."""
+        return None
 
     def _check(self, max_tokens: int | None, vocab_size: int) -> None:
         if self.best_of not in (None, self.n or 1):

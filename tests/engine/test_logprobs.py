@@ -4,7 +4,6 @@ import msgspec
 import pytest
 import torch
 
-from engine.config import EngineConfig
 from tests.engine.hash_model import HashModel, drain, hash_tokens, make_engine, request
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.messages import SequenceOutput, SequenceRequest
@@ -60,6 +61,15 @@ class Table:
         )
         self.run.replay(past)
         self.runs.start(self.run)
+
+    def tell(self, **outputs: SequenceOutput) -> None:
+        """One engine step, in full: `c0=SequenceOutput(id="", …)`."""
+        self.runs.on_outputs(
+            [
+                msgspec.structs.replace(output, id=f"j/{name[1:]}/{self.run.attempt}")
+                for name, output in outputs.items()
+            ]
+        )
 
     def step(self, **outputs: tuple[list[int], str | None]) -> None:
         """One engine step: `c0=([1, 2], None)`."""

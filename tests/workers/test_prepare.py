@@ -94,7 +94,14 @@ def test_without_max_tokens_a_chat_fills_the_context_and_a_completion_stops_at_1
 
 @pytest.mark.parametrize(
     ("num_prompt", "max_tokens", "fits"),
-    [(60, 4, True), (60, 5, False), (63, None, True), (64, None, False), (64, 0, False)],
+    [
+        (60, 4, True),
+        (60, 5, False),
+        (63, None, True),
+        (64, None, False),
+        (64, 0, True),
+        (65, 0, False),
+    ],
 )
 def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fits):
     job = make_job(prompts=[[5] * num_prompt], max_tokens=max_tokens)
