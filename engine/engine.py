@@ -141,6 +141,9 @@ class Engine:
         self._check_ids(request.output_ids, "output_ids")
         self._check_ids(params.stop_token_ids, "stop_token_ids")
         self._check_ids(params.logit_bias, "logit_bias")
+        self._check_ids(params.allowed_token_ids, "allowed_token_ids")
+        for word in params.bad_words:
+            self._check_ids(word, "bad_words")
         if request.id in self._ended or request.id in self._scheduler:
             raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine import gumbel, sampling
+from engine import gumbel, history, sampling
 from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
@@ -21,6 +21,7 @@ _RECORD = np.dtype(
         *((name, np.float32) for name in ("frequency", "presence", "repetition")),
         *((name, np.int64) for name in ("seed", "choice", "top_k", "first_free")),
         *((name, np.bool_) for name in ("is_drawn", "is_penalized", "is_biased")),
+        *((name, np.bool_) for name in ("is_dry", "is_restricted")),
     ],
     align=True,  # torch takes no field whose stride is not a multiple of its size
 )
@@ -39,6 +40,7 @@ class Sampler:
         self._bias: dict[int, tuple[Int64, NDArray[np.float32]]] = {}
         self._stop_ids: dict[int, Int64] = {}
         self._counts = TokenCounts(max_seqs, vocab_size, device)
+        self._sequences: dict[int, Sequence] = {}  # those that look at their tokens
 
     def set(self, sequence: Sequence) -> None:
         """Take a sequence's parameters and tokens into its row."""
@@ -52,6 +54,9 @@ class Sampler:
         )
         stop_ids = sequence.rule.stop_ids
         self._stop_ids[row] = np.fromiter(stop_ids, np.int64, len(stop_ids))
+        self._sequences.pop(row, None)
+        if self._records[row]["is_dry"] or self._records[row]["is_restricted"]:
+            self._sequences[row] = sequence
         if self._records[row]["is_penalized"]:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
 
@@ -63,9 +68,11 @@ class Sampler:
         if not self._is_special[sampled.rows].any():
             return sampling.best(logits)
         records = self._records[sampled.rows]
+        self._penalize_repetitions(logits, sampled.rows, np.flatnonzero(records["is_dry"]))
         penalized = np.flatnonzero(records["is_penalized"])
         self._penalize(logits, sampled.rows, records, penalized)
         self._add_bias(logits, sampled.rows, np.flatnonzero(records["is_biased"]))
+        self._restrict(logits, sampled.rows, np.flatnonzero(records["is_restricted"]))
         self._mask_stops(logits, sampled, records)
         ids = sampling.best(logits)
         drawn = np.flatnonzero(records["is_drawn"])
@@ -75,6 +82,25 @@ class Sampler:
         if penalized.size:
             self._counts.add(self._tensor(sampled.rows[penalized]), ids[self._tensor(penalized)])
         return ids
+
+    def _penalize_repetitions(self, logits: Tensor, rows: Int64, index: Int64) -> None:
+        for line in index.tolist():
+            sequence = self._sequences[int(rows[line])]
+            assert sequence.params.dry is not None
+            history.penalize_repetition(logits[line], sequence.token_ids, sequence.params.dry)
+
+    def _restrict(self, logits: Tensor, rows: Int64, index: Int64) -> None:
+        """Leave what a row may say, less what would complete a bad word."""
+        for line in index.tolist():
+            sequence = self._sequences[int(rows[line])]
+            params = sequence.params
+            if params.allowed_token_ids:
+                allowed = self._tensor(np.asarray(params.allowed_token_ids))
+                kept = logits[line, allowed]
+                logits[line].fill_(-torch.inf)
+                logits[line, allowed] = kept
+            bad = history.forbidden_ids(sequence.output_ids, params.bad_words)
+            logits[line, self._tensor(np.asarray(bad, dtype=np.int64))] = -torch.inf
 
     def _penalize(self, logits: Tensor, rows: Int64, records: Records, index: Int64) -> None:
         if not index.size:
@@ -136,8 +162,16 @@ class Sampler:
 def _is_special(params: SamplingParams) -> bool:
     """True if a row needs more than its largest logit."""
     return (
-        _is_drawn(params) or _is_penalized(params) or bool(params.logit_bias or params.min_tokens)
+        _is_drawn(params)
+        or _is_penalized(params)
+        or _is_restricted(params)
+        or params.dry is not None
+        or bool(params.logit_bias or params.min_tokens)
     )
+
+
+def _is_restricted(params: SamplingParams) -> bool:
+    return bool(params.allowed_token_ids or params.bad_words)
 
 
 def _is_drawn(params: SamplingParams) -> bool:
@@ -161,6 +195,7 @@ def _record(params: SamplingParams, min_length: int, vocab_size: int) -> tuple[o
         params.top_k if 0 < params.top_k < vocab_size else vocab_size,
         min_length if params.min_tokens else 0,
         *(_is_drawn(params), _is_penalized(params), bool(params.logit_bias)),
+        *(params.dry is not None, _is_restricted(params)),
     )
 
 
