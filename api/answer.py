@@ -26,7 +26,8 @@ class Answer:
         self._texts: list[list[str]] = [[] for _ in range(job.num_choices)]
         self._finishes: list[str | None] = [None] * job.num_choices
         self._told: list[list[contract.TokenLogprob]] = [[] for _ in range(job.num_choices)]
-        self._has_logprobs = job.sampling.logprobs is not None
+        self._has_logprobs = job.sampling.logprobs is not None and not job.hides_logprobs
+        self._scores = [_Score() for _ in range(job.num_choices)]
         self._usage: contract.Usage | None = None
 
     def add(self, events: Iterable[contract.Event]) -> None:
@@ -65,9 +66,20 @@ class Answer:
 
     def _text_choices(self) -> list[TextChoice]:
         return [
-            TextChoice(i, "".join(texts), self._finishes[i], self._text_logprobs(i))
-            for i, texts in enumerate(self._texts)
+            TextChoice(i, "".join(self._texts[c]), self._finishes[c], self._text_logprobs(c))
+            for i, c in enumerate(self._shown())
         ]
+
+    def _shown(self) -> list[int]:
+        """The numbers of the answers to show: all, or of each prompt the `best`."""
+        num_each, best = self._job.n, self._job.best
+        if not best:
+            return list(range(self._job.num_choices))
+        shown: list[int] = []
+        for first in range(0, self._job.num_choices, num_each):
+            group = range(first, first + num_each)
+            shown += sorted(group, key=lambda c: self._scores[c].mean, reverse=True)[:best]
+        return shown
 
     def _chat_logprobs(self, choice: int) -> ChatLogprobs | None:
         return chat_logprobs(self._told[choice]) if self._has_logprobs else None
@@ -80,3 +92,22 @@ class Answer:
             self._texts[delta.choice].append(delta.text)
             self._finishes[delta.choice] = delta.finish or self._finishes[delta.choice]
             self._told[delta.choice] += delta.logprobs or ()
+            if self._job.best and not delta.is_prompt:
+                self._scores[delta.choice].add(delta.logprobs or ())
+
+
+class _Score:
+    """The mean log-probability of an answer's tokens."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0
+
+    def add(self, told: Iterable[contract.TokenLogprob]) -> None:
+        for item in told:
+            self._sum += item.logprob or 0.0
+            self._count += 1
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(self._count, 1)

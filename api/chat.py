@@ -30,7 +30,9 @@ def chat_job(
         n=request.n or 1,
         messages=request.wire_messages(),
         template_kwargs=request.template_kwargs(),
+        continues_message=request.continues_message(),
         stream=bool(request.stream),
         include_usage=request.has_usage,
+        includes_usage_always=request.has_usage_always,
         metadata=request.metadata or {},
     )

@@ -41,6 +41,7 @@ class Frames:
         self._after = after
         self._prefixes = [self._prefix(choice) for choice in range(job.num_choices)]
         self._going_on = self._suffix(None)
+        self._counts = _Counts() if job.includes_usage_always else None
         self._logprobs = [_Logprobs(is_chat) for _ in range(job.num_choices)]
 
     def render(self, events: Iterable[contract.Event]) -> bytes:
@@ -61,9 +62,11 @@ class Frames:
         number = event.offset
         for delta in event.deltas:
             told = self._logprobs[delta.choice].take(delta.logprobs) if delta.logprobs else None
+            if self._counts is not None:
+                self._tail = self._counts.add(len(delta.token_ids))
             if number > self._after and (delta.text or delta.finish or told):
                 suffix = self._going_on
-                if delta.finish or told:
+                if delta.finish or told or self._counts is not None:
                     suffix = self._suffix(delta.finish, told)
                 text = _json(delta.text)
                 frames.append(
@@ -72,6 +75,8 @@ class Frames:
             number += 1
 
     def _started(self, event: contract.Started, frames: list[bytes]) -> None:
+        if self._counts is not None:
+            self._tail = self._counts.start(event.prompt_tokens)
         if event.offset <= self._after or not self._roles:
             return
         for choice in self._roles:
@@ -101,6 +106,23 @@ class Frames:
             _json(finish),
             self._tail,
         )
+
+
+class _Counts:
+    """The usage so far, as the end of each frame."""
+
+    def __init__(self) -> None:
+        self._prompt = self._completion = 0
+
+    def start(self, prompt_tokens: int) -> bytes:
+        self._prompt = prompt_tokens
+        return self.add(0)
+
+    def add(self, num_tokens: int) -> bytes:
+        self._completion += num_tokens
+        counts = (self._prompt, self._completion, self._prompt + self._completion)
+        usage = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % counts
+        return b'],"usage":%b}\n\n' % usage
 
 
 class _Logprobs:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from engine.messages import TokenLogprob as EngineLogprob
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
-from workers.contract import Delta
+from workers.contract import Delta, Sampling
 from workers.logprobs import of_prompt, of_tokens
 
 
@@ -13,9 +13,15 @@ class Choice(Answer):
     """Answer number `number` of a job."""
 
     def __init__(
-        self, number: int, tokenizer: Tokenizer, stops: Sequence[str], *, is_continuation: bool
+        self, number: int, tokenizer: Tokenizer, asked: Sampling, *, is_continuation: bool
     ) -> None:
-        super().__init__(tokenizer, stops, is_continuation=is_continuation)
+        super().__init__(
+            tokenizer,
+            asked.stop,
+            is_continuation=is_continuation,
+            skip_special_tokens=not asked.shows_special_tokens,
+            includes_stop=asked.includes_stop,
+        )
         self.number = number
         self.has_shown_prompt = False
         self._tokenizer = tokenizer

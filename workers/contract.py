@@ -45,6 +45,15 @@ RESPONSES = "/v1/responses"  # the endpoint whose names differ from those of its
 ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first
 
 
+class Dry(msgspec.Struct, frozen=True, kw_only=True):
+    """DRY repetition penalty. No repetition goes across a token whose text has a breaker."""
+
+    multiplier: float
+    base: float = 1.75
+    allowed_length: int = 2
+    breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+
+
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a request asks of the sampler. None: the model's default (generation_config.json)."""
 
@@ -62,6 +71,12 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    dry: Dry | None = None
+    includes_stop: bool = False  # the stop string that was met is shown
+    shows_special_tokens: bool = False
+    truncates_prompt: bool = False  # one that is too long loses its beginning
     logprobs: int | None = None  # alternatives beside each token's log-probability; None: no word
 
 
@@ -85,8 +100,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     prompts: list[str | list[int]] | None = None
     shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
     template_kwargs: dict[str, Any] = {}
+    continues_message: bool = False  # the last message is the answer's beginning
     stream: bool = False
     include_usage: bool = False
+    includes_usage_always: bool = False  # in every chunk of a stream
+    best: int = 0  # answers to show of each prompt's `n`, the most probable ones; 0: all
+    hides_logprobs: bool = False  # they were asked of the engine for `best` alone
     tenant: str = ""
     service_class: ServiceClass = "default"
     endpoint: str = ""  # the route it came in by, which decides how it is shown again
@@ -99,6 +118,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     line: int = -1
     echo: dict[str, Any] = {}  # what the endpoint repeats of its request
     metadata: dict[str, str] = {}
+
+    @property
+    def continues_text(self) -> bool:
+        """True if the answer's text goes on where the prompt's ends."""
+        return self.kind == "completion" or self.continues_message
 
     @property
     def prompt_param(self) -> str:

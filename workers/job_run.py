@@ -74,7 +74,7 @@ class JobRun:
         self.num_replayed = 0
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.choices = [
-            Choice(n, tokenizer, job.sampling.stop, is_continuation=job.kind == "completion")
+            Choice(n, tokenizer, job.sampling, is_continuation=job.continues_text)
             for n in range(len(plans))
         ]
         self._plans = plans

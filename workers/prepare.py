@@ -10,6 +10,7 @@ from engine.messages import EngineInfo
 from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
 from workers.contract import Job
+from workers.word_rules import Rules, bad_word_ids, dry_params
 
 T = TypeVar("T")
 
@@ -32,11 +33,15 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     """The plans of all choices, in order. Raises EngineError for what only the model can judge."""
     _check_ids(job.sampling.logit_bias, info, "logit_bias")
     _check_ids(job.sampling.stop_token_ids, info, "stop_token_ids")
+    _check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
     plans: list[Plan] = []
+    rules = _rules(job, text, info)
     for number, prompt_ids in enumerate(_prompts(job, text, info)):
+        if job.sampling.truncates_prompt:
+            prompt_ids = prompt_ids[-_prompt_room(job, info) :]
         max_tokens = _max_tokens(job, len(prompt_ids), info)
         for choice in range(number * job.n, (number + 1) * job.n):
-            params = _params(job, text, choice, max_tokens, info.vocab_size)
+            params = _params(job, text, choice, max_tokens, info.vocab_size, rules)
             plans.append(Plan(number, prompt_ids, params))
     return plans
 
@@ -44,7 +49,10 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
 def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
     if job.kind == "chat":
         return [_chat_ids(job, text, info)]
-    return [_prompt_ids(prompt, text, info) for prompt in job.prompts or []]
+    return [
+        _prompt_ids(prompt, text, info, is_cut=job.sampling.truncates_prompt)
+        for prompt in job.prompts or []
+    ]
 
 
 def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
@@ -59,8 +67,11 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
         text.tokenizer,
         job.messages or [],
         now_s=job.created_s,
+        continues_message=job.continues_message,
         **_own_variables(job.template_kwargs),
     )
+    if job.sampling.truncates_prompt:
+        prompt = prompt.tail(_room(info) * MAX_CHARS_PER_TOKEN)
     _check_length(prompt.text, text, info, job.prompt_param)
     return _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
 
@@ -70,10 +81,14 @@ def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "now_s"}
 
 
-def _prompt_ids(prompt: str | list[int], text: TextModel, info: EngineInfo) -> list[int]:
+def _prompt_ids(
+    prompt: str | list[int], text: TextModel, info: EngineInfo, *, is_cut: bool
+) -> list[int]:
     if isinstance(prompt, list):
         _check_ids(prompt, info, "prompt")
         return _not_empty(prompt, "prompt")
+    if is_cut:
+        prompt = prompt[-_room(info) * MAX_CHARS_PER_TOKEN :]
     _check_length(prompt, text, info, "prompt")
     ids = text.tokenizer.encode(prompt)
     bos_id = text.tokenizer.bos_id
@@ -99,6 +114,15 @@ def _check_length(prompt: str, text: TextModel, info: EngineInfo, param: str) ->
 def _room(info: EngineInfo) -> int:
     """Tokens that prompt and answer may have together."""
     return min(info.context_length, info.kv_tokens)
+
+
+def _prompt_room(job: Job, info: EngineInfo) -> int:
+    """Tokens that a prompt keeps which may be cut: the answer gets what it asks, or a quarter."""
+    limit, asked = _room(info), job.sampling.max_tokens
+    room = limit - max(limit // 4, 1) if asked is None else limit - asked
+    if room < 1:
+        raise PromptTooLong(limit - room + 1, limit, job.prompt_param)
+    return room
 
 
 def _not_empty(ids: list[int], param: str) -> list[int]:
@@ -128,7 +152,7 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
 
 
 def _params(
-    job: Job, text: TextModel, choice: int, max_tokens: int, vocab_size: int
+    job: Job, text: TextModel, choice: int, max_tokens: int, vocab_size: int, rules: Rules
 ) -> SamplingParams:
     """What the request says, else the model's makers, else what changes nothing."""
     asked, defaults = job.sampling, text.defaults
@@ -151,8 +175,19 @@ def _params(
         logit_bias=asked.logit_bias | dict.fromkeys(defaults.never_ids(vocab_size), -math.inf),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
+        allowed_token_ids=asked.allowed_token_ids,
+        bad_words=rules.bad_words,
+        dry=rules.dry,
         num_logprobs=asked.logprobs,
         num_prompt_logprobs=asked.logprobs if job.shows_prompt else None,
+    )
+
+
+def _rules(job: Job, text: TextModel, info: EngineInfo) -> Rules:
+    asked = job.sampling
+    return Rules(
+        bad_word_ids(asked.bad_words, text.tokenizer),
+        None if asked.dry is None else dry_params(asked.dry, text.tokenizer, info.vocab_size),
     )
 
 

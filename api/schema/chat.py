@@ -52,13 +52,17 @@ class Message(msgspec.Struct):
 class ChatRequest(SamplingFields, kw_only=True):
     """POST /v1/chat/completions."""
 
-    supported: ClassVar[frozenset[str]] = frozenset({"logprobs", "top_logprobs"})
+    supported: ClassVar[frozenset[str]] = frozenset(
+        {"logprobs", "top_logprobs", "continue_final_message"}
+    )
 
     messages: str | Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: _PositiveInt | None = None
     chat_template_kwargs: dict[str, Scalar] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
@@ -84,9 +88,24 @@ class ChatRequest(SamplingFields, kw_only=True):
 
     def template_kwargs(self) -> dict[str, Any]:
         """Extra variables for the chat template. Raises ApiError for a name that is taken."""
-        return template_kwargs(
+        kwargs = template_kwargs(
             self.chat_template_kwargs, self.enable_thinking, self.reasoning_effort
         )
+        if self.add_generation_prompt is not None:
+            kwargs["add_generation_prompt"] = self.add_generation_prompt
+        return kwargs
+
+    def continues_message(self) -> bool:
+        """True if the last message is the answer's beginning. Raises ApiError if it cannot be."""
+        if not self.continue_final_message:
+            return False
+        if self.add_generation_prompt:
+            what = "'continue_final_message' and 'add_generation_prompt' exclude each other."
+            raise ApiError("invalid_value", what, "continue_final_message")
+        if isinstance(self.messages, str) or self.messages[-1].role != "assistant":
+            what = "'continue_final_message' needs a last message of the assistant."
+            raise ApiError("invalid_value", what, "messages")
+        return True
 
 
 def template_kwargs(

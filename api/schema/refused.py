@@ -17,7 +17,6 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
     "modalities": (None, [], ["text"]),
-    "skip_special_tokens": (None, True),
 }
 
 
@@ -48,14 +47,8 @@ class RefusedFields(msgspec.Struct, kw_only=True):
     adapters: Any = None
     echo: Any = None
     suffix: Any = None
-    bad_words: Any = None
-    allowed_token_ids: Any = None
     use_beam_search: Any = None
     continue_final_message: Any = None
-    include_stop_str_in_output: Any = None
-    skip_special_tokens: Any = None
-    truncate_sequence: Any = None
-    dry_multiplier: Any = None
 
     def check_refused(self) -> None:
         """Raise ApiError `unsupported_parameter` for the first field that asks for what we lack."""

@@ -12,7 +12,7 @@ class Answer:
 
     `token_ids` end with the token that completed a stop string. Pushing the same ids again brings a
     new answer to the same state. `is_continuation` and `skip_special_tokens` are as `Detokenizer`
-    has them.
+    has them; with `includes_stop` the stop string that is met is shown.
     """
 
     def __init__(
@@ -22,12 +22,13 @@ class Answer:
         *,
         is_continuation: bool,
         skip_special_tokens: bool = True,
+        includes_stop: bool = False,
     ) -> None:
         self.token_ids: list[int] = []
         self.finish: str | None = None
         self.cached_tokens = 0
         self._detokenizer = Detokenizer(tokenizer, is_continuation, skip_special_tokens)
-        self._stops = StopStrings(stops) if stops else None
+        self._stops = StopStrings(stops, is_shown=includes_stop) if stops else None
 
     @property
     def matched_stop(self) -> str | None:

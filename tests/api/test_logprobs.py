@@ -89,3 +89,48 @@ def test_a_stream_s_offsets_go_on_after_a_resume():
     all_told = streamed(with_logprobs(text_job))
     assert [t["text_offset"] for t in all_told] == [[0], [1], [2]]
     assert streamed(with_logprobs(text_job), after=1) == all_told[1:]
+
+
+def scored(*values):
+    return tuple(TokenLogprob(b"x", value) for value in values)
+
+
+def test_the_most_probable_of_each_prompt_s_answers_are_shown_best_first():
+    of = text_job(
+        **{"sampling": Sampling(seed=1, logprobs=0), "prompts": ["a", "b"], "n": 3, "best": 2},
+        hides_logprobs=True,
+    )
+    values = [(-1.0, -1.0), (-0.1, -4.0), (-0.5,), (-9.0,), (-3.0, -3.0, -3.0), (-2.0, -5.0)]
+    log = [
+        Tokens(c + 1, (Delta(c, (1,) * len(v), str(c), "stop", scored(*v)),))
+        for c, v in enumerate(values)
+    ]
+    answer = Answer(of)
+    answer.add([*log, Done(7, Usage(2, 12))])
+    shown = answer.response()
+    assert [(c.index, c.text) for c in shown.choices] == [(0, "2"), (1, "0"), (2, "4"), (3, "5")]
+    assert all(c.logprobs is None for c in shown.choices)
+    assert shown.usage.completion_tokens == 12
+
+
+def test_an_echoed_prompt_does_not_count_for_the_best():
+    of = text_job(sampling=Sampling(seed=1, logprobs=0), n=2, best=1, shows_prompt=True)
+    log = [
+        Tokens(
+            1,
+            (
+                Delta(0, (), "p", None, scored(-0.0), True),
+                Delta(0, (1,), "a", "stop", scored(-2.0)),
+            ),
+        ),
+        Tokens(
+            3,
+            (
+                Delta(1, (), "p", None, scored(-9.0), True),
+                Delta(1, (1,), "b", "stop", scored(-1.0)),
+            ),
+        ),
+    ]
+    answer = Answer(of)
+    answer.add(log)
+    assert [c.text for c in answer.response().choices] == ["pb"]
