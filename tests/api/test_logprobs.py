@@ -5,6 +5,7 @@ import math
 import pytest
 
 from api.answer import Answer
+from api.schema.response import TextChoice
 from api.stream import Frames
 from tests.api.test_stream import job, parse, text_job
 from workers.contract import Delta, Done, Event, Sampling, Started, TokenLogprob, Tokens, Usage
@@ -69,7 +70,11 @@ def test_an_echoed_prompt_s_first_token_has_none():
 
 @pytest.mark.parametrize("make", [job, text_job])
 def test_without_being_asked_there_are_none(make):
-    plain = [Started(0, 3), Tokens(1, (Delta(0, (1,), "a", "stop"),)), Done(2, Usage(3, 1))]
+    plain: list[Event] = [
+        Started(0, 3),
+        Tokens(1, (Delta(0, (1,), "a", "stop"),)),
+        Done(2, Usage(3, 1)),
+    ]
     assert whole(make(), plain) is None
     assert parse(Frames(make()).render(plain))[-2][1]["choices"][0]["logprobs"] is None
 
@@ -91,6 +96,11 @@ def test_a_stream_s_offsets_go_on_after_a_resume():
     assert streamed(with_logprobs(text_job), after=1) == all_told[1:]
 
 
+def text_of(choice):
+    assert isinstance(choice, TextChoice)
+    return choice.text
+
+
 def scored(*values):
     return tuple(TokenLogprob(b"x", value) for value in values)
 
@@ -108,8 +118,14 @@ def test_the_most_probable_of_each_prompt_s_answers_are_shown_best_first():
     answer = Answer(of)
     answer.add([*log, Done(7, Usage(2, 12))])
     shown = answer.response()
-    assert [(c.index, c.text) for c in shown.choices] == [(0, "2"), (1, "0"), (2, "4"), (3, "5")]
+    assert [(c.index, text_of(c)) for c in shown.choices] == [
+        (0, "2"),
+        (1, "0"),
+        (2, "4"),
+        (3, "5"),
+    ]
     assert all(c.logprobs is None for c in shown.choices)
+    assert shown.usage is not None
     assert shown.usage.completion_tokens == 12
 
 
@@ -133,4 +149,4 @@ def test_an_echoed_prompt_does_not_count_for_the_best():
     ]
     answer = Answer(of)
     answer.add(log)
-    assert [c.text for c in answer.response().choices] == ["pb"]
+    assert [text_of(c) for c in answer.response().choices] == ["pb"]

@@ -14,7 +14,7 @@ from tests.engine.hash_model import HashModel, drain, hash_tokens, ids_of, make_
 
 def plain_repetitions(tokens, breakers):
     """As DRY is defined: walk back from every earlier place."""
-    lengths = {}
+    lengths: dict[int, int] = {}
     for place in range(len(tokens) - 1):
         length = 0
         while (

@@ -107,7 +107,8 @@ def test_no_tokens_are_asked_for_and_the_prompt_is_described():
 
 def test_a_prompt_of_one_token_has_none():
     engine = make_engine()
-    [output] = (engine.add(ask(prompt=[4], max_tokens=0)), engine.step())[1]
+    engine.add(ask(prompt=[4], max_tokens=0))
+    [output] = engine.step()
     assert (output.token_ids, output.prompt_logprobs, output.finish) == ([], [], "length")
     assert not engine.has_work()
 

@@ -11,8 +11,8 @@ from workers.contract import Sampling
 
 
 def choice(text, *stops: str, **asked: Any) -> Choice:
-    asked = {"seed": 1, "stop": stops} | asked
-    return Choice(0, text.tokenizer, Sampling(**asked), is_continuation=True)
+    sampling = Sampling(**{"seed": 1, "stop": stops, **asked})
+    return Choice(0, text.tokenizer, sampling, is_continuation=True)
 
 
 def test_the_texts_of_all_steps_are_the_whole_text(text):

@@ -257,8 +257,10 @@ def test_bad_words_are_forbidden_alone_and_behind_a_space(text):
 
 def test_dry_breakers_are_the_tokens_whose_text_has_one(text):
     (plan,) = prepare(make_job(dry=Dry(multiplier=0.8, breakers=("\n", "ll"))), text, INFO)
-    assert (plan.params.dry.multiplier, plan.params.dry.base) == (0.8, 1.75)
-    ids = set(plan.params.dry.breaker_ids)
+    dry = plan.params.dry
+    assert dry is not None
+    assert (dry.multiplier, dry.base) == (0.8, 1.75)
+    ids = set(dry.breaker_ids)
     for token_id in range(INFO.vocab_size):
         piece = text.tokenizer.decode([token_id], skip_special_tokens=False)
         assert (token_id in ids) == ("\n" in piece or "ll" in piece)
