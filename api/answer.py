@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from api.errors import ApiError
+from api.heard import Heard
 from api.logprobs import TextOffsets, chat_logprobs
 from api.schema.response import (
     ChatChoice,
     ChatLogprobs,
-    ChatMessage,
     Completion,
     TextChoice,
     TextLogprobs,
@@ -23,7 +23,7 @@ class Answer:
         self.failed: contract.Failed | None = None
         self._job = job
         self._fingerprint = fingerprint
-        self._texts: list[list[str]] = [[] for _ in range(job.num_choices)]
+        self._heard = [Heard() for _ in range(job.num_choices)]
         self._finishes: list[str | None] = [None] * job.num_choices
         self._told: list[list[contract.TokenLogprob]] = [[] for _ in range(job.num_choices)]
         self._has_logprobs = job.sampling.logprobs is not None and not job.hides_logprobs
@@ -60,13 +60,13 @@ class Answer:
 
     def _chat_choices(self) -> list[ChatChoice]:
         return [
-            ChatChoice(i, ChatMessage("".join(texts)), self._finishes[i], self._chat_logprobs(i))
-            for i, texts in enumerate(self._texts)
+            ChatChoice(i, heard.message(), self._finishes[i], self._chat_logprobs(i))
+            for i, heard in enumerate(self._heard)
         ]
 
     def _text_choices(self) -> list[TextChoice]:
         return [
-            TextChoice(i, "".join(self._texts[c]), self._finishes[c], self._text_logprobs(c))
+            TextChoice(i, self._heard[c].text, self._finishes[c], self._text_logprobs(c))
             for i, c in enumerate(self._shown())
         ]
 
@@ -89,7 +89,7 @@ class Answer:
 
     def _add_tokens(self, event: contract.Tokens) -> None:
         for delta in event.deltas:
-            self._texts[delta.choice].append(delta.text)
+            self._heard[delta.choice].add(delta)
             self._finishes[delta.choice] = delta.finish or self._finishes[delta.choice]
             self._told[delta.choice] += delta.logprobs or ()
             if self._job.best and not delta.is_prompt:

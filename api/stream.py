@@ -10,7 +10,7 @@ import msgspec
 
 from api.errors import ApiError
 from api.logprobs import TextOffsets, chat_logprobs
-from api.schema.response import Usage
+from api.schema.response import ToolCallDelta, Usage
 from workers import contract
 
 PING = b": ping\n\n"
@@ -64,15 +64,24 @@ class Frames:
             told = self._logprobs[delta.choice].take(delta.logprobs) if delta.logprobs else None
             if self._counts is not None:
                 self._tail = self._counts.add(len(delta.token_ids))
-            if number > self._after and (delta.text or delta.finish or told):
+            if number > self._after and _is_shown(delta):
                 suffix = self._going_on
                 if delta.finish or told or self._counts is not None:
                     suffix = self._suffix(delta.finish, told)
-                text = _json(delta.text)
+                said = self._said(delta)
                 frames.append(
-                    b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], text, suffix)
+                    b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], said, suffix)
                 )
             number += 1
+
+    def _said(self, delta: contract.Delta) -> bytes:
+        """The text, or of a chat all that was said beside it too, behind the prefix's key."""
+        text = _json(delta.text)
+        if delta.reasoning:
+            text += b',"reasoning_content":%b' % _json(delta.reasoning)
+        if delta.calls:
+            text += b',"tool_calls":%b' % _json([ToolCallDelta.of(call) for call in delta.calls])
+        return text
 
     def _started(self, event: contract.Started, frames: list[bytes]) -> None:
         if self._counts is not None:
@@ -106,6 +115,10 @@ class Frames:
             _json(finish),
             self._tail,
         )
+
+
+def _is_shown(delta: contract.Delta) -> bool:
+    return bool(delta.text or delta.finish or delta.logprobs or delta.reasoning or delta.calls)
 
 
 class _Counts:

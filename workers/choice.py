@@ -6,6 +6,7 @@ from engine.messages import TokenLogprob as EngineLogprob
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
 from workers.contract import Delta, Sampling
+from workers.hearing import Hearing
 from workers.logprobs import of_prompt, of_tokens
 
 
@@ -13,15 +14,27 @@ class Choice(Answer):
     """Answer number `number` of a job."""
 
     def __init__(
-        self, number: int, tokenizer: Tokenizer, asked: Sampling, *, is_continuation: bool
+        self,
+        number: int,
+        tokenizer: Tokenizer,
+        asked: Sampling,
+        *,
+        is_continuation: bool,
+        hearing: Hearing | None = None,
+        job_id: str = "",
     ) -> None:
+        """`hearing` says what the text may have beside an answer; `job_id` names tool calls."""
         super().__init__(
             tokenizer,
             asked.stop,
             is_continuation=is_continuation,
             skip_special_tokens=not asked.shows_special_tokens,
             includes_stop=asked.includes_stop,
+            shown_ids=() if hearing is None else hearing.shown_ids(tokenizer),
         )
+        self._job_id = job_id
+        self._hearing = hearing
+        self._listener = None if hearing is None else hearing.listener()
         self.number = number
         self.has_shown_prompt = False
         self._tokenizer = tokenizer
@@ -35,7 +48,21 @@ class Choice(Answer):
         """Take what one step made, up to the token that completes a stop string."""
         taken, text = self.take(token_ids, finish)
         logprobs = of_tokens(self._tokenizer, taken, described[: len(taken)])
-        return Delta(self.number, taken, text, self.finish, logprobs)
+        if self._hearing is None or self._listener is None:
+            return Delta(self.number, taken, text, self.finish, logprobs)
+        said = self._listener.push(text)
+        if self.finish is not None:
+            said = said.then(self._listener.end())
+        is_call = self.finish == "stop" and self._listener.num_calls > 0
+        return Delta(
+            self.number,
+            taken,
+            said.content,
+            "tool_calls" if is_call else self.finish,
+            logprobs,
+            reasoning=said.reasoning,
+            calls=self._hearing.deltas(self._job_id, self.number, said.calls) or None,
+        )
 
     def show_prompt(
         self,

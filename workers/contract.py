@@ -38,6 +38,7 @@ from workers.keys import (
 )
 from workers.log_events import (
     WORKER_FAILURES as WORKER_FAILURES,
+    CallDelta as CallDelta,
     Delta as Delta,
     Done as Done,
     Event as Event,
@@ -115,6 +116,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     messages: list[dict[str, Any]] | None = None
     prompts: list[str | list[int]] | None = None
     shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
+    tools: list[dict[str, Any]] = []  # those that the model may call
+    max_calls: int | None = None  # of tools, in one answer
+    tells_reasoning: bool = False  # apart from the answer
     template_kwargs: dict[str, Any] = {}
     continues_message: bool = False  # the last message is the answer's beginning
     stream: bool = False

@@ -74,8 +74,15 @@ class JobRun:
         self.num_replayed = 0
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.choices = [
-            Choice(n, tokenizer, job.sampling, is_continuation=job.continues_text)
-            for n in range(len(plans))
+            Choice(
+                n,
+                tokenizer,
+                job.sampling,
+                is_continuation=job.continues_text,
+                hearing=plan.hearing,
+                job_id=job.id,
+            )
+            for n, plan in enumerate(plans)
         ]
         self._plans = plans
         self._token_log = token_log

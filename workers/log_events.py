@@ -25,6 +25,15 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[tuple[bytes, float], ...] = ()
 
 
+class CallDelta(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of tool call `index`: its id and name in the first one, then its arguments' text."""
+
+    index: int
+    id: str | None
+    name: str | None
+    arguments: str
+
+
 class Delta(msgspec.Struct, frozen=True, array_like=True):
     """What one engine step made for one choice.
 
@@ -35,9 +44,11 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     choice: int
     token_ids: tuple[int, ...]
     text: str
-    finish: str | None = None  # stop, length
+    finish: str | None = None  # stop, length, tool_calls
     logprobs: tuple[TokenLogprob, ...] | None = None
     is_prompt: bool = False
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] | None = None
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):

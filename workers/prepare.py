@@ -10,6 +10,8 @@ from engine.messages import EngineInfo
 from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
 from workers.contract import Job
+from workers.hearing import Hearing
+from workers.tool_messages import with_tools
 from workers.word_rules import Rules, bad_word_ids, dry_params
 
 T = TypeVar("T")
@@ -27,6 +29,14 @@ class Plan(NamedTuple):
     prompt: int
     prompt_ids: list[int]
     params: SamplingParams
+    hearing: Hearing | None = None
+
+
+class Prompt(NamedTuple):
+    """A prompt's tokens, and how the answers to it are to be heard."""
+
+    ids: list[int]
+    hearing: Hearing | None = None
 
 
 def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
@@ -36,26 +46,26 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     _check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
     plans: list[Plan] = []
     rules = _rules(job, text, info)
-    for number, prompt_ids in enumerate(_prompts(job, text, info)):
+    for number, (prompt_ids, hearing) in enumerate(_prompts(job, text, info)):
         if job.sampling.truncates_prompt:
             prompt_ids = prompt_ids[-_prompt_room(job, info) :]
         max_tokens = _max_tokens(job, len(prompt_ids), info)
         for choice in range(number * job.n, (number + 1) * job.n):
             params = _params(job, text, choice, max_tokens, info.vocab_size, rules)
-            plans.append(Plan(number, prompt_ids, params))
+            plans.append(Plan(number, prompt_ids, params, hearing))
     return plans
 
 
-def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
+def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[Prompt]:
     if job.kind == "chat":
-        return [_chat_ids(job, text, info)]
+        return [_chat_prompt(job, text, info)]
     return [
-        _prompt_ids(prompt, text, info, is_cut=job.sampling.truncates_prompt)
+        Prompt(_prompt_ids(prompt, text, info, is_cut=job.sampling.truncates_prompt))
         for prompt in job.prompts or []
     ]
 
 
-def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
+def _chat_prompt(job: Job, text: TextModel, info: EngineInfo) -> Prompt:
     if text.chat_template is None:
         raise InvalidInput(
             f"The model {job.model} has no chat template; use /v1/completions, or have it served "
@@ -65,7 +75,8 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     prompt = render_chat(
         text.chat_template,
         text.tokenizer,
-        job.messages or [],
+        with_tools(job.messages or [], job.tools, text.chat_template),
+        tools=job.tools or None,
         now_s=job.created_s,
         continues_message=job.continues_message,
         **_own_variables(job.template_kwargs),
@@ -73,7 +84,8 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     if job.sampling.truncates_prompt:
         prompt = prompt.tail(_room(info) * MAX_CHARS_PER_TOKEN)
     _check_length(prompt.text, text, info, job.prompt_param)
-    return _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
+    ids = _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
+    return Prompt(ids, Hearing.of(job, text.chat_template, prompt.text))
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:

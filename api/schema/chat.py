@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
+from api.schema.tools import ToolChoice, Tools, wire_tools
 
 Scalar = str | int | float | bool | None
 
@@ -53,7 +54,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     """POST /v1/chat/completions."""
 
     supported: ClassVar[frozenset[str]] = frozenset(
-        {"logprobs", "top_logprobs", "continue_final_message"}
+        {"logprobs", "top_logprobs", "continue_final_message", "tools", "tool_choice"}
     )
 
     messages: str | Annotated[list[Message], Meta(min_length=1)]
@@ -63,6 +64,9 @@ class ChatRequest(SamplingFields, kw_only=True):
     reasoning_effort: str | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
 
@@ -94,6 +98,10 @@ class ChatRequest(SamplingFields, kw_only=True):
         if self.add_generation_prompt is not None:
             kwargs["add_generation_prompt"] = self.add_generation_prompt
         return kwargs
+
+    def wire_tools(self) -> list[dict[str, Any]]:
+        """The tools that the model may call. Raises ApiError."""
+        return wire_tools(self.tools, self.tool_choice)
 
     def continues_message(self) -> bool:
         """True if the last message is the answer's beginning. Raises ApiError if it cannot be."""

@@ -62,12 +62,51 @@ class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
     text_offset: list[int]
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """What the assistant said."""
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of a function's call."""
 
-    content: str
+    arguments: str
+    name: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of tool call `index`: the first has its id and name."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+    @classmethod
+    def of(cls, call: contract.CallDelta) -> "ToolCallDelta":
+        """OpenAI's form of what the worker wrote."""
+        kind = None if call.id is None else "function"
+        return cls(call.index, FunctionDelta(call.arguments, call.name), call.id, kind)
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """A function with the arguments that the model chose, as JSON if it wrote JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a tool."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """What the assistant said, thought and called; no content if it only called."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: str | None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):

@@ -20,10 +20,11 @@ class Listener:
         *,
         tools: Format | None = None,
         tool_names: Iterable[str] = (),
+        max_calls: int | None = None,
         thinking: Thinking | None = None,
         is_thinking: bool = False,
     ) -> None:
-        parts = self._parts = Parts(tool_names)
+        parts = self._parts = Parts(tool_names, max_calls)
         self._readings: list[Reading] = []
         self._hear = parts.content
         if tools is not None:

@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 class Call(NamedTuple):
-    """A piece of tool call `index`: its name, once, and then its arguments' text."""
+    """A piece of tool call `number`: its name, once, and then its arguments' text."""
 
-    index: int
+    number: int
     name: str | None
     arguments: str
 
@@ -19,12 +19,20 @@ class Said(NamedTuple):
     reasoning: str = ""
     calls: tuple[Call, ...] = ()
 
+    def then(self, more: "Said") -> "Said":
+        """This and what was said after it."""
+        return Said(
+            self.content + more.content, self.reasoning + more.reasoning, self.calls + more.calls
+        )
+
 
 class Parts:
     """Gathers what readers find. White space between calls, and before one, is nobody's."""
 
-    def __init__(self, tool_names: Iterable[str] = ()) -> None:
+    def __init__(self, tool_names: Iterable[str] = (), max_calls: int | None = None) -> None:
+        """Of calls beyond `max_calls` nothing is told."""
         self.num_calls = 0
+        self._max_calls = max_calls
         self._tool_names = frozenset(tool_names)
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -67,6 +75,8 @@ class Parts:
     def take(self) -> Said:
         """What was found since the last time."""
         calls = _merged(self._calls)
+        if self._max_calls is not None:
+            calls = tuple(call for call in calls if call.number < self._max_calls)
         said = Said("".join(self._content), "".join(self._reasoning), calls)
         self._content, self._reasoning, self._calls = [], [], []
         return said
@@ -75,7 +85,7 @@ class Parts:
 def _merged(calls: Iterable[Call]) -> tuple[Call, ...]:
     merged: list[Call] = []
     for call in calls:
-        if merged and merged[-1].index == call.index and call.name is None:
+        if merged and merged[-1].number == call.number and call.name is None:
             last = merged[-1]
             merged[-1] = last._replace(arguments=last.arguments + call.arguments)
         else:

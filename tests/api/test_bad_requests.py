@@ -38,6 +38,13 @@ def chat(name: str, code: str, param: str | None = None, **fields: Any) -> Bad:
     return Bad(name, CHAT, {"model": "m", "messages": user("hi")} | fields, 400, code, param)
 
 
+F = {"name": "f"}
+
+
+def tool(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
 def text(name: str, code: str, param: str | None = None, **fields: Any) -> Bad:
     return Bad(name, TEXT, {"model": "m", "prompt": "hi"} | fields, 400, code, param)
 
@@ -72,7 +79,7 @@ BAD_REQUESTS = [
     raw("a raw NUL byte", b'{"messages":"a\x00b"}'),
     raw("a lone surrogate", b'{"messages":"\\ud800"}'),
     raw("deep in an unknown field", field(b'"x":' + DEEP)),
-    raw("deep in a known field", field(b'"tools":' + DEEP)),
+    raw("deep in a known field", field(b'"response_format":' + DEEP)),
     raw("deep objects", field(b'"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5000)),
     raw("deep messages", b'{"messages":' + DEEP + b"}", TYPE, "messages[0]"),
     raw("NaN", field(b'"temperature":NaN')),
@@ -177,7 +184,13 @@ BAD_REQUESTS = [
         chat_template_kwargs={"messages": "x"},
     ),
     # What we know and lack.
-    chat("tools", REFUSED, "tools", tools=[{"type": "function", "function": {"name": "f"}}]),
+    chat("a tool of another type", VALUE, "tools[0].type", tools=[{"type": "x", "function": F}]),
+    chat("a nameless tool", MISSING, "tools[0].function.name", tools=[tool({})]),
+    chat("a tool's bad name", VALUE, "tools[0].function.name", tools=[tool({"name": "a b"})]),
+    chat("a tool twice", VALUE, "tools[1].function.name", tools=[tool(F), tool(F)]),
+    chat("tools of no list", TYPE, "tools", tools={}),
+    chat("too many tools", VALUE, "tools", tools=[tool(F)] * 129),
+    text("tools in a completion", REFUSED, "tools", tools=[tool(F)]),
     chat("tool_choice required", REFUSED, "tool_choice", tool_choice="required"),
     chat("JSON mode", REFUSED, "response_format", response_format={"type": "json_object"}),
     chat("logprobs a number", TYPE, "logprobs", logprobs=3),

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.messages import SequenceOutput, SequenceRequest
+from engine.messages import EngineInfo, SequenceOutput, SequenceRequest
 from tests.workers.test_prepare import INFO
 from tests.workers.wire import check_log, ids_of, make_job, text_of
 from workers.contract import Delta, Done, Event, Failed, Started, Tokens, decode_event, num_events
@@ -43,6 +43,7 @@ class Table:
         attempt: int = 1,
         runs: Runs | None = None,
         standing: Standing = ORDINARY,
+        info: EngineInfo = INFO,
     ) -> None:
         self.door = Door()
         self.log = JobLog(job.id, job.home, [], sum(num_events(event) for event in past))
@@ -51,7 +52,7 @@ class Table:
         self.runs = runs or Runs(token_log)
         self.run = JobRun(
             job,
-            prepare(job, text, INFO),
+            prepare(job, text, info),
             text.tokenizer,
             attempt=attempt,
             log=self.log,

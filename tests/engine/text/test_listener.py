@@ -23,9 +23,9 @@ def hear(text, places=(), **what):
     calls: list[list[str]] = []
     for call in (call for part in said for call in part.calls):
         if call.name is not None:
-            assert call.index == len(calls)
+            assert call.number == len(calls)
             calls.append([call.name, ""])
-        calls[call.index][1] += call.arguments
+        calls[call.number][1] += call.arguments
     content = "".join(part.content for part in said)
     return content, "".join(part.reasoning for part in said), [tuple(call) for call in calls]
 
