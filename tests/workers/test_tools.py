@@ -1,5 +1,7 @@
 """Tool calls and reasoning in a job's log: heard in the tokens, the same in every attempt."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -84,6 +86,7 @@ async def test_a_later_attempt_goes_on_within_a_call_under_the_same_id(text):
 
 def test_choices_and_jobs_have_calls_of_their_own(text):
     (plan,) = prepare(chat(tools=[TOOL]), speaking(text, HERMES), WIDE)
+    assert plan.hearing is not None
     calls = [Call(0, "add", ""), Call(1, "add", "")]
     places = [("j", 0), ("j", 1), ("k", 0)]
     ids = [call.id for place in places for call in plan.hearing.deltas(*place, calls)]
@@ -121,7 +124,7 @@ def test_a_template_that_cannot_show_tools_gets_a_system_message():
 def test_earlier_calls_and_results_are_as_templates_expect_them():
     call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}
     broken = {"id": "c2", "type": "function", "function": {"name": "add", "arguments": "oops"}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "assistant", "content": "", "tool_calls": [call, broken]},
         {"role": "tool", "content": "2", "tool_call_id": "c1"},
         {"role": "tool", "content": "?", "tool_call_id": "unknown"},
