@@ -115,6 +115,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     allowed_token_ids: tuple[int, ...] = ()  # nothing else may be sampled; empty: all may
     bad_words: tuple[tuple[int, ...], ...] = ()  # ids that must not come in this order
     dry: DryParams | None = None
+    grammar: str = ""  # what the output follows, as llguidance writes it; empty: nothing
     # How many alternatives are told beside each token's log-probability, made or of the prompt.
     num_logprobs: int | None = None  # None: no log-probabilities
     num_prompt_logprobs: int | None = None

@@ -13,6 +13,7 @@ import torch
 
 from engine.block_manager import BlockManager
 from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
+from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.device import choose_device, choose_dtype
 from engine.errors import InvalidInput, LoadError, PromptTooLong
@@ -24,8 +25,10 @@ from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceReq
 from engine.models.registry import load_class
 from engine.profile import cuda_budget_bytes
 from engine.runner import Model, Runner
-from engine.scheduler import Scheduler
+from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
+from engine.text.text_model import load_vocabulary
+from engine.text.tokenizer import Tokenizer
 from engine.weights.bounds import check_num_weights
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
@@ -45,8 +48,12 @@ class Engine:
         device: torch.device,
         dtype: torch.dtype,
         name: str = "",
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
-        """`name` is the fingerprint. Raises LoadError if `config` cannot be met."""
+        """`name` is the fingerprint; without `load_tokenizer` there are no grammars.
+
+        Raises LoadError if `config` cannot be met.
+        """
         _check(config)
         capacity = _size(model, model_config, config, device, dtype)
         cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
@@ -74,6 +81,8 @@ class Engine:
         )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
+        self._compiling = Compiling()
+        self._load_tokenizer = load_tokenizer
         self.info = EngineInfo(
             context_length=capacity.context_length,
             vocab_size=model_config.vocab_size,
@@ -88,26 +97,58 @@ class Engine:
         """Queue a sequence. Raises PromptTooLong or InvalidInput if it can never run."""
         self._check_request(request)
         sequence = Sequence(request, self._eos_ids, self.info.context_length)
-        finish = sequence.finish() if request.output_ids else None
+        if request.params.grammar:
+            self._compile(sequence)
+        else:
+            self._queue(sequence)
+
+    def _compile(self, sequence: Sequence) -> None:
+        """Keep a sequence aside until its grammar is there; that takes a moment."""
+        if self._runner.grammars is None:
+            if self._load_tokenizer is None:
+                raise InvalidInput("This engine has no tokenizer for grammars.", "grammar")
+            from engine.grammar import Grammars
+
+            self._runner.grammars = Grammars(
+                self._load_tokenizer, self.info.vocab_size, self._eos_ids
+            )
+        grammar = sequence.params.grammar
+        future = self._runner.grammars.compile(grammar, sequence.output_ids)
+        self._compiling.add(sequence, future)
+
+    def _queue(self, sequence: Sequence) -> None:
+        has_output = len(sequence) > sequence.num_prompt_tokens
+        finish = sequence.finish() if has_output else None
         if finish is None and len(sequence) >= sequence.rule.max_length:
             finish = None if sequence.wants_prompt_logprobs else "length"
         if finish is None:
             self._scheduler.add(sequence)
         else:
-            self._ended[request.id] = SequenceOutput(id=request.id, finish=finish)
+            self._ended[sequence.id] = SequenceOutput(id=sequence.id, finish=finish)
+
+    def _queue_compiled(self) -> None:
+        is_idle = not (self._ended or len(self._scheduler))
+        for sequence, error in self._compiling.take_done(is_idle=is_idle):
+            if error is None:
+                self._queue(sequence)
+            else:
+                self._ended[sequence.id] = _refusal(sequence.id, str(error))
 
     def cancel(self, sequence_id: str) -> None:
         """Forget a sequence and free its blocks at once; unknown ids are ignored."""
         self._ended.pop(sequence_id, None)
+        self._compiling.cancel(sequence_id)
         self._scheduler.cancel(sequence_id)
         self._runner.prompt_logprobs.forget(sequence_id)
 
     def has_work(self) -> bool:
         """True while a sequence waits or runs, or has an end to be told."""
-        return bool(self._ended or len(self._scheduler))
+        return bool(self._ended or self._compiling or len(self._scheduler))
 
     def step(self) -> list[SequenceOutput]:
         """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+        if self._compiling:
+            self._queue_compiled()
         ended = list(self._ended.values())
         self._ended.clear()
         step = self._scheduler.schedule()
@@ -115,7 +156,22 @@ class Engine:
             return ended
         made = self._runner.run(step)
         outputs = self._scheduler.commit(step, made.token_ids)
-        return ended + add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
+        outputs = add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
+        return ended + (outputs if self._runner.grammars is None else self._judge(step, outputs))
+
+    def _judge(self, step: Step, outputs: list[SequenceOutput]) -> list[SequenceOutput]:
+        """End those whose grammar became too much for its limits: what they made is not to be had.
+
+        `outputs` are in the order of `step.sampled`.
+        """
+        judged = []
+        for index, output in zip(step.sampled, outputs, strict=True):
+            grammar = step.sequences[index].grammar
+            if grammar is not None and grammar.error:
+                self.cancel(output.id)
+                output = _refusal(output.id, f"The grammar became too complex: {grammar.error}")
+            judged.append(output)
+        return judged
 
     def stats(self) -> EngineStats:
         """Gauges now."""
@@ -144,7 +200,8 @@ class Engine:
         self._check_ids(params.allowed_token_ids, "allowed_token_ids")
         for word in params.bad_words:
             self._check_ids(word, "bad_words")
-        if request.id in self._ended or request.id in self._scheduler:
+        is_aside = request.id in self._ended or request.id in self._compiling
+        if is_aside or request.id in self._scheduler:
             raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
 
     def _check_ids(self, ids: Collection[int], param: str) -> None:
@@ -153,6 +210,10 @@ class Engine:
             raise InvalidInput(
                 f"{bad} is no token id; this model's are 0 to {self.info.vocab_size - 1}.", param
             )
+
+
+def _refusal(sequence_id: str, message: str) -> SequenceOutput:
+    return SequenceOutput(id=sequence_id, error=(InvalidInput.code, message))
 
 
 def load_engine(
@@ -170,7 +231,15 @@ def load_engine(
     with _memory_of(device):
         model = model_class(checkpoint.config, dtype, device)
         model.load(checkpoint, progress, is_exact=config.cpu_activations == "float")
-        engine = Engine(model, checkpoint.config, config, device=device, dtype=dtype, name=name)
+        engine = Engine(
+            model,
+            checkpoint.config,
+            config,
+            device=device,
+            dtype=dtype,
+            name=name,
+            load_tokenizer=lambda: load_vocabulary(files),
+        )
     del checkpoint
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
 """Runs steps: builds the batch, calls the model, samples. Knows no queue of work."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from engine.logprobs import PromptLogprobs, describe_samples, wanted_of
 from engine.messages import TokenLogprob
 from engine.sampler import Sampler
 from engine.scheduler import Step
+
+if TYPE_CHECKING:
+    from engine.grammar import Grammars, Masks
 
 
 class Model(Protocol):
@@ -59,6 +62,7 @@ class Runner:
             has_rope_sets=has_rope_sets,
         )
         self._sampler = Sampler(max_seqs, vocab_size, device)
+        self.grammars: Grammars | None = None  # until the first one comes
         self.prompt_logprobs = PromptLogprobs()
 
     @torch.inference_mode()
@@ -66,6 +70,7 @@ class Runner:
         """Compute a step that has at least one sequence."""
         for sequence in step.admitted:
             self._sampler.set(sequence)
+        masks = self._begin_masks(step)
         batch, sampled = self._builder.build(step)
         hidden = self._model.forward(batch, self._kv_cache)
         self.prompt_logprobs.note(step, hidden, self._model.logits)
@@ -75,5 +80,29 @@ class Runner:
             hidden = hidden[batch.logits_indices]
         logits = self._model.logits(hidden)
         wanted = wanted_of(step, logits)  # before the sampler writes over the logits
-        token_ids: list[int] = self._sampler.sample(logits, sampled).tolist()
+        token_ids: list[int] = self._sampler.sample(logits, sampled, masks).tolist()
+        self._accept(step, token_ids)
         return Sampled(token_ids, describe_samples(wanted, token_ids) if wanted else {})
+
+    def _begin_masks(self, step: Step) -> "Masks | None":
+        """Have what the grammars allow computed beside the forward."""
+        if self.grammars is None:
+            return None
+        pairs = [
+            (line, grammar)
+            for line, index in enumerate(step.sampled)
+            if (grammar := step.sequences[index].grammar) is not None
+        ]
+        if not pairs:
+            return None
+        return self.grammars.begin(*zip(*pairs, strict=True))
+
+    def _accept(self, step: Step, token_ids: list[int]) -> None:
+        """Let the grammars go on behind what was sampled; an end is not theirs to judge."""
+        if self.grammars is None:
+            return
+        for index, token_id in zip(step.sampled, token_ids, strict=True):
+            sequence = step.sequences[index]
+            if sequence.grammar is not None:
+                is_end = token_id in sequence.rule.stop_ids
+                sequence.grammar.accept(() if is_end else (token_id,))

@@ -4,6 +4,8 @@ Parameters lie in one numpy record per row, so picking a step's rows is one oper
 their number.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +16,9 @@ from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
 from engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from engine.grammar import Masks
 
 _RECORD = np.dtype(
     [
@@ -60,10 +65,10 @@ class Sampler:
         if self._records[row]["is_penalized"]:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
 
-    def sample(self, logits: Tensor, sampled: SampledRows) -> Tensor:
+    def sample(self, logits: Tensor, sampled: SampledRows, masks: "Masks | None" = None) -> Tensor:
         """The next id of each row of `logits` [S', V] float32; returns [S'] int64.
 
-        The logits may be overwritten.
+        `masks` has what the rows' grammars allow. The logits may be overwritten.
         """
         if not self._is_special[sampled.rows].any():
             return sampling.best(logits)
@@ -74,6 +79,8 @@ class Sampler:
         self._add_bias(logits, sampled.rows, np.flatnonzero(records["is_biased"]))
         self._restrict(logits, sampled.rows, np.flatnonzero(records["is_restricted"]))
         self._mask_stops(logits, sampled, records)
+        if masks is not None:
+            self._obey(logits, sampled.rows, masks)
         ids = sampling.best(logits)
         drawn = np.flatnonzero(records["is_drawn"])
         if drawn.size:
@@ -128,6 +135,17 @@ class Sampler:
         lines = np.repeat(index, [len(ids) for ids in columns])
         logits[self._tensor(lines), self._tensor(np.concatenate(columns))] = -torch.inf
 
+    def _obey(self, logits: Tensor, rows: Int64, masks: "Masks") -> None:
+        """Leave what the grammars allow. Where other rules left nothing of that, it is all even."""
+        stop_ids = [self._stop_ids[row] for row in rows[masks.lines].tolist()]
+        allowed = self._tensor(masks.allowed(stop_ids))
+        where = self._tensor(masks.lines)
+        kept = logits[where].masked_fill_(~allowed, -torch.inf)
+        is_empty = kept.amax(-1, keepdim=True) == -torch.inf
+        if is_empty.any():
+            kept = torch.where(is_empty & allowed, 0.0, kept)
+        logits[where] = kept
+
     def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
         logits = logits / self._tensor(records["temperature"])[:, None]
         logits = self._filter(logits, records, "top_k", records["top_k"] < self.vocab_size)
@@ -166,7 +184,7 @@ def _is_special(params: SamplingParams) -> bool:
         or _is_penalized(params)
         or _is_restricted(params)
         or params.dry is not None
-        or bool(params.logit_bias or params.min_tokens)
+        or bool(params.logit_bias or params.min_tokens or params.grammar)
     )
 
 

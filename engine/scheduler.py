@@ -139,7 +139,7 @@ class Scheduler:
         # One that only wants its prompt described has no room for a token.
         new = [token_id] if len(sequence) < sequence.rule.max_length else []
         sequence.token_ids.extend(new)
-        finish = sequence.rule.check(token_id, len(sequence)) if new else "length"
+        finish = sequence.finish() if new else "length"
         if finish is not None:
             del self._sequences[sequence.id]
             self._release(sequence)

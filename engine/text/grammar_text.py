@@ -1,0 +1,97 @@
+"""Grammars as llguidance takes them: of JSON schemas, regexes, choices and grammar texts.
+
+Writes text alone: whether one compiles, `grammar.py` finds out. Every one is JSON with a list of
+grammars of which the first is the whole.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llguidance.gbnf_to_lark import any_to_lark
+
+from engine.errors import InvalidInput
+
+# A small model that may write white space without end does.
+WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
+_BODY = "body"
+
+
+def of_json_schema(schema: Any) -> str:
+    """JSON that a schema allows. Raises InvalidInput for what is no schema."""
+    return _grammars(json_schema=with_whitespace(schema))
+
+
+def with_whitespace(schema: Any) -> dict[str, Any]:
+    """A schema that says how much white space may stand between its tokens."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        raise InvalidInput("A JSON schema is an object.")
+    own = schema.get("x-guidance")
+    return {**schema, "x-guidance": {**WHITESPACE, **(own if isinstance(own, dict) else {})}}
+
+
+def of_json_object() -> str:
+    """Any JSON object."""
+    return of_json_schema({"type": "object"})
+
+
+def of_regex(regex: str) -> str:
+    """Text that a regex (of Rust's kind) matches as a whole."""
+    return _grammars(lark_grammar="start: /" + _for_lark(regex) + "/")
+
+
+def of_choice(texts: Sequence[str]) -> str:
+    """One of several texts."""
+    return _grammars(lark_grammar="start: " + " | ".join(map(literal, texts)))
+
+
+def of_lark(grammar: str) -> str:
+    """What a Lark grammar in llguidance's dialect allows."""
+    return _grammars(lark_grammar=grammar)
+
+
+def of_gbnf_or_lark(grammar: str) -> str:
+    """As vLLM takes them: Lark, or llama.cpp's GBNF. Raises InvalidInput."""
+    try:
+        return of_lark(any_to_lark(grammar))
+    except (ValueError, AssertionError, IndexError, RecursionError) as error:
+        raise InvalidInput(f"The grammar cannot be read: {error}") from error
+
+
+def behind_reasoning(grammar: str, begin: str, end: str, *, has_begun: bool) -> str:
+    """`grammar` for what follows a model's reasoning, whose marks come as terms of Lark.
+
+    Unless it `has_begun` in the prompt there may be none.
+    """
+    document = json.loads(grammar)
+    document["grammars"][0].setdefault("name", _BODY)
+    name = document["grammars"][0]["name"]
+    thought = "thought" if has_begun else f"({begin} thought)?"
+    lark = f"start: {thought} @{name}\nthought: inner /\\s{{0,4}}/\n"
+    lark += f"inner[suffix={end}]: /(?s:.*)/\n"
+    document["grammars"].insert(0, {"lark_grammar": lark})
+    return json.dumps(document)
+
+
+def literal(text: str) -> str:
+    """`text` as a term of Lark."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _for_lark(regex: str) -> str:
+    """A regex between Lark's slashes: one of its own is escaped, if it is not yet."""
+    parts: list[str] = []
+    is_escaped = False
+    for char in regex:
+        if char == "/" and not is_escaped:
+            parts.append("\\/")
+        else:
+            parts.append("\\n" if char == "\n" else char)
+        is_escaped = char == "\\" and not is_escaped
+    return "".join(parts)
+
+
+def _grammars(**grammar: Any) -> str:
+    return json.dumps({"grammars": [grammar]}, ensure_ascii=False)
