@@ -19,6 +19,8 @@ def chat_job(
     request: ChatRequest, card: contract.ModelCard, home: str, request_id: str
 ) -> contract.Job:
     """The job that answers a conversation. Raises ApiError."""
+    wanted = request.wanted_tools()
+    is_one = wanted.is_one or request.parallel_tool_calls is False
     return contract.Job(
         id=new_id("chatcmpl"),
         kind="chat",
@@ -31,8 +33,10 @@ def chat_job(
         messages=request.wire_messages(),
         template_kwargs=request.template_kwargs(),
         continues_message=request.continues_message(),
-        tools=request.wire_tools(),
-        max_calls=1 if request.parallel_tool_calls is False else None,
+        tools=wanted.tools,
+        max_calls=1 if is_one else None,
+        must_call=wanted.must_call,
+        constraint=request.constraint(),
         tells_reasoning=True,
         stream=bool(request.stream),
         include_usage=request.has_usage,

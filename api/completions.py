@@ -32,6 +32,7 @@ def completion_job(
         hides_logprobs=request.logprobs is None,
         prompts=request.wire_prompts(card.vocab_size),
         shows_prompt=bool(request.echo),
+        constraint=request.constraint(),
         stream=bool(request.stream),
         include_usage=request.has_usage,
         includes_usage_always=request.has_usage_always,

@@ -28,6 +28,7 @@ from workers.contract import (
 )
 from workers.engine_process import EngineProcess
 from workers.environment import variables
+from workers.grammar_trial import GrammarTrial
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
@@ -68,8 +69,13 @@ async def _load_and_serve(
     token_log = TokenLog(scripts, job_ttl_s=config.job_ttl_s, result_ttl_s=config.result_ttl_s)
     runs = Runs(token_log)
     async with _started(config, files, runs, token_log) as engine:
-        service = _service(config, name, text, engine, scripts, token_log, runs)
-        await _serve(service, client)
+        assert engine.info is not None
+        grammars = GrammarTrial(files, engine.info.vocab_size, text.tokenizer.eos_ids)
+        service = _service(config, name, text, engine, scripts, token_log, runs, grammars)
+        try:
+            await _serve(service, client)
+        finally:
+            await grammars.close()
 
 
 @contextlib.asynccontextmanager
@@ -105,6 +111,7 @@ def _service(
     scripts: Scripts,
     token_log: TokenLog,
     runs: Runs,
+    grammars: GrammarTrial,
 ) -> Service:
     assert engine.info is not None
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -121,7 +128,18 @@ def _service(
     card = _card(name, engine.info)
     pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
     return Service(
-        config, worker, queue, text, engine.info, engine, scripts, token_log, leases, runs, pulse
+        config,
+        worker,
+        queue,
+        text,
+        engine.info,
+        engine,
+        scripts,
+        token_log,
+        leases,
+        runs,
+        pulse,
+        grammars,
     )
 
 

@@ -97,6 +97,17 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     logprobs: int | None = None  # alternatives beside each token's log-probability; None: no word
 
 
+class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer must look like; `param` is the request's field that says so.
+
+    `value`: a schema, a regex, a list of texts, or a grammar as text or llguidance's object.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf", "llguidance"]
+    value: Any = None
+    param: str = ""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A request on its way. Everything that a retry needs is here or in the token log.
 
@@ -118,6 +129,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
     tools: list[dict[str, Any]] = []  # those that the model may call
     max_calls: int | None = None  # of tools, in one answer
+    must_call: bool = False  # a tool, and say nothing else
+    constraint: Constraint | None = None
     tells_reasoning: bool = False  # apart from the answer
     template_kwargs: dict[str, Any] = {}
     continues_message: bool = False  # the last message is the answer's beginning

@@ -9,6 +9,7 @@ from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
 from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
+from workers.constraint import grammar_of
 from workers.contract import Job
 from workers.hearing import Hearing
 from workers.tool_messages import with_tools
@@ -46,12 +47,14 @@ def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     _check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
     plans: list[Plan] = []
     rules = _rules(job, text, info)
-    for number, (prompt_ids, hearing) in enumerate(_prompts(job, text, info)):
+    prompts = _prompts(job, text, info)
+    grammar = grammar_of(job, text, prompts[0].hearing if prompts else None)
+    for number, (prompt_ids, hearing) in enumerate(prompts):
         if job.sampling.truncates_prompt:
             prompt_ids = prompt_ids[-_prompt_room(job, info) :]
         max_tokens = _max_tokens(job, len(prompt_ids), info)
         for choice in range(number * job.n, (number + 1) * job.n):
-            params = _params(job, text, choice, max_tokens, info.vocab_size, rules)
+            params = _params(job, text, choice, max_tokens, info.vocab_size, rules, grammar)
             plans.append(Plan(number, prompt_ids, params, hearing))
     return plans
 
@@ -164,7 +167,13 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
 
 
 def _params(
-    job: Job, text: TextModel, choice: int, max_tokens: int, vocab_size: int, rules: Rules
+    job: Job,
+    text: TextModel,
+    choice: int,
+    max_tokens: int,
+    vocab_size: int,
+    rules: Rules,
+    grammar: str,
 ) -> SamplingParams:
     """What the request says, else the model's makers, else what changes nothing."""
     asked, defaults = job.sampling, text.defaults
@@ -190,6 +199,7 @@ def _params(
         allowed_token_ids=asked.allowed_token_ids,
         bad_words=rules.bad_words,
         dry=rules.dry,
+        grammar=grammar,
         num_logprobs=asked.logprobs,
         num_prompt_logprobs=asked.logprobs if job.shows_prompt else None,
     )

@@ -10,7 +10,8 @@ from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
-from api.schema.tools import ToolChoice, Tools, wire_tools
+from api.schema.structured import NAMES as STRUCTURED
+from api.schema.tools import ToolChoice, Tools, Wanted, wanted_tools
 
 Scalar = str | int | float | bool | None
 
@@ -53,9 +54,9 @@ class Message(msgspec.Struct):
 class ChatRequest(SamplingFields, kw_only=True):
     """POST /v1/chat/completions."""
 
-    supported: ClassVar[frozenset[str]] = frozenset(
-        {"logprobs", "top_logprobs", "continue_final_message", "tools", "tool_choice"}
-    )
+    supported: ClassVar[frozenset[str]] = STRUCTURED | {
+        *("logprobs", "top_logprobs", "continue_final_message", "tools", "tool_choice"),
+    }
 
     messages: str | Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: _PositiveInt | None = None
@@ -99,9 +100,13 @@ class ChatRequest(SamplingFields, kw_only=True):
             kwargs["add_generation_prompt"] = self.add_generation_prompt
         return kwargs
 
-    def wire_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model may call. Raises ApiError."""
-        return wire_tools(self.tools, self.tool_choice)
+    def wanted_tools(self) -> Wanted:
+        """The tools that the model may or must call. Raises ApiError."""
+        wanted = wanted_tools(self.tools, self.tool_choice)
+        if wanted.must_call and (constraint := self.constraint()) is not None:
+            what = f"A tool must be called, so '{constraint.param}' can say nothing."
+            raise ApiError("invalid_value", what, constraint.param)
+        return wanted
 
     def continues_message(self) -> bool:
         """True if the last message is the answer's beginning. Raises ApiError if it cannot be."""

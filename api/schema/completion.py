@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.sampling import MAX_CHOICES, SamplingFields, TopLogprobs, _Count, check_token_ids
+from api.schema.structured import NAMES as STRUCTURED
 
 DEFAULT_MAX_TOKENS = 16
 
@@ -19,7 +20,7 @@ _PROMPT = "prompt"
 class CompletionRequest(SamplingFields, kw_only=True):
     """POST /v1/completions. `prompt` is text, texts, token ids or lists of token ids."""
 
-    supported: ClassVar[frozenset[str]] = frozenset({"logprobs", "echo"})
+    supported: ClassVar[frozenset[str]] = STRUCTURED | {"logprobs", "echo"}
 
     prompt: str | list[str | _TokenId | list[_TokenId]]
     max_tokens: _Count | None = None

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.refused import RefusedFields
+from api.schema.structured import constraint_of
 from workers import contract
 
 MAX_CHOICES = 256
@@ -115,6 +116,10 @@ class SamplingFields(RefusedFields, kw_only=True):
             truncates_prompt=bool(self.truncate_sequence),
             logprobs=self.num_logprobs(),
         )
+
+    def constraint(self) -> contract.Constraint | None:
+        """What the answer must look like. Raises ApiError."""
+        return constraint_of(self)
 
     def _dry(self) -> contract.Dry | None:
         if not self.dry_multiplier:

@@ -1,6 +1,7 @@
 """The tools of a request: which there are, and what the model may or must do with them."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -8,6 +9,7 @@ from msgspec import Meta
 from api.errors import ApiError
 
 MAX_TOOLS = 128
+_CHOICE = "tool_choice"
 # OpenAI's bounds on a function's name.
 _Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_.-]+$")]
 
@@ -36,18 +38,93 @@ class Tool(msgspec.Struct):
 
 
 Tools = Annotated[list[Tool], Meta(max_length=MAX_TOOLS)]
-ToolChoice = Literal["none", "auto", "required"]
 
 
-def wire_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> list[dict[str, Any]]:
-    """The tools that the model is shown: none if it may call none. Raises ApiError."""
-    if choice == "required":
-        what = "'tool_choice' 'required' is not supported by this server."
-        raise ApiError("unsupported_parameter", what, "tool_choice")
-    names: set[str] = set()
-    for i, tool in enumerate(tools or ()):
-        if tool.function.name in names:
+class FunctionName(msgspec.Struct):
+    """A function by its name."""
+
+    name: str
+
+
+class ToolName(msgspec.Struct):
+    """A tool of a list of allowed ones, in either spelling."""
+
+    type: Literal["function"]
+    function: FunctionName | None = None
+    name: str | None = None
+
+
+class AllowedTools(msgspec.Struct):
+    """Those that may be called this time."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[ToolName], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
+class ChosenTool(msgspec.Struct):
+    """The tool that must be called (both spellings), or those that may be."""
+
+    type: Literal["function", "allowed_tools"]
+    function: FunctionName | None = None
+    name: str | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+ToolChoice = Literal["none", "auto", "required"] | ChosenTool
+
+
+class Wanted(NamedTuple):
+    """What `tool_choice` comes to: the tools that the model is shown, and whether it must call."""
+
+    tools: list[dict[str, Any]]
+    must_call: bool
+    is_one: bool  # exactly one call
+
+
+def wanted_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> Wanted:
+    """What the model is shown and has to do. Raises ApiError."""
+    known = _by_name(tools or [])
+    if choice == "none":
+        return Wanted([], must_call=False, is_one=False)
+    if isinstance(choice, ChosenTool):
+        return _chosen(known, choice)
+    must_call = choice == "required"
+    if must_call and not known:
+        raise ApiError("invalid_value", "'tool_choice' needs 'tools'.", _CHOICE)
+    return Wanted([tool.wire() for tool in known.values()], must_call, is_one=False)
+
+
+def _by_name(tools: list[Tool]) -> dict[str, Tool]:
+    known: dict[str, Tool] = {}
+    for i, tool in enumerate(tools):
+        if tool.function.name in known:
             what = f"There are two tools called '{tool.function.name}'."
             raise ApiError("invalid_value", what, f"tools[{i}].function.name")
-        names.add(tool.function.name)
-    return [] if choice == "none" else [tool.wire() for tool in tools or ()]
+        known[tool.function.name] = tool
+    return known
+
+
+def _chosen(known: Mapping[str, Tool], choice: ChosenTool) -> Wanted:
+    if choice.type == "function":
+        return Wanted([_find(known, choice, _CHOICE).wire()], must_call=True, is_one=True)
+    allowed = choice.allowed_tools
+    if allowed is None:
+        raise _missing(f"{_CHOICE}.allowed_tools")
+    where = f"{_CHOICE}.allowed_tools.tools"
+    names = [_find(known, tool, f"{where}[{i}]") for i, tool in enumerate(allowed.tools)]
+    unique = {tool.function.name: tool for tool in names}
+    shown = [tool.wire() for tool in unique.values()]
+    return Wanted(shown, must_call=allowed.mode == "required", is_one=False)
+
+
+def _find(known: Mapping[str, Tool], chosen: ChosenTool | ToolName, param: str) -> Tool:
+    name = chosen.name if chosen.function is None else chosen.function.name
+    if name is None:
+        raise _missing(f"{param}.function")
+    if name not in known:
+        raise ApiError("invalid_value", f"There is no tool called '{name[:80]}'.", param)
+    return known[name]
+
+
+def _missing(param: str) -> ApiError:
+    return ApiError("missing_required_parameter", f"Missing required parameter: '{param}'.", param)

@@ -23,8 +23,8 @@ class ChatTemplate:
 
     `special_tokens` are the names and texts (`bos_token`, …) that templates may use. `tool_format`
     and `thinking` are how the model writes tool calls and reasoning, as far as the template tells,
-    and `shows_tools` whether it can show tools to the model. Raises LoadError if a template does
-    not compile.
+    and `shows_tools` whether it can show tools to the model; `source` is its text. Raises
+    LoadError if a template does not compile.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class ChatTemplate:
         self.tool_format = format_of(text)
         self.thinking = thinking_of(text)
         self.shows_tools = "tools" in text
+        self.source = text
 
     def render(
         self,

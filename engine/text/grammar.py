@@ -72,3 +72,12 @@ def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 def error_of(matcher: LLMatcher) -> str:
     """What went wrong, in a line."""
     return " ".join(matcher.get_error().split())[:MAX_ERROR]
+
+
+def try_grammar(tokenizer: LLTokenizer, grammar: str) -> None:
+    """Compile it and compute its first mask. Raises InvalidInput if that is not to be done."""
+    matcher = make_matcher(tokenizer, grammar)
+    if not matcher.is_stopped():
+        matcher.compute_bitmask()
+    if matcher.is_error():
+        raise InvalidInput(error_of(matcher))

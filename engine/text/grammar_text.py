@@ -8,13 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from engine.errors import InvalidInput
 
 # A small model that may write white space without end does.
 WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
 _BODY = "body"
+MAX_GBNF = 4_096  # it is read in Python, in time that grows with the square: 60 ms at most
 
 
 def of_json_schema(schema: Any) -> str:
@@ -54,10 +55,29 @@ def of_lark(grammar: str) -> str:
 
 def of_gbnf_or_lark(grammar: str) -> str:
     """As vLLM takes them: Lark, or llama.cpp's GBNF. Raises InvalidInput."""
+    if "::=" not in grammar:
+        return of_lark(grammar)
+    if len(grammar) > MAX_GBNF:
+        what = f"A GBNF grammar has at most {MAX_GBNF} characters; Lark may have more."
+        raise InvalidInput(what)
     try:
         return of_lark(any_to_lark(grammar))
-    except (ValueError, AssertionError, IndexError, RecursionError) as error:
+    except (GbnfToLarkError, ValueError, RecursionError) as error:
         raise InvalidInput(f"The grammar cannot be read: {error}") from error
+
+
+def of_llguidance(grammar: Any) -> str:
+    """llguidance's own form, an object with `grammars`. Raises InvalidInput if it is another."""
+    try:
+        document = json.loads(grammar) if isinstance(grammar, str) else grammar
+    except ValueError as error:
+        raise InvalidInput(f"The grammar is not valid JSON: {error}.") from error
+    grammars = document.get("grammars") if isinstance(document, dict) else None
+    if not (isinstance(grammars, list) and grammars) or not all(
+        isinstance(part, dict) for part in grammars
+    ):
+        raise InvalidInput("A grammar of llguidance's is an object with a list of `grammars`.")
+    return json.dumps({**document, "grammars": grammars}, ensure_ascii=False)
 
 
 def behind_reasoning(grammar: str, begin: str, end: str, *, has_begun: bool) -> str:

@@ -41,6 +41,10 @@ def chat(name: str, code: str, param: str | None = None, **fields: Any) -> Bad:
 F = {"name": "f"}
 
 
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 def tool(function: dict[str, Any]) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
@@ -191,15 +195,55 @@ BAD_REQUESTS = [
     chat("tools of no list", TYPE, "tools", tools={}),
     chat("too many tools", VALUE, "tools", tools=[tool(F)] * 129),
     text("tools in a completion", REFUSED, "tools", tools=[tool(F)]),
-    chat("tool_choice required", REFUSED, "tool_choice", tool_choice="required"),
-    chat("JSON mode", REFUSED, "response_format", response_format={"type": "json_object"}),
+    chat("tool_choice required without tools", VALUE, "tool_choice", tool_choice="required"),
+    chat("an unknown tool", VALUE, "tool_choice", tools=[tool(F)], tool_choice=named("x")),
+    chat("a tool of no name", MISSING, "tool_choice.function", tool_choice={"type": "function"}),
+    chat(
+        "a schema and a tool that must be called",
+        VALUE,
+        "response_format",
+        tools=[tool(F)],
+        tool_choice="required",
+        response_format={"type": "json_object"},
+    ),
+    chat(
+        "two grammars",
+        VALUE,
+        "guided_regex",
+        response_format={"type": "json_object"},
+        guided_regex="a",
+    ),
+    chat("two in one", VALUE, "structured_outputs", structured_outputs={"regex": "a", "json": {}}),
+    chat(
+        "JSON mode of another kind",
+        VALUE,
+        "response_format.type",
+        response_format={"type": "yaml"},
+    ),
+    chat(
+        "a schema that is missing",
+        MISSING,
+        "response_format.json_schema",
+        response_format={"type": "json_schema"},
+    ),
+    chat(
+        "a schema of the wrong type",
+        TYPE,
+        "response_format.json_schema.schema",
+        response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": 3}},
+    ),
+    chat("a grammar's type", VALUE, "grammar.type", grammar={"type": "ebnf", "value": ""}),
+    chat("a grammar's value", TYPE, "grammar.value", grammar={"type": "regex", "value": 1}),
+    chat("an unknown structure", VALUE, "structured_outputs", structured_outputs={"xml": "a"}),
+    chat("a schema as bad text", VALUE, "guided_json", guided_json="{"),
+    chat("no choices", VALUE, "guided_choice", guided_choice=[]),
+    text("a regex of a completion", TYPE, "guided_regex", guided_regex=5),
     chat("logprobs a number", TYPE, "logprobs", logprobs=3),
     chat("top_logprobs alone", VALUE, "top_logprobs", top_logprobs=3),
     chat("top_logprobs 21", VALUE, "top_logprobs", logprobs=True, top_logprobs=21),
     chat("an echo in a chat", REFUSED, "echo", echo=True),
     chat("audio", REFUSED, "audio", audio={"voice": "alloy"}),
     chat("audio out", REFUSED, "modalities", modalities=["text", "audio"]),
-    chat("a grammar", REFUSED, "grammar", grammar={"type": "regex", "value": "a+"}),
     chat("an adapter", REFUSED, "adapter", adapter="lora"),
     # Text completions.
     Bad("no prompt", TEXT, {"model": "m"}, 400, MISSING, "prompt"),

@@ -1,0 +1,107 @@
+"""Grammars of tool calls: what one allows, the reader of its format reads back."""
+
+import json
+import random
+
+import pytest
+
+from engine.text.grammar import make_matcher, make_vocabulary
+from engine.text.grammar_text import literal
+from engine.text.listener import Listener
+from engine.text.text_model import load_text_model
+from engine.text.tools.formats import BARE, DEEPSEEK, HERMES, LLAMA, MISTRAL, PHI
+from engine.text.tools.grammar import Caller, calls_grammar
+from engine.weights.files import ModelRef, resolve
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "add",
+            "parameters": {
+                "type": "object",
+                "properties": {"x": {"type": "integer", "maximum": 99, "minimum": 0}},
+                "required": ["x"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    {
+        "type": "function",
+        "function": {
+            "name": "get.wind-now",
+            "parameters": {
+                "type": "object",
+                "properties": {"where": {"enum": ["nörth", 'the "south"']}},
+                "required": ["where"],
+                "additionalProperties": False,
+            },
+        },
+    },
+]
+FORMS = {
+    "hermes": (HERMES, ""),
+    "phi": (PHI, ""),
+    "mistral": (MISTRAL, ""),
+    "mistral, v11": (MISTRAL, "[ARGS]"),
+    "deepseek": (DEEPSEEK, "```json"),
+    "deepseek, v3.1": (DEEPSEEK, ""),
+    "llama": (LLAMA, ""),
+    "bare": (BARE, ""),
+}
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    tokenizer = load_text_model(resolve(ModelRef(model="builtin"))).tokenizer
+    return tokenizer, make_vocabulary(tokenizer, tokenizer.vocab_size)
+
+
+def sample(vocabulary, grammar, seed):
+    """A text of the grammar, drawn token by token; ends as soon as it may."""
+    tokenizer, matching = vocabulary
+    matcher, rng, ids = make_matcher(matching.tokenizer, grammar), random.Random(seed), []
+    while not matcher.is_stopped() and not (matcher.is_accepting() and rng.random() < 0.7):
+        bits = int.from_bytes(matcher.compute_bitmask(), "little")
+        allowed = [i for i in range(tokenizer.vocab_size) if bits >> i & 1]
+        ids.append(rng.choice([i for i in allowed if i not in tokenizer.eos_ids]))
+        assert matcher.consume_token(ids[-1]), matcher.get_error()
+        assert len(ids) < 2000
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def calls_of(text, form):
+    listener = Listener(tools=form, tool_names=["add", "get.wind-now"])
+    said = [listener.push(text), listener.end()]
+    calls = [call for part in said for call in part.calls]
+    names = {call.number: call.name for call in calls if call.name}
+    joined = {
+        number: "".join(call.arguments for call in calls if call.number == number)
+        for number in names
+    }
+    content = "".join(part.content for part in said)
+    return content, [(names[number], json.loads(joined[number])) for number in sorted(names)]
+
+
+@pytest.mark.parametrize(("form", "template"), FORMS.values(), ids=FORMS)
+def test_what_the_grammar_allows_is_read_as_calls_and_nothing_else(vocabulary, form, template):
+    grammar = calls_grammar(Caller(form.name, literal, template), TOOLS, None)
+    numbers = set()
+    for seed in range(12):
+        content, calls = calls_of(sample(vocabulary, grammar, seed), form)
+        assert content.strip() == ""
+        numbers.add(len(calls))
+        for name, arguments in calls:
+            if name == "add":
+                assert 0 <= arguments["x"] <= 99
+            else:
+                assert arguments["where"] in ("nörth", 'the "south"')
+    assert min(numbers) == 1
+    assert max(numbers) > 1
+
+
+@pytest.mark.parametrize(("form", "template"), FORMS.values(), ids=FORMS)
+def test_one_call_at_most_if_that_is_asked(vocabulary, form, template):
+    grammar = calls_grammar(Caller(form.name, literal, template), TOOLS, 1)
+    for seed in range(4):
+        assert len(calls_of(sample(vocabulary, grammar, seed), form)[1]) == 1
