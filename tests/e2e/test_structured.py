@@ -141,17 +141,17 @@ def test_a_worker_killed_in_mid_answer_is_continued_in_the_same_grammar(stack, c
     whole = httpx2.post(url, json=body | {"stream": False}, timeout=60).json()
     expected = whole["choices"][0]["message"]["content"]
     assert re.fullmatch(LIST["regex"], expected)
-    text = ""
+    text, has_killed = "", False
     with httpx2.stream("POST", url, json=body, timeout=90) as reply:
         for line in reply.iter_lines():
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line[6:])
             text += "".join(c["delta"].get("content") or "" for c in chunk["choices"])
-            if stack.worker.poll() is None and len(text) > 40 and not stack.worker.returncode:
-                if not getattr(stack, "was_killed", False):
-                    stack.was_killed = True
-                    stack.worker.send_signal(signal.SIGKILL)
-                    stack.worker.wait()
-                    stack.start_worker()
+            if len(text) > 40 and not has_killed:
+                has_killed = True
+                stack.worker.send_signal(signal.SIGKILL)
+                stack.worker.wait()
+                stack.start_worker()
+    assert has_killed
     assert text == expected
