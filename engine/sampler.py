@@ -140,7 +140,7 @@ class Sampler:
         stop_ids = [self._stop_ids[row] for row in rows[masks.lines].tolist()]
         allowed = self._tensor(masks.allowed(stop_ids))
         where = self._tensor(masks.lines)
-        kept = logits[where].masked_fill_(~allowed, -torch.inf)
+        kept = torch.where(allowed, logits[where], -torch.inf)
         is_empty = kept.amax(-1, keepdim=True) == -torch.inf
         if is_empty.any():
             kept = torch.where(is_empty & allowed, 0.0, kept)
