@@ -4,6 +4,7 @@ from typing import Any
 
 from engine.errors import InvalidInput
 from engine.text import grammar_text
+from engine.text.chat_template import ChatTemplate
 from engine.text.text_model import TextModel
 from engine.text.tokenizer import Tokenizer
 from engine.text.tools.grammar import Caller, calls_grammar
@@ -33,11 +34,14 @@ def param_of(job: Job) -> str | None:
 
 
 def _grammar(job: Job, text: TextModel) -> str:
-    if job.constraint is not None:
-        return _of_constraint(job.constraint)
-    if not job.must_call or text.chat_template is None:
-        return ""
-    tokenizer, template = text.tokenizer, text.chat_template
+    answer = "" if job.constraint is None else _of_constraint(job.constraint)
+    if text.chat_template is None or not job.tools or not (job.must_call or answer):
+        return answer
+    calls = _calls(job, text.tokenizer, text.chat_template)
+    return grammar_text.either(calls, answer) if answer else calls
+
+
+def _calls(job: Job, tokenizer: Tokenizer, template: ChatTemplate) -> str:
     caller = Caller(template.tool_format.name, lambda mark: spell(tokenizer, mark), template.source)
     return calls_grammar(caller, job.tools, job.max_calls)
 

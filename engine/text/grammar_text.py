@@ -85,14 +85,27 @@ def behind_reasoning(grammar: str, begin: str, end: str, *, has_begun: bool) -> 
 
     Unless it `has_begun` in the prompt there may be none.
     """
-    document = json.loads(grammar)
-    document["grammars"][0].setdefault("name", _BODY)
-    name = document["grammars"][0]["name"]
+    document, name = _named(grammar, _BODY)
     thought = "thought" if has_begun else f"({begin} thought)?"
     lark = f"start: {thought} @{name}\nthought: inner /\\s{{0,4}}/\n"
     lark += f"inner[suffix={end}]: /(?s:.*)/\n"
     document["grammars"].insert(0, {"lark_grammar": lark})
     return json.dumps(document)
+
+
+def either(calls: str, answer: str) -> str:
+    """What one of the two allows."""
+    document, first = _named(calls, "calls")
+    other, second = _named(answer, "answer")
+    choice = {"lark_grammar": f"start: @{first} | @{second}"}
+    document["grammars"] = [choice, *document["grammars"], *other["grammars"]]
+    return json.dumps(document)
+
+
+def _named(grammar: str, name: str) -> tuple[dict[str, Any], str]:
+    """A grammar whose whole others can refer to, and by which name."""
+    document: dict[str, Any] = json.loads(grammar)
+    return document, document["grammars"][0].setdefault("name", name)
 
 
 def literal(text: str) -> str:

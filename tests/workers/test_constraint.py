@@ -94,6 +94,13 @@ def test_a_tool_that_must_be_called_is(allows):
     assert not allows(job, "In words.")
 
 
+def test_an_answer_in_a_form_leaves_the_tools_to_be_called(allows):
+    job = chat(tools=[TOOL], constraint=Constraint("regex", "(yes|no)", "p"))
+    assert allows(job, '{"name": "add", "arguments": {"a": 1}}')
+    assert allows(job, "yes")
+    assert not allows(job, "In words.")
+
+
 def test_reasoning_comes_before_what_is_asked_for(allows):
     job = chat(constraint=Constraint("regex", "(yes|no)", "p"), tells_reasoning=True)
     begun, free = ChatTemplate(BEGUN, {}), ChatTemplate(FREE, {})
