@@ -15,6 +15,7 @@ from engine.errors import InvalidInput
 # A small model that may write white space without end does.
 WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
 _BODY = "body"
+_WORDS = "/(?s:.*)/"
 MAX_GBNF = 4_096  # it is read in Python, in time that grows with the square: 60 ms at most
 
 
@@ -87,8 +88,11 @@ def behind_reasoning(grammar: str, begin: str, end: str, *, has_begun: bool) -> 
     """
     document, name = _named(grammar, _BODY)
     thought = "thought" if has_begun else f"({begin} thought)?"
-    lark = f"start: {thought} @{name}\nthought: inner /\\s{{0,4}}/\n"
-    lark += f"inner[suffix={end}]: /(?s:.*)/\n"
+    # Words never hold a special token, so nothing else is needed to end at one.
+    inner = f"inner: words {end}\nwords: {_WORDS}\n"
+    if not end.startswith("<["):
+        inner = f"inner[suffix={end}]: {_WORDS}\n"
+    lark = f"start: {thought} @{name}\nthought: inner /\\s{{0,4}}/\n{inner}"
     document["grammars"].insert(0, {"lark_grammar": lark})
     return json.dumps(document)
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from engine.text.grammar import make_matcher, make_vocabulary
-from engine.text.grammar_text import literal
+from engine.text.grammar_text import behind_reasoning, literal, of_regex
 from engine.text.listener import Listener
 from engine.text.text_model import load_text_model
 from engine.text.tools.formats import BARE, DEEPSEEK, HERMES, LLAMA, MISTRAL, PHI
@@ -105,3 +105,41 @@ def test_one_call_at_most_if_that_is_asked(vocabulary, form, template):
     grammar = calls_grammar(Caller(form.name, literal, template), TOOLS, 1)
     for seed in range(4):
         assert len(calls_of(sample(vocabulary, grammar, seed), form)[1]) == 1
+
+
+STAND_INS = {"<tool_call>": "<|system|>", "</tool_call>": "<|user|>"}
+
+
+@pytest.fixture
+def spell(vocabulary):
+    tokenizer, _ = vocabulary
+    return lambda mark: f"<[{tokenizer.token_to_id(STAND_INS[mark])}]>"
+
+
+def test_marks_that_are_special_tokens_come_as_such(vocabulary, spell):
+    grammar = calls_grammar(Caller("hermes", spell, ""), TOOLS, None)
+    for seed in range(6):
+        text = sample(vocabulary, grammar, seed)
+        assert text.startswith("<|system|>")
+        for mark, token in STAND_INS.items():
+            text = text.replace(token, mark)
+        content, calls = calls_of(text, HERMES)
+        assert (content.strip(), bool(calls)) == ("", True)
+
+
+@pytest.mark.parametrize("has_begun", [True, False], ids=["begun", "free"])
+def test_reasoning_between_special_tokens_may_come_first(vocabulary, spell, has_begun):
+    tokenizer, matching = vocabulary
+    begin, end = spell("<tool_call>"), spell("</tool_call>")
+    grammar = behind_reasoning(of_regex("(yes|no)"), begin, end, has_begun=has_begun)
+    begin_id, end_id = (tokenizer.token_to_id(token) for token in STAND_INS.values())
+    words = tokenizer.encode("Hm, yes or no?\n", add_special_tokens=False)
+    yes = tokenizer.encode("yes", add_special_tokens=False)
+    thought = [*([] if has_begun else [begin_id]), *words, end_id, *yes]
+    matcher = make_matcher(matching.tokenizer, grammar)
+    assert matcher.try_consume_tokens(thought) == len(thought)
+    assert matcher.is_accepting()
+    assert matcher.is_stopped()
+    bare = make_matcher(matching.tokenizer, grammar)
+    is_allowed = bare.try_consume_tokens(yes) == len(yes) and bare.is_accepting()
+    assert is_allowed is not has_begun
