@@ -36,6 +36,7 @@ def chat_job(
         tools=wanted.tools,
         max_calls=1 if is_one else None,
         must_call=wanted.must_call,
+        strict_tools=wanted.strict,
         constraint=request.constraint(),
         tells_reasoning=True,
         stream=bool(request.stream),

@@ -7,7 +7,7 @@ from engine.text import grammar_text
 from engine.text.chat_template import ChatTemplate
 from engine.text.text_model import TextModel
 from engine.text.tokenizer import Tokenizer
-from engine.text.tools.grammar import Caller, calls_grammar
+from engine.text.tools.grammar import Caller, calls_grammar, speech_grammar
 from workers.contract import Constraint, Job
 from workers.hearing import Hearing
 
@@ -35,15 +35,30 @@ def param_of(job: Job) -> str | None:
 
 def _grammar(job: Job, text: TextModel) -> str:
     answer = "" if job.constraint is None else _of_constraint(job.constraint)
-    if text.chat_template is None or not job.tools or not (job.must_call or answer):
+    if text.chat_template is None or not job.tools:
         return answer
-    calls = _calls(job, text.tokenizer, text.chat_template)
+    if not (job.must_call or job.strict_tools or answer):
+        return answer
+    is_free = not (job.must_call or answer)
+    calls = _calls(job, text.tokenizer, text.chat_template, is_free=is_free)
     return grammar_text.either(calls, answer) if answer else calls
 
 
-def _calls(job: Job, tokenizer: Tokenizer, template: ChatTemplate) -> str:
-    caller = Caller(template.tool_format.name, lambda mark: spell(tokenizer, mark), template.source)
-    return calls_grammar(caller, job.tools, job.max_calls)
+def _calls(job: Job, tokenizer: Tokenizer, template: ChatTemplate, *, is_free: bool) -> str:
+    """Calls; words too where the model `is_free` to use them."""
+    name = template.tool_format.name
+    caller = Caller(name, lambda mark: spell(tokenizer, mark), template.source)
+    if not is_free:
+        return calls_grammar(caller, job.tools, job.max_calls)
+    tools = [
+        tool if tool["function"]["name"] in job.strict_tools else _loose(tool) for tool in job.tools
+    ]
+    return speech_grammar(caller, tools, job.max_calls)
+
+
+def _loose(tool: dict[str, Any]) -> dict[str, Any]:
+    """The tool with any arguments."""
+    return {"function": {"name": tool["function"]["name"]}}
 
 
 def _of_constraint(constraint: Constraint) -> str:

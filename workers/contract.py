@@ -130,6 +130,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     tools: list[dict[str, Any]] = []  # those that the model may call
     max_calls: int | None = None  # of tools, in one answer
     must_call: bool = False  # a tool, and say nothing else
+    strict_tools: tuple[str, ...] = ()  # whose arguments follow their schema in any case
     constraint: Constraint | None = None
     tells_reasoning: bool = False  # apart from the answer
     template_kwargs: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """The tools of a request: which there are, and what the model may or must do with them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -79,6 +79,7 @@ class Wanted(NamedTuple):
     tools: list[dict[str, Any]]
     must_call: bool
     is_one: bool  # exactly one call
+    strict: tuple[str, ...] = ()  # the names of those that are
 
 
 def wanted_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> Wanted:
@@ -91,7 +92,7 @@ def wanted_tools(tools: list[Tool] | None, choice: ToolChoice | None) -> Wanted:
     must_call = choice == "required"
     if must_call and not known:
         raise ApiError("invalid_value", "'tool_choice' needs 'tools'.", _CHOICE)
-    return Wanted([tool.wire() for tool in known.values()], must_call, is_one=False)
+    return _shown(known.values(), must_call=must_call)
 
 
 def _by_name(tools: list[Tool]) -> dict[str, Tool]:
@@ -106,15 +107,20 @@ def _by_name(tools: list[Tool]) -> dict[str, Tool]:
 
 def _chosen(known: Mapping[str, Tool], choice: ChosenTool) -> Wanted:
     if choice.type == "function":
-        return Wanted([_find(known, choice, _CHOICE).wire()], must_call=True, is_one=True)
+        return _shown([_find(known, choice, _CHOICE)], must_call=True, is_one=True)
     allowed = choice.allowed_tools
     if allowed is None:
         raise _missing(f"{_CHOICE}.allowed_tools")
     where = f"{_CHOICE}.allowed_tools.tools"
     names = [_find(known, tool, f"{where}[{i}]") for i, tool in enumerate(allowed.tools)]
     unique = {tool.function.name: tool for tool in names}
-    shown = [tool.wire() for tool in unique.values()]
-    return Wanted(shown, must_call=allowed.mode == "required", is_one=False)
+    return _shown(unique.values(), must_call=allowed.mode == "required")
+
+
+def _shown(tools: Iterable[Tool], *, must_call: bool, is_one: bool = False) -> Wanted:
+    tools = list(tools)
+    strict = tuple(tool.function.name for tool in tools if tool.function.strict)
+    return Wanted([tool.wire() for tool in tools], must_call, is_one, strict)
 
 
 def _find(known: Mapping[str, Tool], chosen: ChosenTool | ToolName, param: str) -> Tool:

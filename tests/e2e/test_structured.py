@@ -107,6 +107,13 @@ def test_a_required_call_is_made_and_its_arguments_fit(client):
     assert not choice.message.content
 
 
+def test_a_strict_tool_leaves_words_free(client):
+    answer = chat(client, tools=[ADD], temperature=1.5, n=4, max_tokens=60)
+    for choice in answer.choices:
+        for call in choice.message.tool_calls or ():
+            assert choice.finish_reason == "length" or json.loads(call.function.arguments)["x"] <= 9
+
+
 NAMED = {
     "openai": {"type": "function", "function": {"name": "add"}},
     "flat": {"type": "function", "name": "add"},

@@ -94,6 +94,15 @@ def test_a_tool_that_must_be_called_is(allows):
     assert not allows(job, "In words.")
 
 
+def test_the_arguments_of_a_strict_tool_fit_and_words_are_free(allows):
+    loose = {"type": "function", "function": {"name": "tell", "parameters": SCHEMA}}
+    job = chat(tools=[TOOL, loose], strict_tools=("add",))
+    assert allows(job, "In words.")
+    assert allows(job, '{"name": "add", "arguments": {"a": 1}}')
+    assert not allows(job, '{"name": "add", "arguments": {"a": 2}}')
+    assert allows(job, '{"name": "tell", "arguments": {"a": 2}}')
+
+
 def test_an_answer_in_a_form_leaves_the_tools_to_be_called(allows):
     job = chat(tools=[TOOL], constraint=Constraint("regex", "(yes|no)", "p"))
     assert allows(job, '{"name": "add", "arguments": {"a": 1}}')

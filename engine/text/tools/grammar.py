@@ -4,6 +4,7 @@ Knows how a model's marks are spelled from its caller, no tokens.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,10 +21,34 @@ class Caller(NamedTuple):
     template: str
 
 
+class _Form(NamedTuple):
+    """Calls as a model writes them: the first mark, if any, what follows it, and its rules."""
+
+    begin: str
+    rest: str
+    rules: str
+
+
 def calls_grammar(caller: Caller, tools: Sequence[Tool], max_calls: int | None) -> str:
     """One call or more, and nothing else. `tools` are as OpenAI writes them."""
-    write = _FORMS[caller.format]
-    return of_lark(write(caller, _Calls(tools, max_calls)))
+    form = _FORMS[caller.format](caller, _Calls(tools, max_calls))
+    return of_lark(f"start: {form.begin} {form.rest}\n{form.rules}")
+
+
+def speech_grammar(caller: Caller, tools: Sequence[Tool], max_calls: int | None) -> str:
+    """Words, then calls if there are any."""
+    form = _FORMS[caller.format](caller, _Calls(tools, max_calls))
+    if not form.begin:  # what looks like a call from its first character on is one
+        start = f"start: words | {form.rest}\nwords: /(\\s*[^\\s\\[{{](?s:.*))?/\n"
+    elif form.begin.startswith("<["):  # words never hold a special token
+        start = f"start: words ({form.begin} {form.rest})?\nwords: /(?s:.*)/\n"
+    else:
+        mark = re.escape(json.loads(form.begin))
+        start = (
+            f"start: WORDS | opened {form.rest}\nopened[suffix={form.begin}]: /(?s:.*)/\n"
+            f"WORDS: /(?s:.*)/ & ~/(?s:.*){mark}(?s:.*)/\n"
+        )
+    return of_lark(start + form.rules)
 
 
 class _Calls(NamedTuple):
@@ -60,30 +85,29 @@ def _schema(tool: Tool) -> str:
     return json.dumps(with_whitespace({"type": "object", **schema}), ensure_ascii=False)
 
 
-def _hermes(caller: Caller, calls: _Calls) -> str:
+def _hermes(caller: Caller, calls: _Calls) -> _Form:
     begin, end = caller.spell("<tool_call>"), caller.spell("</tool_call>")
-    start = calls.several("one", '"\\n"')
-    one = f'one: {begin} "\\n" call "\\n" {end}\n'
-    return f"start: {start}\n{one}{calls.objects('arguments')}"
+    rest = calls.several("one", f'"\\n" {begin}')
+    return _Form(begin, rest, f'one: "\\n" call "\\n" {end}\n{calls.objects("arguments")}')
 
 
-def _phi(caller: Caller, calls: _Calls) -> str:
+def _phi(caller: Caller, calls: _Calls) -> _Form:
     begin, end = caller.spell("<|tool_call|>"), caller.spell("<|/tool_call|>")
-    start = f'{begin} "[" {calls.several("call", _COMMA)} "]" {end}'
-    return f"start: {start}\n{calls.objects('arguments')}"
+    rest = f'"[" {calls.several("call", _COMMA)} "]" {end}'
+    return _Form(begin, rest, calls.objects("arguments"))
 
 
-def _mistral(caller: Caller, calls: _Calls) -> str:
+def _mistral(caller: Caller, calls: _Calls) -> _Form:
     begin = caller.spell("[TOOL_CALLS]")
     if "[ARGS]" not in caller.template:
-        start = f'{begin} "[" {calls.several("call", _COMMA)} "]"'
-        return f"start: {start}\n{calls.objects('arguments')}"
+        rest = f'"[" {calls.several("call", _COMMA)} "]"'
+        return _Form(begin, rest, calls.objects("arguments"))
     args = caller.spell("[ARGS]")
-    named = calls.alternatives(lambda name: f"{begin} {literal(name)} {args}", "")
-    return f"start: {calls.several('call', '')}\n{named}"
+    named = calls.alternatives(lambda name: f"{literal(name)} {args}", "")
+    return _Form(begin, calls.several("call", begin), named)
 
 
-def _deepseek(caller: Caller, calls: _Calls) -> str:
+def _deepseek(caller: Caller, calls: _Calls) -> _Form:
     first, last = caller.spell("<｜tool▁calls▁begin｜>"), caller.spell("<｜tool▁calls▁end｜>")
     begin, end = caller.spell("<｜tool▁call▁begin｜>"), caller.spell("<｜tool▁call▁end｜>")
     sep = caller.spell("<｜tool▁sep｜>")
@@ -98,21 +122,20 @@ def _deepseek(caller: Caller, calls: _Calls) -> str:
         def before(name: str) -> str:
             return f"{begin} {literal(name)} {sep}"
 
-    start = f"{first} {calls.several('call', between)} {last}"
-    return f"start: {start}\n{calls.alternatives(before, behind)}"
+    rest = f"{calls.several('call', between)} {last}"
+    return _Form(first, rest, calls.alternatives(before, behind))
 
 
-def _llama(caller: Caller, calls: _Calls) -> str:
-    return f"start: {calls.several('call', _SEMICOLON)}\n{calls.objects('parameters')}"
+def _llama(caller: Caller, calls: _Calls) -> _Form:
+    return _Form("", calls.several("call", _SEMICOLON), calls.objects("parameters"))
 
 
-def _bare(caller: Caller, calls: _Calls) -> str:
-    one = calls.several("call", _SEMICOLON)
-    return f"start: {one}\n{calls.objects('arguments')}"
+def _bare(caller: Caller, calls: _Calls) -> _Form:
+    return _Form("", calls.several("call", _SEMICOLON), calls.objects("arguments"))
 
 
 _COMMA, _SEMICOLON = '", "', '"; "'
-_FORMS: Mapping[str, Callable[[Caller, _Calls], str]] = {
+_FORMS: Mapping[str, Callable[[Caller, _Calls], _Form]] = {
     "hermes": _hermes,
     "phi": _phi,
     "mistral": _mistral,

@@ -10,7 +10,7 @@ from engine.text.grammar_text import behind_reasoning, literal, of_regex
 from engine.text.listener import Listener
 from engine.text.text_model import load_text_model
 from engine.text.tools.formats import BARE, DEEPSEEK, HERMES, LLAMA, MISTRAL, PHI
-from engine.text.tools.grammar import Caller, calls_grammar
+from engine.text.tools.grammar import Caller, calls_grammar, speech_grammar
 from engine.weights.files import ModelRef, resolve
 
 TOOLS = [
@@ -143,3 +143,25 @@ def test_reasoning_between_special_tokens_may_come_first(vocabulary, spell, has_
     bare = make_matcher(matching.tokenizer, grammar)
     is_allowed = bare.try_consume_tokens(yes) == len(yes) and bare.is_accepting()
     assert is_allowed is not has_begun
+
+
+@pytest.mark.parametrize(("form", "template"), FORMS.values(), ids=FORMS)
+def test_words_may_be_said_instead_of_a_call_or_before_it(vocabulary, form, template):
+    _tokenizer, matching = vocabulary
+    caller = Caller(form.name, literal, template)
+    speech, call = speech_grammar(caller, TOOLS, None), calls_grammar(caller, TOOLS, 1)
+
+    def is_allowed(text):
+        matcher = make_matcher(matching.tokenizer, speech)
+        ids = matching.tokenizer.greedy_tokenize(text)
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+    assert is_allowed("In <words> [of] mine.")
+    for seed in range(4):
+        text = sample(vocabulary, call, seed)
+        assert is_allowed(text)
+        bad = text.replace("add", "sub").replace("get.wind-now", "get.wind")
+        assert not is_allowed(bad)
+        assert is_allowed("Let me see.\n" + text)
+        is_marked = bool(form.marks) and form is not LLAMA
+        assert is_allowed("Let me see.\n" + bad) is not is_marked
