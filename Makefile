@@ -45,6 +45,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/relay.py --out tests/bench/results/relay.jsonl
 	$(BIN)/python tests/bench/recovery.py --out tests/bench/results/recovery.jsonl
 	$(BIN)/python tests/bench/load.py --out tests/bench/results/load.jsonl
+	$(BIN)/python tests/bench/masks.py --out tests/bench/results/masks.jsonl
 
 # Builds llama.cpp the first time, as nightly-llama-cpp does.
 bench-cpu: $(STAMP)

@@ -3,7 +3,16 @@
 from collections.abc import Iterable
 
 from api.errors import ApiError
-from api.schema.response import ChatChoice, ChatMessage, Completion, TextChoice, Usage
+from api.heard import Heard
+from api.logprobs import TextOffsets, chat_logprobs
+from api.schema.response import (
+    ChatChoice,
+    ChatLogprobs,
+    Completion,
+    TextChoice,
+    TextLogprobs,
+    Usage,
+)
 from workers import contract
 
 
@@ -14,8 +23,11 @@ class Answer:
         self.failed: contract.Failed | None = None
         self._job = job
         self._fingerprint = fingerprint
-        self._texts: list[list[str]] = [[] for _ in range(job.num_choices)]
+        self._heard = [Heard() for _ in range(job.num_choices)]
         self._finishes: list[str | None] = [None] * job.num_choices
+        self._told: list[list[contract.TokenLogprob]] = [[] for _ in range(job.num_choices)]
+        self._has_logprobs = job.sampling.logprobs is not None and not job.hides_logprobs
+        self._scores = [_Score() for _ in range(job.num_choices)]
         self._usage: contract.Usage | None = None
 
     def add(self, events: Iterable[contract.Event]) -> None:
@@ -48,16 +60,54 @@ class Answer:
 
     def _chat_choices(self) -> list[ChatChoice]:
         return [
-            ChatChoice(i, ChatMessage("".join(texts)), self._finishes[i])
-            for i, texts in enumerate(self._texts)
+            ChatChoice(i, heard.message(), self._finishes[i], self._chat_logprobs(i))
+            for i, heard in enumerate(self._heard)
         ]
 
     def _text_choices(self) -> list[TextChoice]:
         return [
-            TextChoice(i, "".join(texts), self._finishes[i]) for i, texts in enumerate(self._texts)
+            TextChoice(i, self._heard[c].text, self._finishes[c], self._text_logprobs(c))
+            for i, c in enumerate(self._shown())
         ]
+
+    def _shown(self) -> list[int]:
+        """The numbers of the answers to show: all, or of each prompt the `best`."""
+        num_each, best = self._job.n, self._job.best
+        if not best:
+            return list(range(self._job.num_choices))
+        shown: list[int] = []
+        for first in range(0, self._job.num_choices, num_each):
+            group = range(first, first + num_each)
+            shown += sorted(group, key=lambda c: self._scores[c].mean, reverse=True)[:best]
+        return shown
+
+    def _chat_logprobs(self, choice: int) -> ChatLogprobs | None:
+        return chat_logprobs(self._told[choice]) if self._has_logprobs else None
+
+    def _text_logprobs(self, choice: int) -> TextLogprobs | None:
+        return TextOffsets().logprobs(self._told[choice]) if self._has_logprobs else None
 
     def _add_tokens(self, event: contract.Tokens) -> None:
         for delta in event.deltas:
-            self._texts[delta.choice].append(delta.text)
+            self._heard[delta.choice].add(delta)
             self._finishes[delta.choice] = delta.finish or self._finishes[delta.choice]
+            self._told[delta.choice] += delta.logprobs or ()
+            if self._job.best and not delta.is_prompt:
+                self._scores[delta.choice].add(delta.logprobs or ())
+
+
+class _Score:
+    """The mean log-probability of an answer's tokens."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._count = 0
+
+    def add(self, told: Iterable[contract.TokenLogprob]) -> None:
+        for item in told:
+            self._sum += item.logprob or 0.0
+            self._count += 1
+
+    @property
+    def mean(self) -> float:
+        return self._sum / max(self._count, 1)

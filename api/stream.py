@@ -4,12 +4,13 @@
 rendered once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from api.errors import ApiError
-from api.schema.response import Usage
+from api.logprobs import TextOffsets, chat_logprobs
+from api.schema.response import ToolCallDelta, Usage
 from workers import contract
 
 PING = b": ping\n\n"
@@ -40,6 +41,8 @@ class Frames:
         self._after = after
         self._prefixes = [self._prefix(choice) for choice in range(job.num_choices)]
         self._going_on = self._suffix(None)
+        self._counts = _Counts() if job.includes_usage_always else None
+        self._logprobs = [_Logprobs(is_chat) for _ in range(job.num_choices)]
 
     def render(self, events: Iterable[contract.Event]) -> bytes:
         """The frames of these events, in one piece; empty if there is nothing to show."""
@@ -58,15 +61,31 @@ class Frames:
     def _tokens(self, event: contract.Tokens, frames: list[bytes]) -> None:
         number = event.offset
         for delta in event.deltas:
-            if number > self._after and (delta.text or delta.finish):
-                suffix = self._suffix(delta.finish) if delta.finish else self._going_on
-                text = _json(delta.text)
+            told = self._logprobs[delta.choice].take(delta.logprobs) if delta.logprobs else None
+            if self._counts is not None:
+                self._tail = self._counts.add(len(delta.token_ids))
+            if number > self._after and _is_shown(delta):
+                suffix = self._going_on
+                if delta.finish or told or self._counts is not None:
+                    suffix = self._suffix(delta.finish, told)
+                said = self._said(delta)
                 frames.append(
-                    b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], text, suffix)
+                    b"id: %d\n%b%b%b" % (number, self._prefixes[delta.choice], said, suffix)
                 )
             number += 1
 
+    def _said(self, delta: contract.Delta) -> bytes:
+        """The text, or of a chat all that was said beside it too, behind the prefix's key."""
+        text = _json(delta.text)
+        if delta.reasoning:
+            text += b',"reasoning_content":%b' % _json(delta.reasoning)
+        if delta.calls:
+            text += b',"tool_calls":%b' % _json([ToolCallDelta.of(call) for call in delta.calls])
+        return text
+
     def _started(self, event: contract.Started, frames: list[bytes]) -> None:
+        if self._counts is not None:
+            self._tail = self._counts.start(event.prompt_tokens)
         if event.offset <= self._after or not self._roles:
             return
         for choice in self._roles:
@@ -89,9 +108,43 @@ class Frames:
     def _prefix(self, choice: int) -> bytes:
         return b'%b{"index":%d,%b' % (self._head, choice, self._text_key)
 
-    def _suffix(self, finish: str | None) -> bytes:
-        return b'%b,"logprobs":null,"finish_reason":%b}%b' % (
+    def _suffix(self, finish: str | None, logprobs: bytes | None = None) -> bytes:
+        return b'%b,"logprobs":%b,"finish_reason":%b}%b' % (
             self._text_end,
+            logprobs or b"null",
             _json(finish),
             self._tail,
         )
+
+
+def _is_shown(delta: contract.Delta) -> bool:
+    return bool(delta.text or delta.finish or delta.logprobs or delta.reasoning or delta.calls)
+
+
+class _Counts:
+    """The usage so far, as the end of each frame."""
+
+    def __init__(self) -> None:
+        self._prompt = self._completion = 0
+
+    def start(self, prompt_tokens: int) -> bytes:
+        self._prompt = prompt_tokens
+        return self.add(0)
+
+    def add(self, num_tokens: int) -> bytes:
+        self._completion += num_tokens
+        counts = (self._prompt, self._completion, self._prompt + self._completion)
+        usage = b'{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d}' % counts
+        return b'],"usage":%b}\n\n' % usage
+
+
+class _Logprobs:
+    """Those of one choice as JSON; what a client has already still counts for the offsets."""
+
+    def __init__(self, is_chat: bool) -> None:
+        self._offsets = None if is_chat else TextOffsets()
+
+    def take(self, told: Sequence[contract.TokenLogprob]) -> bytes:
+        if self._offsets is None:
+            return _json(chat_logprobs(told))
+        return _json(self._offsets.logprobs(told))

@@ -137,9 +137,7 @@ class LocalModel:
         )
 
     def _generate(self, job: Job) -> Generator[str]:
-        choice = Choice(
-            0, self._text.tokenizer, job.sampling.stop, is_continuation=job.kind == "completion"
-        )
+        choice = Choice(0, self._text.tokenizer, job.sampling, is_continuation=job.continues_text)
         try:
             plan = prepare(job, self._text, self._engine.info)[0]
             self._engine.add(

@@ -109,7 +109,7 @@ class BlockManager:
     def _match(self, sequence: Sequence) -> list[int]:
         """The longest cached prefix, short of the last token: a step has to run to give logits."""
         blocks: list[int] = []
-        if not self.enable_prefix_cache:
+        if not self.enable_prefix_cache or sequence.wants_prompt_logprobs:
             return blocks
         num_full = (len(sequence) - 1) // self.block_size
         self._extend_hashes(sequence, num_full)

@@ -87,6 +87,15 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
         return self.windows[layer] if self.windows else 0
 
 
+class DryParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a token is held back that would go on with a repetition (`engine/history.py`)."""
+
+    multiplier: float
+    base: float = 1.75
+    allowed_length: int = 2
+    breaker_ids: tuple[int, ...] = ()  # no repetition goes across one of them
+
+
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """How one sequence is sampled; every value is settled.
 
@@ -107,3 +116,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] = ()  # nothing else may be sampled; empty: all may
+    bad_words: tuple[tuple[int, ...], ...] = ()  # ids that must not come in this order
+    dry: DryParams | None = None
+    grammar: str = ""  # what the output follows, as llguidance writes it; empty: nothing
+    # How many alternatives are told beside each token's log-probability, made or of the prompt.
+    num_logprobs: int | None = None  # None: no log-probabilities
+    num_prompt_logprobs: int | None = None

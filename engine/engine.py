@@ -15,19 +15,23 @@ import torch
 
 from engine.block_manager import BlockManager
 from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
+from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.device import choose_device, choose_dtype, prepare_kernels
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
 from engine.loading import load_model, reload
+from engine.logprobs import add_logprobs
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
 from engine.profile import cuda_budget_bytes
 from engine.quant.names import ISQ_NAMES, isq_name
 from engine.requantize import WeightChange, give_back_memory
 from engine.runner import Model, Runner
-from engine.scheduler import Scheduler
+from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
+from engine.text.text_model import load_vocabulary
+from engine.text.tokenizer import Tokenizer
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
@@ -47,8 +51,10 @@ class Engine:
         dtype: torch.dtype,
         name: str = "",
         reload: Callable[[str], Model] | None = None,
+        load_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
-        """`name` is the fingerprint; `reload` loads the model in another type of its weights.
+        """`name` is the fingerprint; `reload` loads the model in another type of its weights;
+        without `load_tokenizer` there are no grammars.
 
         Raises LoadError if `config` cannot be met.
         """
@@ -81,6 +87,8 @@ class Engine:
         self._ended: dict[str, SequenceOutput] = {}
         self._reload = reload
         self._change: WeightChange | None = None
+        self._compiling = Compiling()
+        self._load_tokenizer = load_tokenizer
         self.info = EngineInfo(
             context_length=capacity.context_length,
             vocab_size=model_config.vocab_size,
@@ -97,31 +105,81 @@ class Engine:
         """Queue a sequence. Raises PromptTooLong or InvalidInput if it can never run."""
         self._check_request(request)
         sequence = Sequence(request, self._eos_ids, self.info.context_length)
-        finish = sequence.finish() if request.output_ids else None
+        if request.params.grammar:
+            self._compile(sequence)
+        else:
+            self._queue(sequence)
+
+    def _compile(self, sequence: Sequence) -> None:
+        """Keep a sequence aside until its grammar is there; that takes a moment."""
+        if self._runner.grammars is None:
+            if self._load_tokenizer is None:
+                raise InvalidInput("This engine has no tokenizer for grammars.", "grammar")
+            from engine.grammar import Grammars
+
+            self._runner.grammars = Grammars(
+                self._load_tokenizer, self.info.vocab_size, self._eos_ids
+            )
+        grammar = sequence.params.grammar
+        future = self._runner.grammars.compile(grammar, sequence.output_ids)
+        self._compiling.add(sequence, future)
+
+    def _queue(self, sequence: Sequence) -> None:
+        has_output = len(sequence) > sequence.num_prompt_tokens
+        finish = sequence.finish() if has_output else None
         if finish is None and len(sequence) >= sequence.rule.max_length:
-            finish = "length"
+            finish = None if sequence.wants_prompt_logprobs else "length"
         if finish is None:
             self._scheduler.add(sequence)
         else:
-            self._ended[request.id] = SequenceOutput(id=request.id, finish=finish)
+            self._ended[sequence.id] = SequenceOutput(id=sequence.id, finish=finish)
+
+    def _queue_compiled(self) -> None:
+        is_idle = not (self._ended or len(self._scheduler))
+        for sequence, error in self._compiling.take_done(is_idle=is_idle):
+            if error is None:
+                self._queue(sequence)
+            else:
+                self._ended[sequence.id] = _refusal(sequence.id, str(error))
 
     def cancel(self, sequence_id: str) -> None:
         """Forget a sequence and free its blocks at once; unknown ids are ignored."""
         self._ended.pop(sequence_id, None)
+        self._compiling.cancel(sequence_id)
         self._scheduler.cancel(sequence_id)
+        self._runner.prompt_logprobs.forget(sequence_id)
 
     def has_work(self) -> bool:
         """True while a sequence waits or runs, or has an end to be told."""
-        return bool(self._ended or len(self._scheduler))
+        return bool(self._ended or self._compiling or len(self._scheduler))
 
     def step(self) -> list[SequenceOutput]:
         """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+        if self._compiling:
+            self._queue_compiled()
         ended = list(self._ended.values())
         self._ended.clear()
         step = self._scheduler.schedule()
         if not step.sequences:
             return ended
-        return ended + self._scheduler.commit(step, self._runner.run(step))
+        made = self._runner.run(step)
+        outputs = self._scheduler.commit(step, made.token_ids)
+        outputs = add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
+        return ended + (outputs if self._runner.grammars is None else self._judge(step, outputs))
+
+    def _judge(self, step: Step, outputs: list[SequenceOutput]) -> list[SequenceOutput]:
+        """End those whose grammar became too much for its limits: what they made is not to be had.
+
+        `outputs` are in the order of `step.sampled`.
+        """
+        judged = []
+        for index, output in zip(step.sampled, outputs, strict=True):
+            grammar = step.sequences[index].grammar
+            if grammar is not None and grammar.error:
+                self.cancel(output.id)
+                output = _refusal(output.id, f"The grammar became too complex: {grammar.error}")
+            judged.append(output)
+        return judged
 
     @property
     def is_requantizing(self) -> bool:
@@ -175,14 +233,19 @@ class Engine:
     def _check_request(self, request: SequenceRequest) -> None:
         if not request.prompt_ids:
             raise InvalidInput("The prompt has no tokens.", "prompt")
-        if len(request.prompt_ids) + 1 > self.info.context_length:
-            raise PromptTooLong(len(request.prompt_ids) + 1, self.info.context_length)
         params = request.params
+        num_tokens = len(request.prompt_ids) + min(params.max_tokens, 1)
+        if num_tokens > self.info.context_length:
+            raise PromptTooLong(num_tokens, self.info.context_length)
         self._check_ids(request.prompt_ids, "prompt")
         self._check_ids(request.output_ids, "output_ids")
         self._check_ids(params.stop_token_ids, "stop_token_ids")
         self._check_ids(params.logit_bias, "logit_bias")
-        if request.id in self._ended or request.id in self._scheduler:
+        self._check_ids(params.allowed_token_ids, "allowed_token_ids")
+        for word in params.bad_words:
+            self._check_ids(word, "bad_words")
+        is_aside = request.id in self._ended or request.id in self._compiling
+        if is_aside or request.id in self._scheduler:
             raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
 
     def _check_ids(self, ids: Collection[int], param: str) -> None:
@@ -191,6 +254,10 @@ class Engine:
             raise InvalidInput(
                 f"{bad} is no token id; this model's are 0 to {self.info.vocab_size - 1}.", param
             )
+
+
+def _refusal(sequence_id: str, message: str) -> SequenceOutput:
+    return SequenceOutput(id=sequence_id, error=(InvalidInput.code, message))
 
 
 def load_engine(
@@ -214,6 +281,7 @@ def load_engine(
             dtype=dtype,
             name=name,
             reload=functools.partial(reload, files, config, name, dtype, device),
+            load_tokenizer=lambda: load_vocabulary(files),
         )
     del checkpoint
     _settle_garbage()

@@ -21,14 +21,27 @@ class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""  # enters the first block hash, so tenants share no prefix blocks
 
 
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's natural log-probability, and the most probable ids in its place with theirs."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
 class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """What one step made for one sequence. `error`: (code, message) when it was refused or lost."""
+    """What one step made for one sequence. `error`: (code, message) when it was refused or lost.
+
+    `logprobs` has one item for each of `token_ids`, `prompt_logprobs`, on the first output, for
+    each prompt token but the first, where the sequence asked for them.
+    """
 
     id: str
     token_ids: list[int] = []
     finish: str | None = None  # stop, length
     cached_tokens: int = 0  # prompt tokens taken from the prefix cache; set on the first output
     error: tuple[str, str] | None = None
+    logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):

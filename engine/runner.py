@@ -1,7 +1,7 @@
 """Runs steps: builds the batch, calls the model, samples. Knows no queue of work."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,8 +9,13 @@ from torch import Tensor
 from engine.batch import Batch, BatchBuilder
 from engine.capacity import Capacity
 from engine.kv_cache import KVCache
+from engine.logprobs import PromptLogprobs, describe_samples, wanted_of
+from engine.messages import TokenLogprob
 from engine.sampler import Sampler
 from engine.scheduler import Step
+
+if TYPE_CHECKING:
+    from engine.grammar import Grammars, Masks
 
 
 class Model(Protocol):
@@ -21,6 +26,16 @@ class Model(Protocol):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits [S', V] float32 of some tokens' hidden states [S', hidden]."""
+
+
+class Sampled(NamedTuple):
+    """What a step made: a new token for each of `step.sampled`, in that order.
+
+    `logprobs` has those of the tokens whose sequences want them, by place in that order.
+    """
+
+    token_ids: list[int]
+    logprobs: dict[int, TokenLogprob]
 
 
 class Runner:
@@ -49,21 +64,47 @@ class Runner:
             has_rope_sets=has_rope_sets,
         )
         self._sampler = Sampler(max_seqs, vocab_size, device)
+        self.grammars: Grammars | None = None  # until the first one comes
+        self.prompt_logprobs = PromptLogprobs()
 
     @torch.inference_mode()
-    def run(self, step: Step) -> list[int]:
-        """Compute a step that has at least one sequence.
-
-        Returns a new token for each of `step.sampled`, in that order.
-        """
+    def run(self, step: Step) -> Sampled:
+        """Compute a step that has at least one sequence."""
         for sequence in step.admitted:
             self._sampler.set(sequence)
+        masks = self._begin_masks(step)
         batch, sampled = self._builder.build(step)
         hidden = self.model.forward(batch, self._kv_cache)
+        self.prompt_logprobs.note(step, hidden, self.model.logits)
         if not step.sampled:
-            return []
+            return Sampled([], {})
         if len(step.sampled) < hidden.shape[0]:
             hidden = hidden[batch.logits_indices]
         logits = self.model.logits(hidden)
-        token_ids: list[int] = self._sampler.sample(logits, sampled).tolist()
-        return token_ids
+        wanted = wanted_of(step, logits)  # before the sampler writes over the logits
+        token_ids: list[int] = self._sampler.sample(logits, sampled, masks).tolist()
+        self._accept(step, token_ids)
+        return Sampled(token_ids, describe_samples(wanted, token_ids) if wanted else {})
+
+    def _begin_masks(self, step: Step) -> "Masks | None":
+        """Have what the grammars allow computed beside the forward."""
+        if self.grammars is None:
+            return None
+        pairs = [
+            (line, grammar)
+            for line, index in enumerate(step.sampled)
+            if (grammar := step.sequences[index].grammar) is not None
+        ]
+        if not pairs:
+            return None
+        return self.grammars.begin(*zip(*pairs, strict=True))
+
+    def _accept(self, step: Step, token_ids: list[int]) -> None:
+        """Let the grammars go on behind what was sampled; an end is not theirs to judge."""
+        if self.grammars is None:
+            return
+        for index, token_id in zip(step.sampled, token_ids, strict=True):
+            sequence = step.sequences[index]
+            if sequence.grammar is not None:
+                is_end = token_id in sequence.rule.stop_ids
+                sequence.grammar.accept(() if is_end else (token_id,))

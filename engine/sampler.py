@@ -4,16 +4,21 @@ Parameters lie in one numpy record per row, so picking a step's rows is one oper
 their number.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine import gumbel, sampling
+from engine import gumbel, history, sampling
 from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
 from engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from engine.grammar import Masks
 
 _RECORD = np.dtype(
     [
@@ -21,6 +26,7 @@ _RECORD = np.dtype(
         *((name, np.float32) for name in ("frequency", "presence", "repetition")),
         *((name, np.int64) for name in ("seed", "choice", "top_k", "first_free")),
         *((name, np.bool_) for name in ("is_drawn", "is_penalized", "is_biased")),
+        *((name, np.bool_) for name in ("is_dry", "is_restricted")),
     ],
     align=True,  # torch takes no field whose stride is not a multiple of its size
 )
@@ -39,6 +45,7 @@ class Sampler:
         self._bias: dict[int, tuple[Int64, NDArray[np.float32]]] = {}
         self._stop_ids: dict[int, Int64] = {}
         self._counts = TokenCounts(max_seqs, vocab_size, device)
+        self._sequences: dict[int, Sequence] = {}  # those that look at their tokens
 
     def set(self, sequence: Sequence) -> None:
         """Take a sequence's parameters and tokens into its row."""
@@ -52,21 +59,28 @@ class Sampler:
         )
         stop_ids = sequence.rule.stop_ids
         self._stop_ids[row] = np.fromiter(stop_ids, np.int64, len(stop_ids))
+        self._sequences.pop(row, None)
+        if self._records[row]["is_dry"] or self._records[row]["is_restricted"]:
+            self._sequences[row] = sequence
         if self._records[row]["is_penalized"]:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
 
-    def sample(self, logits: Tensor, sampled: SampledRows) -> Tensor:
+    def sample(self, logits: Tensor, sampled: SampledRows, masks: "Masks | None" = None) -> Tensor:
         """The next id of each row of `logits` [S', V] float32; returns [S'] int64.
 
-        The logits may be overwritten.
+        `masks` has what the rows' grammars allow. The logits may be overwritten.
         """
         if not self._is_special[sampled.rows].any():
             return sampling.best(logits)
         records = self._records[sampled.rows]
+        self._penalize_repetitions(logits, sampled.rows, np.flatnonzero(records["is_dry"]))
         penalized = np.flatnonzero(records["is_penalized"])
         self._penalize(logits, sampled.rows, records, penalized)
         self._add_bias(logits, sampled.rows, np.flatnonzero(records["is_biased"]))
+        self._restrict(logits, sampled.rows, np.flatnonzero(records["is_restricted"]))
         self._mask_stops(logits, sampled, records)
+        if masks is not None:
+            self._obey(logits, sampled.rows, masks)
         ids = sampling.best(logits)
         drawn = np.flatnonzero(records["is_drawn"])
         if drawn.size:
@@ -75,6 +89,25 @@ class Sampler:
         if penalized.size:
             self._counts.add(self._tensor(sampled.rows[penalized]), ids[self._tensor(penalized)])
         return ids
+
+    def _penalize_repetitions(self, logits: Tensor, rows: Int64, index: Int64) -> None:
+        for line in index.tolist():
+            sequence = self._sequences[int(rows[line])]
+            assert sequence.params.dry is not None
+            history.penalize_repetition(logits[line], sequence.token_ids, sequence.params.dry)
+
+    def _restrict(self, logits: Tensor, rows: Int64, index: Int64) -> None:
+        """Leave what a row may say, less what would complete a bad word."""
+        for line in index.tolist():
+            sequence = self._sequences[int(rows[line])]
+            params = sequence.params
+            if params.allowed_token_ids:
+                allowed = self._tensor(np.asarray(params.allowed_token_ids))
+                kept = logits[line, allowed]
+                logits[line].fill_(-torch.inf)
+                logits[line, allowed] = kept
+            bad = history.forbidden_ids(sequence.output_ids, params.bad_words)
+            logits[line, self._tensor(np.asarray(bad, dtype=np.int64))] = -torch.inf
 
     def _penalize(self, logits: Tensor, rows: Int64, records: Records, index: Int64) -> None:
         if not index.size:
@@ -101,6 +134,17 @@ class Sampler:
         columns = [self._stop_ids[row] for row in sampled.rows[index].tolist()]
         lines = np.repeat(index, [len(ids) for ids in columns])
         logits[self._tensor(lines), self._tensor(np.concatenate(columns))] = -torch.inf
+
+    def _obey(self, logits: Tensor, rows: Int64, masks: "Masks") -> None:
+        """Leave what the grammars allow. Where other rules left nothing of that, it is all even."""
+        stop_ids = [self._stop_ids[row] for row in rows[masks.lines].tolist()]
+        allowed = self._tensor(masks.allowed(stop_ids))
+        where = self._tensor(masks.lines)
+        kept = torch.where(allowed, logits[where], -torch.inf)
+        is_empty = kept.amax(-1, keepdim=True) == -torch.inf
+        if is_empty.any():
+            kept = torch.where(is_empty & allowed, 0.0, kept)
+        logits[where] = kept
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
         logits = logits / self._tensor(records["temperature"])[:, None]
@@ -136,8 +180,16 @@ class Sampler:
 def _is_special(params: SamplingParams) -> bool:
     """True if a row needs more than its largest logit."""
     return (
-        _is_drawn(params) or _is_penalized(params) or bool(params.logit_bias or params.min_tokens)
+        _is_drawn(params)
+        or _is_penalized(params)
+        or _is_restricted(params)
+        or params.dry is not None
+        or bool(params.logit_bias or params.min_tokens or params.grammar)
     )
+
+
+def _is_restricted(params: SamplingParams) -> bool:
+    return bool(params.allowed_token_ids or params.bad_words)
 
 
 def _is_drawn(params: SamplingParams) -> bool:
@@ -161,6 +213,7 @@ def _record(params: SamplingParams, min_length: int, vocab_size: int) -> tuple[o
         params.top_k if 0 < params.top_k < vocab_size else vocab_size,
         min_length if params.min_tokens else 0,
         *(_is_drawn(params), _is_penalized(params), bool(params.logit_bias)),
+        *(params.dry is not None, _is_restricted(params)),
     )
 
 

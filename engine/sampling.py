@@ -1,10 +1,10 @@
 """The arithmetic of sampling, batched over rows of logits. Knows tensors only.
 
 The order, for each row; `sampler.py` says which rows need what:
- 1. frequency and presence penalties, of the tokens generated so far
+ 1. DRY, frequency and presence penalties; the latter two of the tokens generated so far
  2. repetition penalty, of the tokens in prompt and output
  3. logit_bias
- 4. min_tokens: the ids that would end the sequence are masked
+ 4. masks: allowed_token_ids, bad_words; min_tokens: the ids that would end the sequence
  5. temperature 0 (below 1e-7): the largest logit, the lowest id among equals; nothing below applies
  6. division by the temperature
  7. top_k, then top_p on the mass that top_k left, then min_p

@@ -146,14 +146,16 @@ class Scheduler:
         self.blocks.forget_names()
 
     def _append(self, sequence: Sequence, token_id: int) -> SequenceOutput:
-        sequence.token_ids.append(token_id)
-        finish = sequence.rule.check(token_id, len(sequence.token_ids))
+        # One that only wants its prompt described has no room for a token.
+        new = [token_id] if len(sequence) < sequence.rule.max_length else []
+        sequence.token_ids.extend(new)
+        finish = sequence.finish() if new else "length"
         if finish is not None:
             del self._sequences[sequence.id]
             self._release(sequence)
         cached_tokens, sequence.cached_tokens = sequence.cached_tokens, 0
         return SequenceOutput(
-            id=sequence.id, token_ids=[token_id], finish=finish, cached_tokens=cached_tokens
+            id=sequence.id, token_ids=new, finish=finish, cached_tokens=cached_tokens
         )
 
     def _switch_outgrown(self, step: Step) -> None:

@@ -5,10 +5,14 @@ Knows no scheduler.
 
 from array import array
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from engine.config import SamplingParams
 from engine.messages import SequenceRequest
 from engine.stopping import Finish, StopRule
+
+if TYPE_CHECKING:
+    from engine.grammar import Grammar
 
 
 class Sequence:
@@ -20,12 +24,15 @@ class Sequence:
     seen; the digests outlive a preemption. `row` is the sequence's place in per-sequence tables
     while it runs, -1 while it waits. `rope_set` is the set of rotary frequencies that all its
     tokens are computed with: 0, and 1 once it is too long for that, in a model that has two.
+    `grammar` is where it stands in the one that it follows.
+    While it `wants_prompt_logprobs`, which a forward gives, its prompt is not taken from the cache.
     """
 
     __slots__ = (
         "blocks",
         "cached_tokens",
         "capacity",
+        "grammar",
         "hashes",
         "id",
         "num_computed",
@@ -38,6 +45,7 @@ class Sequence:
         "rule",
         "salt",
         "token_ids",
+        "wants_prompt_logprobs",
         "was_admitted",
     )
 
@@ -52,6 +60,7 @@ class Sequence:
         self.num_prompt_tokens = len(request.prompt_ids)
         self.rule = StopRule.of(self.params, self.num_prompt_tokens, eos_ids, max_length)
         self.num_computed = 0
+        self.grammar: Grammar | None = None
         self.blocks: list[int] = []
         self.capacity = 0
         self.hashes: list[bytes] = []
@@ -60,6 +69,7 @@ class Sequence:
         self.cached_tokens = 0  # prompt tokens found in the prefix cache and not yet reported
         self.was_admitted = False
         self.rope_set = 0
+        self.wants_prompt_logprobs = self.params.num_prompt_logprobs is not None
         self.refused_at = -1  # the block manager's `num_frees` when there was last no room
 
     def __len__(self) -> int:
@@ -72,4 +82,6 @@ class Sequence:
 
     def finish(self) -> Finish | None:
         """Why the sequence as it stands has ended; None while it goes on."""
+        if self.grammar is not None and self.grammar.is_over:
+            return "stop"
         return self.rule.check(self.token_ids[-1], len(self.token_ids))

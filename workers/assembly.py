@@ -32,6 +32,7 @@ from workers.contract import (
 )
 from workers.engine_process import EngineProcess
 from workers.environment import variables
+from workers.grammar_trial import GrammarTrial
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
@@ -77,10 +78,15 @@ async def _load_and_serve(
     place = Place(worker, name, isq_name(config.isq) if config.isq else "")
     start = functools.partial(start_as_wanted, client, scripts, place)
     async with _started(config, files, runs, token_log, start) as (engine, change):
-        service = _service(config, worker, name, text, engine, scripts, token_log, runs)
+        assert engine.info is not None
+        grammars = GrammarTrial(files, engine.info.vocab_size, text.tokenizer.eos_ids)
+        service = _service(config, worker, name, text, engine, scripts, token_log, runs, grammars)
         service.pulse.isq, service.pulse.isq_change = service.info.isq, change
         requantizer = Requantizer(scripts, place, engine, service.pulse)
-        await _serve(service, requantizer, client)
+        try:
+            await _serve(service, requantizer, client)
+        finally:
+            await grammars.close()
 
 
 @contextlib.asynccontextmanager
@@ -122,6 +128,7 @@ def _service(
     scripts: Scripts,
     token_log: TokenLog,
     runs: Runs,
+    grammars: GrammarTrial,
 ) -> Service:
     assert engine.info is not None
     queue = queue_key(name)
@@ -137,7 +144,18 @@ def _service(
     card = _card(name, engine.info)
     pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
     return Service(
-        config, worker, queue, text, engine.info, engine, scripts, token_log, leases, runs, pulse
+        config,
+        worker,
+        queue,
+        text,
+        engine.info,
+        engine,
+        scripts,
+        token_log,
+        leases,
+        runs,
+        pulse,
+        grammars,
     )
 
 

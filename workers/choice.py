@@ -2,21 +2,82 @@
 
 from collections.abc import Sequence
 
+from engine.messages import TokenLogprob as EngineLogprob
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
-from workers.contract import Delta
+from workers.contract import Delta, Sampling
+from workers.hearing import Hearing
+from workers.logprobs import of_prompt, of_tokens
 
 
 class Choice(Answer):
     """Answer number `number` of a job."""
 
     def __init__(
-        self, number: int, tokenizer: Tokenizer, stops: Sequence[str], *, is_continuation: bool
+        self,
+        number: int,
+        tokenizer: Tokenizer,
+        asked: Sampling,
+        *,
+        is_continuation: bool,
+        hearing: Hearing | None = None,
+        job_id: str = "",
     ) -> None:
-        super().__init__(tokenizer, stops, is_continuation=is_continuation)
+        """`hearing` says what the text may have beside an answer; `job_id` names tool calls."""
+        super().__init__(
+            tokenizer,
+            asked.stop,
+            is_continuation=is_continuation,
+            skip_special_tokens=not asked.shows_special_tokens,
+            includes_stop=asked.includes_stop,
+            shown_ids=() if hearing is None else hearing.shown_ids(tokenizer),
+        )
+        self._job_id = job_id
+        self._hearing = hearing
+        self._listener = None if hearing is None else hearing.listener()
         self.number = number
+        self.has_shown_prompt = False
+        self._tokenizer = tokenizer
 
-    def push(self, token_ids: Sequence[int], finish: str | None) -> Delta:
+    def push(
+        self,
+        token_ids: Sequence[int],
+        finish: str | None,
+        described: Sequence[EngineLogprob] = (),
+    ) -> Delta:
         """Take what one step made, up to the token that completes a stop string."""
         taken, text = self.take(token_ids, finish)
-        return Delta(self.number, taken, text, self.finish)
+        logprobs = of_tokens(self._tokenizer, taken, described[: len(taken)])
+        if self._hearing is None or self._listener is None:
+            return Delta(self.number, taken, text, self.finish, logprobs)
+        said = self._listener.push(text)
+        if self.finish is not None:
+            said = said.then(self._listener.end())
+        is_call = self.finish == "stop" and self._listener.num_calls > 0
+        return Delta(
+            self.number,
+            taken,
+            said.content,
+            "tool_calls" if is_call else self.finish,
+            logprobs,
+            reasoning=said.reasoning,
+            calls=self._hearing.deltas(self._job_id, self.number, said.calls) or None,
+        )
+
+    def show_prompt(
+        self,
+        prompt: str | Sequence[int],
+        prompt_ids: Sequence[int],
+        described: Sequence[EngineLogprob] | None,
+    ) -> Delta:
+        """The prompt as the beginning of the answer, as text if it came as text.
+
+        `described` is what the engine says of its tokens, None if it was not asked.
+        """
+        self.has_shown_prompt = True
+        if isinstance(prompt, str):
+            text = prompt
+        else:
+            text = self._tokenizer.decode(prompt_ids, skip_special_tokens=False)
+        logprobs = None if described is None else of_prompt(self._tokenizer, prompt_ids, described)
+        return Delta(self.number, (), text, None, logprobs, is_prompt=True)

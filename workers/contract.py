@@ -4,7 +4,7 @@ Structs travel as MessagePack with a schema version. The arq argument is the job
 prompt reaches a log.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any, Literal
 
@@ -40,6 +40,23 @@ from workers.keys import (
     wake_channel as wake_channel,
     worker_key as worker_key,
 )
+from workers.log_events import (
+    WORKER_FAILURES as WORKER_FAILURES,
+    CallDelta as CallDelta,
+    Delta as Delta,
+    Done as Done,
+    Event as Event,
+    Failed as Failed,
+    Fence as Fence,
+    Retried as Retried,
+    Started as Started,
+    TokenLogprob as TokenLogprob,
+    Tokens as Tokens,
+    Usage as Usage,
+    completion_tokens as completion_tokens,
+    is_terminal as is_terminal,
+    num_events as num_events,
+)
 
 SCHEMA_VERSION = 1
 ARQ_FUNCTION = "generate"
@@ -47,6 +64,15 @@ RESPONSES = "/v1/responses"  # the endpoint whose names differ from those of its
 
 
 ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first
+
+
+class Dry(msgspec.Struct, frozen=True, kw_only=True):
+    """DRY repetition penalty. No repetition goes across a token whose text has a breaker."""
+
+    multiplier: float
+    base: float = 1.75
+    allowed_length: int = 2
+    breakers: tuple[str, ...] = ("\n", ":", '"', "*")
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -66,6 +92,24 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    dry: Dry | None = None
+    includes_stop: bool = False  # the stop string that was met is shown
+    shows_special_tokens: bool = False
+    truncates_prompt: bool = False  # one that is too long loses its beginning
+    logprobs: int | None = None  # alternatives beside each token's log-probability; None: no word
+
+
+class Constraint(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an answer must look like; `param` is the request's field that says so.
+
+    `value`: a schema, a regex, a list of texts, or a grammar as text or llguidance's object.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark", "gbnf", "llguidance"]
+    value: Any = None
+    param: str = ""
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,9 +130,20 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     messages: list[dict[str, Any]] | None = None
     prompts: list[str | list[int]] | None = None
+    shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
+    tools: list[dict[str, Any]] = []  # those that the model may call
+    max_calls: int | None = None  # of tools, in one answer
+    must_call: bool = False  # a tool, and say nothing else
+    strict_tools: tuple[str, ...] = ()  # whose arguments follow their schema in any case
+    constraint: Constraint | None = None
+    tells_reasoning: bool = False  # apart from the answer
     template_kwargs: dict[str, Any] = {}
+    continues_message: bool = False  # the last message is the answer's beginning
     stream: bool = False
     include_usage: bool = False
+    includes_usage_always: bool = False  # in every chunk of a stream
+    best: int = 0  # answers to show of each prompt's `n`, the most probable ones; 0: all
+    hides_logprobs: bool = False  # they were asked of the engine for `best` alone
     tenant: str = ""
     service_class: ServiceClass = "default"
     endpoint: str = ""  # the route it came in by, which decides how it is shown again
@@ -103,6 +158,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
 
     @property
+    def continues_text(self) -> bool:
+        """True if the answer's text goes on where the prompt's ends."""
+        return self.kind == "completion" or self.continues_message
+
+    @property
     def prompt_param(self) -> str:
         """What its endpoint calls the prompt."""
         if self.endpoint == RESPONSES:
@@ -113,99 +173,6 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def num_choices(self) -> int:
         """How many texts the job makes."""
         return self.n * (len(self.prompts) if self.prompts is not None else 1)
-
-
-class Usage(msgspec.Struct, frozen=True, array_like=True):
-    """Token counts over all choices; a prompt that several choices share counts once."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int = 0
-
-
-class Delta(msgspec.Struct, frozen=True, array_like=True):
-    """What one engine step made for one choice.
-
-    `text` lags `token_ids` while a character or a stop string is open.
-    """
-
-    choice: int
-    token_ids: tuple[int, ...]
-    text: str
-    finish: str | None = None  # stop, length
-    logprobs: Any = None
-
-
-class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):
-    """The job is valid and went to an engine. Always event 0, written once for all attempts."""
-
-    offset: int
-    prompt_tokens: int
-
-
-class Tokens(msgspec.Struct, frozen=True, array_like=True, tag="t"):
-    """One engine step of one job. Its deltas are the events `offset`, `offset + 1` and so on."""
-
-    offset: int
-    deltas: tuple[Delta, ...]
-
-
-class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
-    """Terminal: every choice has finished."""
-
-    offset: int
-    usage: Usage
-
-
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag="f"):
-    """Terminal: the job ended without an answer. `api/errors.py` maps the code to a status."""
-
-    offset: int
-    code: str
-    message: str
-    param: str | None = None
-
-
-class Fence(msgspec.Struct, frozen=True, array_like=True, tag="x"):
-    """A new attempt took over. It moves the log's length, so the old one can no longer append."""
-
-    attempt: int
-    worker: str
-
-
-class Retried(msgspec.Struct, frozen=True, array_like=True, tag="r"):
-    """Stands where a failure stood, with its number, since an operator started the job again."""
-
-    offset: int
-
-
-Event = Started | Tokens | Done | Failed | Fence | Retried
-
-# The codes of Failed that a worker writes itself; the others are those of engine/errors.py.
-WORKER_FAILURES = (
-    "cancelled",  # the client gave the job up
-    "job_expired",  # it waited longer than its record lives
-    "too_many_attempts",  # workers died under it again and again
-    "unreadable_job",  # its record or log is of another schema version, or damaged
-    "timeout",  # it ran longer than a job may
-    "internal_error",  # our bug; the worker's log has the traceback
-    "deadline_exceeded",  # its client's time was up
-    "engine_crashed",  # it crashed engines, and is a dead letter now
-    "model_changed",  # other weights than those that began the answer
-    "no_workers",  # nobody took it in time
-)
-
-
-def num_events(event: Event) -> int:
-    """How many event numbers (the SSE ids) the entry takes."""
-    if isinstance(event, Tokens):
-        return len(event.deltas)
-    return 0 if isinstance(event, Fence) else 1
-
-
-def is_terminal(event: Event) -> bool:
-    """True for the entry that ends a log."""
-    return isinstance(event, Done | Failed)
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,8 +346,3 @@ def load_script(name: str) -> str:
 
 
 _INCLUDE = "-- include "
-
-
-def completion_tokens(events: Sequence[Event]) -> int:
-    """Tokens that a log's entries hold."""
-    return sum(len(d.token_ids) for e in events if isinstance(e, Tokens) for d in e.deltas)

@@ -18,6 +18,7 @@ from workers.attempt import (
     outcome_of,
     settle,
 )
+from workers.constraint import param_of
 from workers.contract import Tokens, WireError, decode_job
 from workers.job_run import INTERNAL_ERROR, End, JobRun, Standing
 from workers.lease import Claim
@@ -158,6 +159,8 @@ async def _prepare(service: Service, claim: Claim, opened: Opened) -> JobRun:
         plans = await asyncio.to_thread(prepare, job, service.text, service.info)
     else:
         plans = prepare(job, service.text, service.info)
+    if plans and plans[0].params.grammar:
+        await service.grammars.check(plans[0].params.grammar, param_of(job))
     run = JobRun(
         job,
         plans,

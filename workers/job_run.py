@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from engine.messages import SequenceOutput, SequenceRequest
+import msgspec
+
+from engine.config import SamplingParams
+from engine.messages import SequenceOutput, SequenceRequest, TokenLogprob
 from engine.text.tokenizer import Tokenizer
 from workers.blame import Fate
 from workers.choice import Choice
@@ -71,8 +74,15 @@ class JobRun:
         self.num_replayed = 0
         self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self.choices = [
-            Choice(n, tokenizer, job.sampling.stop, is_continuation=job.kind == "completion")
-            for n in range(len(plans))
+            Choice(
+                n,
+                tokenizer,
+                job.sampling,
+                is_continuation=job.continues_text,
+                hearing=plan.hearing,
+                job_id=job.id,
+            )
+            for n, plan in enumerate(plans)
         ]
         self._plans = plans
         self._token_log = token_log
@@ -116,11 +126,23 @@ class JobRun:
         for event in events:
             if isinstance(event, Tokens):
                 for delta in event.deltas:
-                    self._push(self.choices[delta.choice], delta.token_ids, delta.finish)
+                    self._replay(self.choices[delta.choice], delta)
         self.num_replayed = sum(len(choice.token_ids) for choice in self.choices)
 
-    def _push(self, choice: Choice, token_ids: Sequence[int], finish: str | None) -> Delta:
-        delta = choice.push(token_ids, finish)
+    def _replay(self, choice: Choice, delta: Delta) -> None:
+        if delta.is_prompt:
+            choice.has_shown_prompt = True
+        else:
+            self._push(choice, delta.token_ids, delta.finish)
+
+    def _push(
+        self,
+        choice: Choice,
+        token_ids: Sequence[int],
+        finish: str | None,
+        described: Sequence[TokenLogprob] = (),
+    ) -> Delta:
+        delta = choice.push(token_ids, finish, described)
         if choice.finish is not None:
             self._num_open -= 1
         return delta
@@ -130,17 +152,35 @@ class JobRun:
         if self.log.offset == 0:
             self._append(Started(0, self.usage.prompt_tokens))
         for choice, plan in zip(self.choices, self._plans, strict=True):
-            if choice.finish is None and len(choice.token_ids) >= plan.params.max_tokens:
-                self._deltas.append(self._push(choice, (), "length"))
-            elif choice.finish is None:
-                self._engine.add(self._request(choice, plan))
+            if choice.finish is None:
+                self._start(choice, plan)
         self.end_step()
 
-    def _request(self, choice: Choice, plan: Plan) -> SequenceRequest:
+    def _start(self, choice: Choice, plan: Plan) -> None:
+        params = plan.params
+        if self._owes_prompt(choice) and params.num_prompt_logprobs is None:
+            self._show_prompt(choice, None)
+        is_owed = self._owes_prompt(choice)  # until the engine has described it
+        if not is_owed and params.num_prompt_logprobs is not None:
+            params = msgspec.structs.replace(params, num_prompt_logprobs=None)
+        if is_owed or len(choice.token_ids) < params.max_tokens:
+            self._engine.add(self._request(choice, plan, params))
+        else:
+            self._deltas.append(self._push(choice, (), "length"))
+
+    def _owes_prompt(self, choice: Choice) -> bool:
+        return self.job.shows_prompt and not choice.has_shown_prompt
+
+    def _show_prompt(self, choice: Choice, described: Sequence[TokenLogprob] | None) -> None:
+        plan = self._plans[choice.number]
+        prompt = (self.job.prompts or [])[plan.prompt]
+        self._deltas.append(choice.show_prompt(prompt, plan.prompt_ids, described))
+
+    def _request(self, choice: Choice, plan: Plan, params: SamplingParams) -> SequenceRequest:
         return SequenceRequest(
             id=self.sequence_id(choice),
             prompt_ids=plan.prompt_ids,
-            params=plan.params,
+            params=params,
             output_ids=list(choice.token_ids),
             salt=self.job.tenant,
         )
@@ -156,7 +196,10 @@ class JobRun:
             choice.cached_tokens = output.cached_tokens
         if not output.token_ids and output.finish is None:
             return
-        self._deltas.append(self._push(choice, output.token_ids, output.finish))
+        if self._owes_prompt(choice):
+            self._show_prompt(choice, output.prompt_logprobs)
+        delta = self._push(choice, output.token_ids, output.finish, output.logprobs)
+        self._deltas.append(delta)
         if choice.finish is not None and output.finish is None:  # a stop string: the engine goes on
             self._engine.cancel(output.id)
 

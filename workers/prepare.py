@@ -9,7 +9,11 @@ from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
 from engine.text.chat_prompt import render_chat
 from engine.text.text_model import TextModel
+from workers.constraint import grammar_of
 from workers.contract import Job
+from workers.hearing import Hearing
+from workers.tool_messages import with_tools
+from workers.word_rules import Rules, bad_word_ids, dry_params
 
 T = TypeVar("T")
 
@@ -26,28 +30,45 @@ class Plan(NamedTuple):
     prompt: int
     prompt_ids: list[int]
     params: SamplingParams
+    hearing: Hearing | None = None
+
+
+class Prompt(NamedTuple):
+    """A prompt's tokens, and how the answers to it are to be heard."""
+
+    ids: list[int]
+    hearing: Hearing | None = None
 
 
 def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     """The plans of all choices, in order. Raises EngineError for what only the model can judge."""
     _check_ids(job.sampling.logit_bias, info, "logit_bias")
     _check_ids(job.sampling.stop_token_ids, info, "stop_token_ids")
+    _check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
     plans: list[Plan] = []
-    for number, prompt_ids in enumerate(_prompts(job, text, info)):
+    rules = _rules(job, text, info)
+    prompts = _prompts(job, text, info)
+    grammar = grammar_of(job, text, prompts[0].hearing if prompts else None)
+    for number, (prompt_ids, hearing) in enumerate(prompts):
+        if job.sampling.truncates_prompt:
+            prompt_ids = prompt_ids[-_prompt_room(job, info) :]
         max_tokens = _max_tokens(job, len(prompt_ids), info)
         for choice in range(number * job.n, (number + 1) * job.n):
-            params = _params(job, text, choice, max_tokens, info.vocab_size)
-            plans.append(Plan(number, prompt_ids, params))
+            params = _params(job, text, choice, max_tokens, info.vocab_size, rules, grammar)
+            plans.append(Plan(number, prompt_ids, params, hearing))
     return plans
 
 
-def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[list[int]]:
+def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[Prompt]:
     if job.kind == "chat":
-        return [_chat_ids(job, text, info)]
-    return [_prompt_ids(prompt, text, info) for prompt in job.prompts or []]
+        return [_chat_prompt(job, text, info)]
+    return [
+        Prompt(_prompt_ids(prompt, text, info, is_cut=job.sampling.truncates_prompt))
+        for prompt in job.prompts or []
+    ]
 
 
-def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
+def _chat_prompt(job: Job, text: TextModel, info: EngineInfo) -> Prompt:
     if text.chat_template is None:
         raise InvalidInput(
             f"The model {job.model} has no chat template; use /v1/completions, or have it served "
@@ -57,12 +78,17 @@ def _chat_ids(job: Job, text: TextModel, info: EngineInfo) -> list[int]:
     prompt = render_chat(
         text.chat_template,
         text.tokenizer,
-        job.messages or [],
+        with_tools(job.messages or [], job.tools, text.chat_template),
+        tools=job.tools or None,
         now_s=job.created_s,
+        continues_message=job.continues_message,
         **_own_variables(job.template_kwargs),
     )
+    if job.sampling.truncates_prompt:
+        prompt = prompt.tail(_room(info) * MAX_CHARS_PER_TOKEN)
     _check_length(prompt.text, text, info, job.prompt_param)
-    return _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
+    ids = _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
+    return Prompt(ids, Hearing.of(job, text.chat_template, prompt.text))
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -70,10 +96,14 @@ def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "now_s"}
 
 
-def _prompt_ids(prompt: str | list[int], text: TextModel, info: EngineInfo) -> list[int]:
+def _prompt_ids(
+    prompt: str | list[int], text: TextModel, info: EngineInfo, *, is_cut: bool
+) -> list[int]:
     if isinstance(prompt, list):
         _check_ids(prompt, info, "prompt")
         return _not_empty(prompt, "prompt")
+    if is_cut:
+        prompt = prompt[-_room(info) * MAX_CHARS_PER_TOKEN :]
     _check_length(prompt, text, info, "prompt")
     ids = text.tokenizer.encode(prompt)
     bos_id = text.tokenizer.bos_id
@@ -101,6 +131,15 @@ def _room(info: EngineInfo) -> int:
     return min(info.context_length, info.kv_tokens)
 
 
+def _prompt_room(job: Job, info: EngineInfo) -> int:
+    """Tokens that a prompt keeps which may be cut: the answer gets what it asks, or a quarter."""
+    limit, asked = _room(info), job.sampling.max_tokens
+    room = limit - max(limit // 4, 1) if asked is None else limit - asked
+    if room < 1:
+        raise PromptTooLong(limit - room + 1, limit, job.prompt_param)
+    return room
+
+
 def _not_empty(ids: list[int], param: str) -> list[int]:
     if not ids:
         raise InvalidInput("The prompt is empty.", param)
@@ -119,15 +158,22 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     limit = _room(info)
     asked = job.sampling.max_tokens
     room = limit - num_prompt
-    if room < max(asked or 0, 1):
-        raise PromptTooLong(num_prompt + max(asked or 0, 1), limit, job.prompt_param)
+    needed = 1 if asked is None else asked
+    if room < needed:
+        raise PromptTooLong(num_prompt + needed, limit, job.prompt_param)
     if asked is not None:
         return asked
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
 
 
 def _params(
-    job: Job, text: TextModel, choice: int, max_tokens: int, vocab_size: int
+    job: Job,
+    text: TextModel,
+    choice: int,
+    max_tokens: int,
+    vocab_size: int,
+    rules: Rules,
+    grammar: str,
 ) -> SamplingParams:
     """What the request says, else the model's makers, else what changes nothing."""
     asked, defaults = job.sampling, text.defaults
@@ -150,6 +196,20 @@ def _params(
         logit_bias=asked.logit_bias | dict.fromkeys(defaults.never_ids(vocab_size), -math.inf),
         stop_token_ids=(*asked.stop_token_ids, *eos_ids),
         ignore_eos=asked.ignore_eos,
+        allowed_token_ids=asked.allowed_token_ids,
+        bad_words=rules.bad_words,
+        dry=rules.dry,
+        grammar=grammar,
+        num_logprobs=asked.logprobs,
+        num_prompt_logprobs=asked.logprobs if job.shows_prompt else None,
+    )
+
+
+def _rules(job: Job, text: TextModel, info: EngineInfo) -> Rules:
+    asked = job.sampling
+    return Rules(
+        bad_word_ids(asked.bad_words, text.tokenizer),
+        None if asked.dry is None else dry_params(asked.dry, text.tokenizer, info.vocab_size),
     )
 
 

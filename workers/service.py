@@ -6,6 +6,7 @@ from engine.messages import EngineInfo
 from engine.text.text_model import TextModel
 from workers.config import WorkerConfig
 from workers.engine_process import EngineProcess
+from workers.grammar_trial import GrammarTrial
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.redis_link import Scripts
@@ -27,3 +28,4 @@ class Service(NamedTuple):
     leases: Leases
     runs: Runs
     pulse: Pulse
+    grammars: GrammarTrial

@@ -3,13 +3,15 @@
 Knows no HTTP and no template.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
-from api.schema.sampling import SamplingFields, _PositiveInt
+from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
+from api.schema.structured import NAMES as STRUCTURED
+from api.schema.tools import ToolChoice, Tools, Wanted, wanted_tools
 
 Scalar = str | int | float | bool | None
 
@@ -52,16 +54,36 @@ class Message(msgspec.Struct):
 class ChatRequest(SamplingFields, kw_only=True):
     """POST /v1/chat/completions."""
 
+    supported: ClassVar[frozenset[str]] = STRUCTURED | {
+        *("logprobs", "top_logprobs", "continue_final_message", "tools", "tool_choice"),
+    }
+
     messages: str | Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: _PositiveInt | None = None
     chat_template_kwargs: dict[str, Scalar] | None = None
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool | None = None
+    top_logprobs: TopLogprobs | None = None
 
     @property
     def token_limit(self) -> int | None:
         """Most tokens per choice; None: as many as the context holds."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    def num_logprobs(self) -> int | None:
+        """As SamplingFields has it. Raises ApiError."""
+        if self.logprobs:
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            what = "'top_logprobs' needs 'logprobs' to be true."
+            raise ApiError("invalid_value", what, "top_logprobs")
+        return None
 
     def wire_messages(self) -> list[dict[str, Any]]:
         """The messages as the template sees them: content is text. Raises ApiError."""
@@ -71,9 +93,32 @@ class ChatRequest(SamplingFields, kw_only=True):
 
     def template_kwargs(self) -> dict[str, Any]:
         """Extra variables for the chat template. Raises ApiError for a name that is taken."""
-        return template_kwargs(
+        kwargs = template_kwargs(
             self.chat_template_kwargs, self.enable_thinking, self.reasoning_effort
         )
+        if self.add_generation_prompt is not None:
+            kwargs["add_generation_prompt"] = self.add_generation_prompt
+        return kwargs
+
+    def wanted_tools(self) -> Wanted:
+        """The tools that the model may or must call. Raises ApiError."""
+        wanted = wanted_tools(self.tools, self.tool_choice)
+        if wanted.must_call and (constraint := self.constraint()) is not None:
+            what = f"A tool must be called, so '{constraint.param}' can say nothing."
+            raise ApiError("invalid_value", what, constraint.param)
+        return wanted
+
+    def continues_message(self) -> bool:
+        """True if the last message is the answer's beginning. Raises ApiError if it cannot be."""
+        if not self.continue_final_message:
+            return False
+        if self.add_generation_prompt:
+            what = "'continue_final_message' and 'add_generation_prompt' exclude each other."
+            raise ApiError("invalid_value", what, "continue_final_message")
+        if isinstance(self.messages, str) or self.messages[-1].role != "assistant":
+            what = "'continue_final_message' needs a last message of the assistant."
+            raise ApiError("invalid_value", what, "messages")
+        return True
 
 
 def template_kwargs(

@@ -3,7 +3,7 @@
 Silence would change what the client gets, so they are refused.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -17,13 +17,13 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
     "function_call": (None, "none", "auto"),
     "response_format": (None, {"type": "text"}),
     "modalities": (None, [], ["text"]),
-    "skip_special_tokens": (None, True),
-    "logprobs": (None, False),
 }
 
 
 class RefusedFields(msgspec.Struct, kw_only=True):
     """Fields of OpenAI and of known extensions that `check_refused` looks at."""
+
+    supported: ClassVar[frozenset[str]] = frozenset()  # those of a kind of request that has them
 
     tools: Any = None
     tool_choice: Any = None
@@ -47,19 +47,13 @@ class RefusedFields(msgspec.Struct, kw_only=True):
     adapters: Any = None
     echo: Any = None
     suffix: Any = None
-    bad_words: Any = None
-    allowed_token_ids: Any = None
     use_beam_search: Any = None
     continue_final_message: Any = None
-    include_stop_str_in_output: Any = None
-    skip_special_tokens: Any = None
-    truncate_sequence: Any = None
-    dry_multiplier: Any = None
 
     def check_refused(self) -> None:
         """Raise ApiError `unsupported_parameter` for the first field that asks for what we lack."""
         for field in RefusedFields.__struct_fields__:
-            value = getattr(self, field)
+            value = None if field in self.supported else getattr(self, field)
             if value is not None and not _is_harmless(value, _HARMLESS.get(field, _NOTHING)):
                 raise ApiError(
                     "unsupported_parameter", f"'{field}' is not supported by this server.", field

@@ -1,6 +1,6 @@
 """The JSON that the API answers with: OpenAI's objects as Structs. Knows no HTTP and no job."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
@@ -29,12 +29,84 @@ class Usage(msgspec.Struct, frozen=True):
         return cls(usage.prompt_tokens, usage.completion_tokens, total, details)
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
-    """What the assistant said."""
+class ChatTop(msgspec.Struct, frozen=True):
+    """A token that might have been."""
 
-    content: str
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatToken(msgspec.Struct, frozen=True):
+    """A token of a chat's answer, its log-probability, and the most probable ones in its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[ChatTop]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """The tokens of a chat's answer, or of a part of it."""
+
+    content: list[ChatToken]
+    refusal: None = None
+
+
+class TextLogprobs(msgspec.Struct, frozen=True, kw_only=True):
+    """The tokens of a completion, in columns."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class FunctionDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of a function's call."""
+
+    arguments: str
+    name: str | None = None
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A piece of tool call `index`: the first has its id and name."""
+
+    index: int
+    function: FunctionDelta
+    id: str | None = None
+    type: str | None = None
+
+    @classmethod
+    def of(cls, call: contract.CallDelta) -> "ToolCallDelta":
+        """OpenAI's form of what the worker wrote."""
+        kind = None if call.id is None else "function"
+        return cls(call.index, FunctionDelta(call.arguments, call.name), call.id, kind)
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    """A function with the arguments that the model chose, as JSON if it wrote JSON."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call of a tool."""
+
+    id: str
+    function: FunctionCall
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """What the assistant said, thought and called; no content if it only called."""
+
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: str | None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[ToolCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
@@ -43,7 +115,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: ChatMessage
     finish_reason: str | None
-    logprobs: Any = None
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -52,7 +124,7 @@ class TextChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
     finish_reason: str | None
-    logprobs: Any = None
+    logprobs: TextLogprobs | None = None
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """One answer's text: token ids in, text to show out. Knows no engine and no log."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.text.detokenizer import Detokenizer
 from engine.text.stop_strings import StopStrings
@@ -11,8 +11,8 @@ class Answer:
     """Detokenizer and stop strings of an answer. `finish` is set once, by engine or stop string.
 
     `token_ids` end with the token that completed a stop string. Pushing the same ids again brings a
-    new answer to the same state. `is_continuation` and `skip_special_tokens` are as `Detokenizer`
-    has them.
+    new answer to the same state. `is_continuation`, `skip_special_tokens` and `shown_ids` are as
+    `Detokenizer` has them; with `includes_stop` the stop string that is met is shown.
     """
 
     def __init__(
@@ -22,12 +22,14 @@ class Answer:
         *,
         is_continuation: bool,
         skip_special_tokens: bool = True,
+        includes_stop: bool = False,
+        shown_ids: Collection[int] = (),
     ) -> None:
         self.token_ids: list[int] = []
         self.finish: str | None = None
         self.cached_tokens = 0
-        self._detokenizer = Detokenizer(tokenizer, is_continuation, skip_special_tokens)
-        self._stops = StopStrings(stops) if stops else None
+        self._detokenizer = Detokenizer(tokenizer, is_continuation, skip_special_tokens, shown_ids)
+        self._stops = StopStrings(stops, is_shown=includes_stop) if stops else None
 
     @property
     def matched_stop(self) -> str | None:

@@ -8,18 +8,22 @@ import jinja2
 
 from engine.errors import InvalidInput, LoadError
 from engine.text.message_content import content_form, fit_messages
+from engine.text.reasoning import thinking_of
 from engine.text.template_sandbox import (
     TemplateLimitError,
     TemplateLimits,
     TemplateProgram,
     TemplateRefusal,
 )
+from engine.text.tools.formats import format_of
 
 
 class ChatTemplate:
     """A model's chat template, and the variant it may have for requests with tools.
 
-    `special_tokens` are the names and texts (`bos_token`, …) that templates may use. Raises
+    `special_tokens` are the names and texts (`bos_token`, …) that templates may use. `tool_format`
+    and `thinking` are how the model writes tool calls and reasoning, as far as the template tells,
+    and `shows_tools` whether it can show tools to the model; `source` is its text. Raises
     LoadError if a template does not compile.
     """
 
@@ -33,6 +37,11 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._plain = _Variant(source, limits)
         self._tools = self._plain if tools_source is None else _Variant(tools_source, limits)
+        text = source + (tools_source or "")
+        self.tool_format = format_of(text)
+        self.thinking = thinking_of(text)
+        self.shows_tools = "tools" in text
+        self.source = text
 
     def render(
         self,

@@ -11,7 +11,10 @@ from typing import Any
 
 # A noncharacter of Unicode: no text that is meant to be read has it.
 _MARK = "\ufdd0"
+# Another one: behind the last message's text, where an answer is to go on from there.
+TEXT_END = "\ufdd1"
 _REPLACEMENT = "\ufffd"
+_OURS = {ord(_MARK): _REPLACEMENT, ord(TEXT_END): _REPLACEMENT}
 _LOOKED_AT = 64  # characters of a token; texts that begin like a longer one are cut too
 
 _Trie = dict[str, "_Trie"]
@@ -39,7 +42,7 @@ class ControlText:
         return value
 
     def _guard_text(self, text: str) -> str:
-        text = text.replace(_MARK, _REPLACEMENT)
+        text = text.translate(_OURS)
         return text if self._start is None else self._start.sub(rf"\g<0>{_MARK}", text)
 
 

@@ -1,7 +1,7 @@
 """Token ids to text as they arrive. Knows no stop strings and no sampling."""
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.text.decoding import Piece
 from engine.text.tokenizer import Tokenizer
@@ -17,8 +17,8 @@ class Detokenizer:
     the ids, with one exception: where a run of `<0xNN>` tokens turns out not to be UTF-8, the full
     decode gives up the whole run, while here its characters before the fault were already shown.
 
-    `is_continuation`: the text goes on from a prompt, so a SentencePiece vocabulary's first space
-    is a space.
+    `shown_ids` are special tokens that are shown all the same. `is_continuation`: the text goes on
+    from a prompt, so a SentencePiece vocabulary's first space is a space.
     """
 
     def __init__(
@@ -26,12 +26,14 @@ class Detokenizer:
         tokenizer: Tokenizer,
         is_continuation: bool = False,
         skip_special_tokens: bool = True,
+        shown_ids: Collection[int] = (),
     ) -> None:
         rule = tokenizer.rule
         self._tokenizer = tokenizer
         self._assembler = _ByteLevel() if rule.is_byte_level else _ByteFallback()
         self._lead = rule.lead
-        self._skipped_ids = tokenizer.special_ids if skip_special_tokens else frozenset()
+        skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._skipped_ids = skipped - frozenset(shown_ids)
         self._max_lead = 0 if is_continuation else rule.max_lead
         self._expects_first = bool(rule.unspaced) and not is_continuation
 

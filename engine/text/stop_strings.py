@@ -13,10 +13,12 @@ class StopStrings:
     times the number of stop strings, by the failure functions of Knuth, Morris and Pratt.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, is_shown: bool = False) -> None:
+        """`is_shown`: the stop string that is met comes out too."""
         if not all(stops):
             raise InvalidInput("A stop string must not be empty.", param="stop")
         self._matchers = [_Matcher(stop) for stop in dict.fromkeys(stops)]
+        self._is_shown = is_shown
         self._held = ""
         self.matched: str | None = None  # the stop string that was met
 
@@ -30,7 +32,7 @@ class StopStrings:
         for position, char in enumerate(text, start=len(self._held) + 1):
             if stop := self._advance(char):
                 self.matched, self._held = stop, ""
-                return held[: position - len(stop)], True
+                return held[: position if self._is_shown else position - len(stop)], True
         keep = max(matcher.length for matcher in self._matchers)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep], False

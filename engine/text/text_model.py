@@ -47,6 +47,11 @@ def load_text_model(files: ModelFiles, choice: TemplateChoice | None = None) -> 
     )
 
 
+def load_vocabulary(files: ModelFiles) -> Tokenizer:
+    """The tokenizer alone, as the files have it. Raises LoadError."""
+    return _tokenizer(files, _metadata(files))
+
+
 def _metadata(files: ModelFiles) -> dict[str, Any]:
     """The keys of the weights' file that concern text; a GGML file has a vocabulary only."""
     if files.kind == "gguf":

@@ -38,6 +38,17 @@ def chat(name: str, code: str, param: str | None = None, **fields: Any) -> Bad:
     return Bad(name, CHAT, {"model": "m", "messages": user("hi")} | fields, 400, code, param)
 
 
+F = {"name": "f"}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def tool(function: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": function}
+
+
 def text(name: str, code: str, param: str | None = None, **fields: Any) -> Bad:
     return Bad(name, TEXT, {"model": "m", "prompt": "hi"} | fields, 400, code, param)
 
@@ -72,7 +83,7 @@ BAD_REQUESTS = [
     raw("a raw NUL byte", b'{"messages":"a\x00b"}'),
     raw("a lone surrogate", b'{"messages":"\\ud800"}'),
     raw("deep in an unknown field", field(b'"x":' + DEEP)),
-    raw("deep in a known field", field(b'"tools":' + DEEP)),
+    raw("deep in a known field", field(b'"response_format":' + DEEP)),
     raw("deep objects", field(b'"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5000)),
     raw("deep messages", b'{"messages":' + DEEP + b"}", TYPE, "messages[0]"),
     raw("NaN", field(b'"temperature":NaN')),
@@ -177,14 +188,62 @@ BAD_REQUESTS = [
         chat_template_kwargs={"messages": "x"},
     ),
     # What we know and lack.
-    chat("tools", REFUSED, "tools", tools=[{"type": "function", "function": {"name": "f"}}]),
-    chat("tool_choice required", REFUSED, "tool_choice", tool_choice="required"),
-    chat("JSON mode", REFUSED, "response_format", response_format={"type": "json_object"}),
-    chat("logprobs", REFUSED, "logprobs", logprobs=True),
-    chat("top_logprobs", REFUSED, "top_logprobs", top_logprobs=3),
+    chat("a tool of another type", VALUE, "tools[0].type", tools=[{"type": "x", "function": F}]),
+    chat("a nameless tool", MISSING, "tools[0].function.name", tools=[tool({})]),
+    chat("a tool's bad name", VALUE, "tools[0].function.name", tools=[tool({"name": "a b"})]),
+    chat("a tool twice", VALUE, "tools[1].function.name", tools=[tool(F), tool(F)]),
+    chat("tools of no list", TYPE, "tools", tools={}),
+    chat("too many tools", VALUE, "tools", tools=[tool(F)] * 129),
+    text("tools in a completion", REFUSED, "tools", tools=[tool(F)]),
+    chat("tool_choice required without tools", VALUE, "tool_choice", tool_choice="required"),
+    chat("an unknown tool", VALUE, "tool_choice", tools=[tool(F)], tool_choice=named("x")),
+    chat("a tool of no name", MISSING, "tool_choice.function", tool_choice={"type": "function"}),
+    chat(
+        "a schema and a tool that must be called",
+        VALUE,
+        "response_format",
+        tools=[tool(F)],
+        tool_choice="required",
+        response_format={"type": "json_object"},
+    ),
+    chat(
+        "two grammars",
+        VALUE,
+        "guided_regex",
+        response_format={"type": "json_object"},
+        guided_regex="a",
+    ),
+    chat("two in one", VALUE, "structured_outputs", structured_outputs={"regex": "a", "json": {}}),
+    chat(
+        "JSON mode of another kind",
+        VALUE,
+        "response_format.type",
+        response_format={"type": "yaml"},
+    ),
+    chat(
+        "a schema that is missing",
+        MISSING,
+        "response_format.json_schema",
+        response_format={"type": "json_schema"},
+    ),
+    chat(
+        "a schema of the wrong type",
+        TYPE,
+        "response_format.json_schema.schema",
+        response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": 3}},
+    ),
+    chat("a grammar's type", VALUE, "grammar.type", grammar={"type": "ebnf", "value": ""}),
+    chat("a grammar's value", TYPE, "grammar.value", grammar={"type": "regex", "value": 1}),
+    chat("an unknown structure", VALUE, "structured_outputs", structured_outputs={"xml": "a"}),
+    chat("a schema as bad text", VALUE, "guided_json", guided_json="{"),
+    chat("no choices", VALUE, "guided_choice", guided_choice=[]),
+    text("a regex of a completion", TYPE, "guided_regex", guided_regex=5),
+    chat("logprobs a number", TYPE, "logprobs", logprobs=3),
+    chat("top_logprobs alone", VALUE, "top_logprobs", top_logprobs=3),
+    chat("top_logprobs 21", VALUE, "top_logprobs", logprobs=True, top_logprobs=21),
+    chat("an echo in a chat", REFUSED, "echo", echo=True),
     chat("audio", REFUSED, "audio", audio={"voice": "alloy"}),
     chat("audio out", REFUSED, "modalities", modalities=["text", "audio"]),
-    chat("a grammar", REFUSED, "grammar", grammar={"type": "regex", "value": "a+"}),
     chat("an adapter", REFUSED, "adapter", adapter="lora"),
     # Text completions.
     Bad("no prompt", TEXT, {"model": "m"}, 400, MISSING, "prompt"),
@@ -204,10 +263,38 @@ BAD_REQUESTS = [
     text("a prompt object", TYPE, "prompt", prompt={"a": 1}),
     text("too many choices", VALUE, "n", prompt=["a", "b", "c"], n=100),
     text("too many prompts", VALUE, "n", prompt=["a"] * 257),
-    text("echo", REFUSED, "echo", echo=True),
+    text("echo a text", TYPE, "echo", echo="yes"),
     text("a suffix", REFUSED, "suffix", suffix="end"),
-    text("best_of", REFUSED, "best_of", best_of=3),
-    text("logprobs 0", REFUSED, "logprobs", logprobs=0),
+    text("best_of below n", VALUE, "best_of", best_of=2, n=3),
+    text("best_of in a stream", VALUE, "best_of", best_of=3, stream=True),
+    text("best_of 21", VALUE, "best_of", best_of=21),
+    text("too many candidates", VALUE, "n", prompt=["a"] * 20, best_of=20),
+    text("no allowed tokens", VALUE, "allowed_token_ids", allowed_token_ids=[]),
+    text("an allowed token beyond", VALUE, "allowed_token_ids", allowed_token_ids=[100]),
+    text("an empty bad word", VALUE, "bad_words[0]", bad_words=[""]),
+    text("bad words a text", TYPE, "bad_words", bad_words="no"),
+    text("a negative DRY", VALUE, "dry_multiplier", dry_multiplier=-1),
+    text("a DRY base below one", VALUE, "dry_base", dry_multiplier=1, dry_base=0.5),
+    text("an empty breaker", VALUE, "dry_sequence_breakers[0]", dry_sequence_breakers=[""]),
+    chat("best_of in a chat", REFUSED, "best_of", best_of=3),
+    chat(
+        "continue a user's message",
+        VALUE,
+        "messages",
+        continue_final_message=True,
+    ),
+    chat(
+        "continue and begin",
+        VALUE,
+        "continue_final_message",
+        continue_final_message=True,
+        add_generation_prompt=True,
+        messages=[{"role": "assistant", "content": "a"}],
+    ),
+    text("logprobs true", TYPE, "logprobs", logprobs=True),
+    text("logprobs 21", VALUE, "logprobs", logprobs=21),
+    text("top_logprobs", REFUSED, "top_logprobs", top_logprobs=3),
+    text("max_tokens -1", VALUE, "max_tokens", max_tokens=-1),
     # Routes, methods, jobs, sizes.
     Bad("unknown route", "/v1/nothing", {}, 404, "not_found"),
     Bad("unknown page", "/nothing?x=1", None, 404, "not_found", method="GET"),
@@ -286,6 +373,9 @@ FINE = [
     ("unknown fields", {"messages": "echo hi", "x": {"y": 1}, "user": "me", "store": True}),
     ("empty tools", {"messages": "echo hi", "tools": [], "tool_choice": "none"}),
     ("text format", {"messages": "echo hi", "response_format": {"type": "text"}}),
+    ("logprobs", {"messages": "echo hi", "logprobs": True, "top_logprobs": 20}),
+    ("a DRY that is off", {"messages": "echo hi", "dry_multiplier": 0, "dry_base": 1.75}),
+    ("no special tokens", {"messages": "echo hi", "skip_special_tokens": True}),
     ("no logprobs", {"messages": "echo hi", "logprobs": False, "top_logprobs": 0}),
     ("nulls", {"messages": "echo hi", "temperature": None, "stop": None, "max_tokens": None}),
     ("whole floats", {"messages": "echo hi", "temperature": 1, "top_k": -1, "n": 1}),

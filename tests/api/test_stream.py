@@ -134,3 +134,12 @@ def test_an_answer_that_failed_raises():
     with pytest.raises(ApiError) as caught:
         answer.check()
     assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+def test_usage_in_every_chunk_if_that_is_asked():
+    frames = [f for _, f in parse(Frames(job(n=2, includes_usage_always=True)).render(LOG))]
+    counts = [f["usage"]["completion_tokens"] for f in frames if f != "[DONE]"]
+    assert counts == [0, 0, 1, 2, 4, 5]
+    assert all(f["usage"]["prompt_tokens"] == 3 for f in frames if f != "[DONE]")
+    resumed = parse(Frames(job(n=2, includes_usage_always=True), after=3).render(LOG))
+    assert [f for _, f in resumed] == frames[4:]

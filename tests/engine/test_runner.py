@@ -40,7 +40,7 @@ def test_a_step_gives_one_token_for_each_sampled_sequence():
     expected = [model.continue_greedily([1, 2, 3], 2), model.continue_greedily([4] * 9, 2)]
     for i in range(2):
         step = scheduler.schedule()
-        token_ids = runner.run(step)
+        token_ids = runner.run(step).token_ids
         assert token_ids == [tokens[i] for tokens in expected]
         scheduler.commit(step, token_ids)
     assert model.rows == [2, 2]
@@ -50,7 +50,8 @@ def test_a_chunk_that_is_not_the_last_asks_for_no_logits():
     model, runner, scheduler = make(budget=4)
     scheduler.add(Sequence(request([1, 2, 3, 4, 5]), (), CONTEXT_LENGTH))
     step = scheduler.schedule()
-    assert runner.run(step) == []
+    assert runner.run(step).token_ids == []
     scheduler.commit(step, [])
     assert model.rows == []
-    assert runner.run(scheduler.schedule()) == model.continue_greedily([1, 2, 3, 4, 5], 1)
+    made = runner.run(scheduler.schedule())
+    assert made.token_ids == model.continue_greedily([1, 2, 3, 4, 5], 1)

@@ -23,6 +23,7 @@ from workers.assembly import lease_thread, subscription
 from workers.config import WorkerConfig
 from workers.contract import WORKERS_KEY, ModelCard
 from workers.engine_process import EngineProcess
+from workers.grammar_trial import GrammarTrial
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.redis_link import Scripts, close, connect
@@ -157,6 +158,7 @@ class LocalWorker:
             leases,
             runs,
             pulse,
+            GrammarTrial(files, scripted.info.vocab_size, text.tokenizer.eos_ids),
         )
         self.worker = EngineWorker(self.service, self.client)
         self.task: asyncio.Task[None] | None = None
@@ -180,6 +182,7 @@ class LocalWorker:
             await asyncio.wait([self.task])
         if isinstance(self.engine, ChildEngine):
             await self.engine.close()
+        await self.service.grammars.close()
         await close(self.client)
 
 

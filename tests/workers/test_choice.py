@@ -1,14 +1,18 @@
 """One answer's text: what is shown when, and that replaying the ids gives the same."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, strategies as st
 
 from tests.scripted_engine import plain_ids
 from workers.choice import Choice
+from workers.contract import Sampling
 
 
-def choice(text, *stops: str) -> Choice:
-    return Choice(0, text.tokenizer, stops, is_continuation=True)
+def choice(text, *stops: str, **asked: Any) -> Choice:
+    sampling = Sampling(**{"seed": 1, "stop": stops, **asked})
+    return Choice(0, text.tokenizer, sampling, is_continuation=True)
 
 
 def test_the_texts_of_all_steps_are_the_whole_text(text):
@@ -79,3 +83,16 @@ def test_replaying_logged_steps_restores_the_state(text, vocabulary, data):
         resumed.push(delta.token_ids, delta.finish)
     rest = [resumed.push(step, None) for step in steps[at : len(deltas)]]
     assert rest == deltas[at:]
+
+
+def test_the_stop_string_is_shown_if_that_is_asked(text):
+    ids = text.tokenizer.encode("one two three", add_special_tokens=False)
+    delta = choice(text, "two", includes_stop=True).push(ids, None)
+    assert (delta.text, delta.finish) == ("one two", "stop")
+
+
+def test_special_tokens_are_shown_if_that_is_asked(text):
+    (end_id,) = text.tokenizer.eos_ids
+    shown = text.tokenizer.decode([end_id], skip_special_tokens=False)
+    assert choice(text).push([end_id], "stop").text == ""
+    assert choice(text, shows_special_tokens=True).push([end_id], "stop").text == shown

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from engine.messages import SequenceOutput, SequenceRequest
+from engine.messages import EngineInfo, SequenceOutput, SequenceRequest
 from tests.workers.test_prepare import INFO
 from tests.workers.wire import check_log, ids_of, make_job, text_of
 from workers.contract import Delta, Done, Event, Failed, Started, Tokens, decode_event, num_events
@@ -42,6 +43,7 @@ class Table:
         attempt: int = 1,
         runs: Runs | None = None,
         standing: Standing = ORDINARY,
+        info: EngineInfo = INFO,
     ) -> None:
         self.door = Door()
         self.log = JobLog(job.id, job.home, [], sum(num_events(event) for event in past))
@@ -50,7 +52,7 @@ class Table:
         self.runs = runs or Runs(token_log)
         self.run = JobRun(
             job,
-            prepare(job, text, INFO),
+            prepare(job, text, info),
             text.tokenizer,
             attempt=attempt,
             log=self.log,
@@ -60,6 +62,15 @@ class Table:
         )
         self.run.replay(past)
         self.runs.start(self.run)
+
+    def tell(self, **outputs: SequenceOutput) -> None:
+        """One engine step, in full: `c0=SequenceOutput(id="", …)`."""
+        self.runs.on_outputs(
+            [
+                msgspec.structs.replace(output, id=f"j/{name[1:]}/{self.run.attempt}")
+                for name, output in outputs.items()
+            ]
+        )
 
     def step(self, **outputs: tuple[list[int], str | None]) -> None:
         """One engine step: `c0=([1, 2], None)`."""

@@ -11,6 +11,7 @@ from engine.messages import EngineInfo
 from engine.text.chat_template import ChatTemplate
 from engine.text.generation_config import GenerationDefaults
 from tests.workers.wire import PROMPT, make_job
+from workers.contract import Dry
 from workers.prepare import prepare
 
 INFO = EngineInfo(
@@ -94,7 +95,14 @@ def test_without_max_tokens_a_chat_fills_the_context_and_a_completion_stops_at_1
 
 @pytest.mark.parametrize(
     ("num_prompt", "max_tokens", "fits"),
-    [(60, 4, True), (60, 5, False), (63, None, True), (64, None, False), (64, 0, False)],
+    [
+        (60, 4, True),
+        (60, 5, False),
+        (63, None, True),
+        (64, None, False),
+        (64, 0, True),
+        (65, 0, False),
+    ],
 )
 def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fits):
     job = make_job(prompts=[[5] * num_prompt], max_tokens=max_tokens)
@@ -189,3 +197,70 @@ def test_an_end_that_the_model_cannot_make_is_left_out(text):
     (plan,) = prepare(make_job(), model, INFO)
     assert 1 in plan.params.stop_token_ids
     assert 99_999 not in plan.params.stop_token_ids
+
+
+def test_a_prompt_that_may_be_cut_loses_its_beginning(text):
+    ids = list(range(5, 105))
+    (plan,) = prepare(make_job(prompts=[ids], max_tokens=10, truncates_prompt=True), text, INFO)
+    assert plan.prompt_ids == ids[-54:]
+    (plan,) = prepare(make_job(prompts=[ids], max_tokens=None, truncates_prompt=True), text, INFO)
+    assert plan.prompt_ids == ids[-48:]
+    (plan,) = prepare(make_job(prompts=[ids[:20]], truncates_prompt=True), text, INFO)
+    assert plan.prompt_ids == ids[:20]
+    with pytest.raises(PromptTooLong):
+        prepare(make_job(prompts=[ids], max_tokens=64, truncates_prompt=True), text, INFO)
+
+
+def test_a_text_of_megabytes_that_may_be_cut_is_cut_before_it_is_tokenized(text):
+    long = "word " * 2_000_000 + "the very end"
+    start = time.process_time()
+    (plan,) = prepare(make_job(prompts=[long], truncates_prompt=True), text, INFO)
+    (of_chat,) = prepare(
+        chat(messages=[{"role": "user", "content": long}], truncates_prompt=True), text, INFO
+    )
+    assert time.process_time() - start < 2
+    assert text.tokenizer.decode(plan.prompt_ids).endswith("the very end")
+    assert "the very end" in text.tokenizer.decode(of_chat.prompt_ids)
+
+
+def test_an_answer_goes_on_from_the_last_message(text):
+    messages = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": "Good mor "},
+    ]
+    (plan,) = prepare(chat(messages=messages, continues_message=True), text, INFO)
+    prompt = text.tokenizer.decode(plan.prompt_ids, skip_special_tokens=False)
+    assert prompt.endswith("Good mor ")
+    assert "hello" in prompt
+
+
+def test_a_marker_of_ours_in_a_message_is_no_marker(text):
+    messages = [{"role": "assistant", "content": "ab\ufdd1cd"}]
+    (plan,) = prepare(chat(messages=messages, continues_message=True), text, INFO)
+    assert text.tokenizer.decode(plan.prompt_ids).endswith("ab\ufffdcd")
+
+
+def test_a_template_that_hides_the_last_message_cannot_go_on_from_it(text):
+    blind = text._replace(chat_template=ChatTemplate("{{ messages[0].content }}", {}))
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(InvalidInput, match="cannot be continued"):
+        prepare(chat(messages=messages, continues_message=True), blind, INFO)
+
+
+def test_bad_words_are_forbidden_alone_and_behind_a_space(text):
+    (plan,) = prepare(make_job(bad_words=("hello",)), text, INFO)
+    encode = text.tokenizer.encode
+    assert set(plan.params.bad_words) == {
+        tuple(encode(form, add_special_tokens=False)) for form in ("hello", " hello")
+    }
+
+
+def test_dry_breakers_are_the_tokens_whose_text_has_one(text):
+    (plan,) = prepare(make_job(dry=Dry(multiplier=0.8, breakers=("\n", "ll"))), text, INFO)
+    dry = plan.params.dry
+    assert dry is not None
+    assert (dry.multiplier, dry.base) == (0.8, 1.75)
+    ids = set(dry.breaker_ids)
+    for token_id in range(INFO.vocab_size):
+        piece = text.tokenizer.decode([token_id], skip_special_tokens=False)
+        assert (token_id in ids) == ("\n" in piece or "ll" in piece)

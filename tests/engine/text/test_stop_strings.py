@@ -31,6 +31,17 @@ def test_the_text_is_cut_before_the_first_stop_string_however_it_is_pushed(text,
     assert (shown + watcher.flush(), is_matched) == naive(text, stops)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.text("ab", max_size=30), st.lists(SMALL, min_size=1, max_size=3), st.data())
+def test_one_that_is_shown_ends_the_text(text, stops, data):
+    place = data.draw(st.integers(0, len(text)))
+    watcher = StopStrings(stops, is_shown=True)
+    shown = "".join(watcher.push(part)[0] for part in (text[:place], text[place:]))
+    before, is_matched = naive(text, stops)
+    assert shown + watcher.flush() == before + (watcher.matched or "")
+    assert (watcher.matched is not None) == is_matched
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.text("ab", max_size=20), st.lists(SMALL, min_size=1, max_size=3))
 def test_only_the_longest_possible_beginning_of_a_stop_string_is_held_back(text, stops):

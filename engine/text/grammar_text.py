@@ -1,0 +1,134 @@
+"""Grammars as llguidance takes them: of JSON schemas, regexes, choices and grammar texts.
+
+Writes text alone: whether one compiles, `grammar.py` finds out. Every one is JSON with a list of
+grammars of which the first is the whole.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
+
+from engine.errors import InvalidInput
+
+# A small model that may write white space without end does.
+WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
+_BODY = "body"
+_WORDS = "/(?s:.*)/"
+MAX_GBNF = 4_096  # it is read in Python, in time that grows with the square: 60 ms at most
+
+
+def of_json_schema(schema: Any) -> str:
+    """JSON that a schema allows. Raises InvalidInput for what is no schema."""
+    return _grammars(json_schema=with_whitespace(schema))
+
+
+def with_whitespace(schema: Any) -> dict[str, Any]:
+    """A schema that says how much white space may stand between its tokens."""
+    if isinstance(schema, bool):
+        schema = {} if schema else {"not": {}}
+    if not isinstance(schema, dict):
+        raise InvalidInput("A JSON schema is an object.")
+    own = schema.get("x-guidance")
+    return {**schema, "x-guidance": {**WHITESPACE, **(own if isinstance(own, dict) else {})}}
+
+
+def of_json_object() -> str:
+    """Any JSON object."""
+    return of_json_schema({"type": "object"})
+
+
+def of_regex(regex: str) -> str:
+    """Text that a regex (of Rust's kind) matches as a whole."""
+    return _grammars(lark_grammar="start: /" + _for_lark(regex) + "/")
+
+
+def of_choice(texts: Sequence[str]) -> str:
+    """One of several texts."""
+    return _grammars(lark_grammar="start: " + " | ".join(map(literal, texts)))
+
+
+def of_lark(grammar: str) -> str:
+    """What a Lark grammar in llguidance's dialect allows."""
+    return _grammars(lark_grammar=grammar)
+
+
+def of_gbnf_or_lark(grammar: str) -> str:
+    """As vLLM takes them: Lark, or llama.cpp's GBNF. Raises InvalidInput."""
+    if "::=" not in grammar:
+        return of_lark(grammar)
+    if len(grammar) > MAX_GBNF:
+        what = f"A GBNF grammar has at most {MAX_GBNF} characters; Lark may have more."
+        raise InvalidInput(what)
+    try:
+        return of_lark(any_to_lark(grammar))
+    except (GbnfToLarkError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"The grammar cannot be read: {error}") from error
+
+
+def of_llguidance(grammar: Any) -> str:
+    """llguidance's own form, an object with `grammars`. Raises InvalidInput if it is another."""
+    try:
+        document = json.loads(grammar) if isinstance(grammar, str) else grammar
+    except ValueError as error:
+        raise InvalidInput(f"The grammar is not valid JSON: {error}.") from error
+    grammars = document.get("grammars") if isinstance(document, dict) else None
+    if not (isinstance(grammars, list) and grammars) or not all(
+        isinstance(part, dict) for part in grammars
+    ):
+        raise InvalidInput("A grammar of llguidance's is an object with a list of `grammars`.")
+    return json.dumps({**document, "grammars": grammars}, ensure_ascii=False)
+
+
+def behind_reasoning(grammar: str, begin: str, end: str, *, has_begun: bool) -> str:
+    """`grammar` for what follows a model's reasoning, whose marks come as terms of Lark.
+
+    Unless it `has_begun` in the prompt there may be none.
+    """
+    document, name = _named(grammar, _BODY)
+    thought = "thought" if has_begun else f"({begin} thought)?"
+    # Words never hold a special token, so nothing else is needed to end at one.
+    inner = f"inner: words {end}\nwords: {_WORDS}\n"
+    if not end.startswith("<["):
+        inner = f"inner[suffix={end}]: {_WORDS}\n"
+    lark = f"start: {thought} @{name}\nthought: inner /\\s{{0,4}}/\n{inner}"
+    document["grammars"].insert(0, {"lark_grammar": lark})
+    return json.dumps(document)
+
+
+def either(calls: str, answer: str) -> str:
+    """What one of the two allows."""
+    document, first = _named(calls, "calls")
+    other, second = _named(answer, "answer")
+    choice = {"lark_grammar": f"start: @{first} | @{second}"}
+    document["grammars"] = [choice, *document["grammars"], *other["grammars"]]
+    return json.dumps(document)
+
+
+def _named(grammar: str, name: str) -> tuple[dict[str, Any], str]:
+    """A grammar whose whole others can refer to, and by which name."""
+    document: dict[str, Any] = json.loads(grammar)
+    return document, document["grammars"][0].setdefault("name", name)
+
+
+def literal(text: str) -> str:
+    """`text` as a term of Lark."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _for_lark(regex: str) -> str:
+    """A regex between Lark's slashes: one of its own is escaped, if it is not yet."""
+    parts: list[str] = []
+    is_escaped = False
+    for char in regex:
+        if char == "/" and not is_escaped:
+            parts.append("\\/")
+        else:
+            parts.append("\\n" if char == "\n" else char)
+        is_escaped = char == "\\" and not is_escaped
+    return "".join(parts)
+
+
+def _grammars(**grammar: Any) -> str:
+    return json.dumps({"grammars": [grammar]}, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""Tool calls in what a model writes: one reader a format."""

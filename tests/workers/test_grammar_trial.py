@@ -1,0 +1,86 @@
+"""Grammars are tried apart: what is bad, huge or slow is told within a second."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from engine.errors import InvalidInput
+from engine.text.grammar_text import of_json_schema, of_lark, of_regex
+from workers.grammar_trial import MAX_BYTES, GrammarTrial
+
+
+@pytest.fixture
+async def trial(model_files, text):
+    trial = GrammarTrial(model_files, 2048, text.tokenizer.eos_ids)
+    yield trial
+    await trial.close()
+
+
+def nested(depth):
+    schema = '{"type":"string"}'
+    for _ in range(depth):
+        schema = '{"type":"array","items":' + schema + "}"
+    return '{"grammars":[{"json_schema":' + schema + "}]}"
+
+
+def choices(count, width):
+    names = [[f"p{i}_{j}" for j in range(width)] for i in range(count)]
+    return {"anyOf": [{"properties": {key: {"type": "string"} for key in part}} for part in names]}
+
+
+HOSTILE = {
+    "no schema": of_json_schema({"type": "colour"}),
+    "a loop": of_json_schema({"$ref": "#/a", "a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}}),
+    "nested deep": nested(5000),
+    "another site's": of_json_schema({"$ref": "http://example.com/schema.json"}),
+    "a product": of_json_schema({"allOf": [choices(8, 1) for _ in range(8)]}),
+    "many choices": of_json_schema(choices(180, 40)),
+    "huge": "x" * (MAX_BYTES + 1),
+    "look-around": of_regex("a(?=b)"),
+    "endless": of_lark("start: s\ns: s"),
+    "no json": '{"grammars": [',
+    "no list": json.dumps({"grammars": 7}),
+}
+
+
+@pytest.mark.parametrize("grammar", HOSTILE.values(), ids=HOSTILE)
+async def test_what_cannot_be_followed_is_refused_within_a_second(trial, grammar):
+    await trial.check(of_regex("a+"), None)  # the child is there
+    began_s = time.monotonic()
+    with pytest.raises(InvalidInput) as refusal:
+        await trial.check(grammar, "response_format")
+    assert time.monotonic() - began_s < 1
+    assert refusal.value.param == "response_format"
+    assert len(str(refusal.value)) < 600
+
+
+async def test_good_ones_pass_beside_bad_ones(trial):
+    good = [of_regex(f"a{{{i}}}") for i in range(1, 9)]
+    results = await asyncio.gather(
+        *(trial.check(grammar, "g") for grammar in [*HOSTILE.values(), *good]),
+        return_exceptions=True,
+    )
+    assert all(isinstance(result, InvalidInput) for result in results[: len(HOSTILE)])
+    assert results[len(HOSTILE) :] == [None] * len(good)
+
+
+async def test_a_recursive_schema_is_no_problem(trial):
+    tree = {"type": "object", "properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}
+    await trial.check(of_json_schema(tree), None)
+
+
+async def test_a_child_that_was_killed_is_started_again(trial):
+    await trial.check(of_regex("a"), None)
+    os.kill(trial._process.pid, signal.SIGKILL)
+    await trial.check(of_regex("b"), None)
+
+
+async def test_what_was_tried_is_not_tried_again(trial):
+    await trial.check(of_regex("a"), None)
+    await trial.close()
+    await trial.check(of_regex("a"), None)
+    assert trial._process is None

@@ -1,0 +1,107 @@
+"""Has a grammar tried before an engine sees it. Knows a child process, no grammar."""
+
+import asyncio
+import contextlib
+import itertools
+import sys
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from engine.errors import InvalidInput
+from engine.weights.files import ModelFiles
+from workers.engine_frames import HEADER_BYTES
+from workers.environment import variables
+from workers.grammar_frames import Order, Trial, decode_verdict, frame
+
+MAX_BYTES = 262_144
+MAX_KNOWN = 512  # grammars that were tried before and are good
+MAX_AT_ONCE = 4
+LOAD_S = 60.0
+ANSWER_S = 5.0  # a trial ends by itself long before
+# The child forks, so nothing in it may have threads.
+_ALONE = {"TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+class GrammarTrial:
+    """Starts its child with the first grammar, and again if it was lost."""
+
+    def __init__(self, files: ModelFiles, vocab_size: int, eos_ids: Iterable[int]) -> None:
+        self._order = Order(files, vocab_size, tuple(eos_ids))
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._numbers = itertools.count()
+        self._answers: dict[int, asyncio.Future[str]] = {}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._turn = asyncio.Semaphore(MAX_AT_ONCE)
+
+    async def check(self, grammar: str, param: str | None) -> None:
+        """Raise InvalidInput for a grammar that does not compile, or not within the limits."""
+        if grammar in self._known:
+            self._known.move_to_end(grammar)
+            return
+        if len(grammar) > MAX_BYTES:
+            what = f"It has more than {MAX_BYTES} bytes."
+        else:
+            async with self._turn:
+                what = await self._try(grammar)
+        if what:
+            raise InvalidInput(f"This cannot be followed as a grammar. {what}", param)
+        self._known[grammar] = None
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+
+    async def _try(self, grammar: str) -> str:
+        """What is wrong with it. A child that dies is no one's fault: it is tried once more."""
+        for _ in range(2):
+            process = await self._child()
+            number = next(self._numbers)
+            answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self._answers[number] = answer
+            try:
+                assert process.stdin is not None
+                process.stdin.write(frame(Trial(number, grammar)))
+                async with asyncio.timeout(LOAD_S if number == 0 else ANSWER_S):
+                    return await answer
+            except (ConnectionError, TimeoutError):
+                await self.close()
+            finally:
+                self._answers.pop(number, None)
+        raise RuntimeError("the trial of grammars does not answer")
+
+    async def _child(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            pipe = asyncio.subprocess.PIPE
+            command = (sys.executable, "-m", "workers.grammar_child")
+            environ = {**variables(), **_ALONE}
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=pipe, stdout=pipe, env=environ
+            )
+            assert process.stdin is not None
+            process.stdin.write(frame(self._order))
+            self._process = process
+            self._reading = asyncio.create_task(self._read(process))
+        return self._process
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
+                verdict = decode_verdict(await process.stdout.readexactly(size))
+                answer = self._answers.get(verdict.id)
+                if answer is not None and not answer.done():
+                    answer.set_result(verdict.problem)
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(ConnectionResetError("the trial of grammars ended"))
+
+    async def close(self) -> None:
+        """End the child, if there is one."""
+        process, self._process = self._process, None
+        reading, self._reading = self._reading, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        if reading is not None:
+            await reading
