@@ -33,6 +33,7 @@ from api.models import Models
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
 from api.responses import Responses, StoredResponse
+from api.tokens import Asking, Detokenizes, Templates, Tokenizes
 from workers.environment import load
 
 logger = logging.getLogger(__name__)
@@ -173,6 +174,14 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/v1/responses/{response_id}", stored)
     app.add_route("/v1/responses/{response_id}/cancel", stored, suffix="cancel")
     app.add_route("/v1/responses/{response_id}/input_items", stored, suffix="items")
+    asking = Asking(generation)
+    for path, resource in (
+        ("/tokenize", Tokenizes(asking)),
+        ("/detokenize", Detokenizes(asking)),
+        ("/apply-template", Templates(asking)),
+    ):
+        app.add_route(path, resource)
+        app.add_route(f"/v1{path}", resource)
     jobs = Jobs(broker, generation.jobs)
     app.add_route("/v1/jobs/{job_id}", jobs)
     app.add_route("/v1/jobs/{job_id}/events", jobs, suffix="events")

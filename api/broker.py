@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 
 from api.admission import Accepted, Bounds, Terms, accepted, admission
+from api.asker import Asker
 from api.canceller import Cancel, Canceller
 from api.chores import Chores
 from api.config import ApiConfig
@@ -34,6 +35,7 @@ from api.memory import MemoryGuard, full
 from api.relay import LogSlice, Relay
 from api.subscription import Subscription
 from workers import contract
+from workers.questions import REPLY
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -87,6 +89,7 @@ class Broker:
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self.relay = Relay(self._read_logs, config.ping_s)
         self.chores = Chores(self.redis, self.call)
+        self.asker = Asker(self.redis, self.call, self.api_id)
         self._subscription = Subscription(config.redis_url, self._hear, self._hear_again)
         self._subscription.follow(contract.api_channel(self.api_id))
         self._subscription.follow(contract.CHORES_CHANNEL)
@@ -117,6 +120,8 @@ class Broker:
     def _hear(self, message: bytes) -> None:
         if message == contract.WAKE_UP:
             self.chores.wake()
+        elif message.startswith(REPLY):
+            self.asker.hear(message)
         else:
             self.relay.deliver(message)
 

@@ -17,6 +17,7 @@ from engine.messages import EngineInfo
 from engine.progress_bar import Bar
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
+from workers.answering import Answering
 from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import (
     WORKERS_KEY,
@@ -138,6 +139,7 @@ async def _serve(service: Service, client: ArqRedis) -> None:
             lease_thread(service).run(),
             service.pulse.run(),
             subscription(worker).run(),
+            answering(service).run(),
             _keep_policy(service, client),
         )
     finally:
@@ -155,6 +157,11 @@ def subscription(worker: EngineWorker) -> Subscription:
         },
         on_ready=worker.wake,
     )
+
+
+def answering(service: Service) -> Answering:
+    """What answers questions about texts."""
+    return Answering(service.config.redis_url, service.queue, service.text, service.info)
 
 
 def lease_thread(service: Service) -> LeaseThread:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import redis.asyncio
 import redis.exceptions
 
-from workers import contract
+from workers import contract, questions
 from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
 
 MODEL = "tiny/demo"
@@ -115,6 +115,24 @@ class FakeJob:
         self.is_over = contract.is_terminal(event)
 
 
+def _reply(question: questions.Question) -> questions.Reply:
+    """A token is a character, BOS is 1; a chat is its roles and texts between bars."""
+    subject = question.subject
+    if isinstance(subject, questions.Detokenize):
+        return questions.Reply(id=question.id, text="".join(map(chr, subject.token_ids)))
+    if isinstance(subject, questions.Tokenize):
+        text, ids = subject.text, [1] if subject.adds_special_tokens else []
+    else:
+        messages = subject.job.messages or []
+        text, ids = "|".join(f"{m['role']}:{m['content']}" for m in messages), []
+    if text.endswith("refuse me"):
+        failed = Failed(0, "invalid_value", "It is refused.", "messages")
+        return questions.Reply(id=question.id, failed=failed)
+    ids = [*ids, *map(ord, text)]
+    pieces = [bytes([i % 256]) for i in ids] if question.wants_pieces else []
+    return questions.Reply(id=question.id, text=text, token_ids=ids, pieces=pieces)
+
+
 class FakeWorker:
     """Runs in a thread of its own until `stop`."""
 
@@ -155,6 +173,7 @@ class FakeWorker:
                     if not self.is_paused:
                         await self._claim()
                         await self._step()
+                        await self._answer()
             await asyncio.sleep(self.step_s)
         control.cancel()
         await asyncio.gather(control, return_exceptions=True)
@@ -213,6 +232,16 @@ class FakeWorker:
             self.jobs[job_id] = FakeJob(spec, entries)
             if job_id in self.cancelled:  # heard of while it was being claimed
                 self._cancel(job_id)
+
+    async def _answer(self) -> None:
+        popped = await self._redis.lpop(questions.questions_key(self._queue))
+        if popped is None:
+            return
+        data = await self._redis.getdel(questions.question_key(popped.decode()))
+        if data is not None:
+            question = questions.decode_question(data)
+            reply = questions.encode_reply(_reply(question))
+            await self._redis.publish(contract.api_channel(question.home), reply)
 
     async def _step(self) -> None:
         homes: dict[str, list[contract.Append]] = {}
