@@ -14,6 +14,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.admin import Dead
+from api.anthropic.errors import error_object, is_anthropic
 from api.auth import Gate, check_rights
 from api.background import in_background
 from api.batch.assembly import add_routes as add_batch_routes
@@ -29,6 +30,7 @@ from api.health import Health
 from api.jobs import Jobs
 from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
+from api.messages import CountTokens, Messages
 from api.models import Models
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
@@ -134,6 +136,8 @@ class _Middleware:
         req.context.request_id = given if is_sane else f"req_{uuid.uuid4().hex}"
         req.context.started_s = time.monotonic()
         resp.set_header("x-request-id", req.context.request_id)
+        if is_anthropic(req.path):
+            resp.set_header("request-id", req.context.request_id)
         req.context.tenant = self._gate.admit(req.path, req.get_header)
 
     async def process_resource(
@@ -175,6 +179,8 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/v1/responses/{response_id}/cancel", stored, suffix="cancel")
     app.add_route("/v1/responses/{response_id}/input_items", stored, suffix="items")
     asking = Asking(generation)
+    app.add_route("/v1/messages", Messages(generation))
+    app.add_route("/v1/messages/count_tokens", CountTokens(asking))
     for path, resource in (
         ("/tokenize", Tokenizes(asking)),
         ("/detokenize", Detokenizes(asking)),
@@ -201,7 +207,9 @@ def _add_error_handlers(app: _Falcon) -> None:
 async def _on_api_error(req: Request, resp: Response, error: ApiError, params: Any) -> None:
     resp.status = error.status
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = _encode(error.response())
+    is_theirs = is_anthropic(req.path)
+    body = error_object(error, req.context.get("request_id")) if is_theirs else error.response()
+    resp.data = _encode(body)
     if error.retry_after_s is not None:
         resp.set_header("retry-after", str(error.retry_after_s))
     if error.is_final:

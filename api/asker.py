@@ -72,7 +72,8 @@ class Asker:
             what = f"This request takes at most {MAX_BYTES} bytes of text; it has {len(data)}."
             raise ApiError("request_too_large", what)
         keys = [questions_key(queue), question_key(question.id)]
-        args = [question.id, data, MAX_QUESTIONS, round(self._answer_s * 1000)]
+        args: list[str | int | bytes] = [question.id, data, MAX_QUESTIONS]
+        args.append(round(self._answer_s * 1000))
         if not await self._call(lambda: self._script(keys=keys, args=args)):
             raise ApiError("queue_full", "Too many such requests wait; try again soon.")
 

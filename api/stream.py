@@ -27,6 +27,8 @@ class Frames:
     `after` is the last event number that the client has.
     """
 
+    ping = PING
+
     def __init__(self, job: contract.Job, fingerprint: str = "", after: int = -1) -> None:
         is_chat = job.kind == "chat"
         kind = "chat.completion.chunk" if is_chat else "text_completion"

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
+from typing import cast
 
 import msgspec
 from redis.asyncio import Redis
@@ -53,10 +55,10 @@ class Answering:
     async def _serve(self, client: Redis) -> None:
         while True:
             async with asyncio.timeout(POP_S + COMMAND_TIMEOUT_S):  # a peer may vanish silently
-                popped = await client.blpop([questions_key(self._queue)], timeout=POP_S)
+                popped = await _pop(client, questions_key(self._queue))
             if popped is None:
                 continue
-            question = await client.getdel(question_key(popped[1].decode()))
+            question = await client.getdel(question_key(popped.decode()))
             if question is not None:  # else nobody waits any more
                 await self._answer(client, question)
 
@@ -68,6 +70,13 @@ class Answering:
             return
         reply = await asyncio.to_thread(answer, question, self._text, self._info)
         await client.publish(api_channel(question.home), encode_reply(reply))
+
+
+async def _pop(client: Redis, key: str) -> bytes | None:
+    """The next id, when there is one within POP_S."""
+    # redis-py's types are those of its clients with and without asyncio.
+    popped = await cast("Awaitable[list[bytes] | None]", client.blpop([key], timeout=POP_S))
+    return None if popped is None else popped[1]
 
 
 def answer(question: Question, text: TextModel, info: EngineInfo) -> Reply:

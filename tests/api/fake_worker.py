@@ -10,7 +10,7 @@ import redis.asyncio
 import redis.exceptions
 
 from workers import contract, questions
-from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
+from workers.contract import CallDelta, Delta, Done, Failed, Started, Tokens, Usage
 
 MODEL = "tiny/demo"
 CONTEXT_LENGTH = 2048
@@ -74,6 +74,25 @@ class FakeJob:
         yield Tokens(self.offset, (Delta(0, (1,), "so far "),))
         self.is_dead = True
         yield Failed(self.offset, "engine_crashed", f"job {self.job.id} crashed its engine")
+
+    def _act(self, text: str) -> Iterator[contract.Event | None]:
+        """Thinks, speaks, and calls the first tool."""
+        call = CallDelta(0, "call_1", self.job.tools[0]["function"]["name"], '{"x":')
+        said = (
+            Delta(0, (1,), "", reasoning="Hm."),
+            Delta(0, (2,), "Wait."),
+            Delta(0, (3,), "", calls=(call,)),
+            Delta(0, (4,), "", "tool_calls", calls=(CallDelta(0, None, None, "1}"),)),
+        )
+        for delta in said:
+            yield Tokens(self.offset, (delta,))
+        yield Done(self.offset, Usage(7, len(said), 3))
+
+    def _stop(self, text: str) -> Iterator[contract.Event | None]:
+        """Meets the first stop string after a word."""
+        stop = self.job.sampling.stop[0]
+        yield Tokens(self.offset, (Delta(0, (1,), "word", "stop", matched_stop=stop),))
+        yield Done(self.offset, Usage(7, 1, 0))
 
     def _hang(self, text: str) -> Iterator[contract.Event | None]:
         yield Tokens(self.offset, (Delta(0, (1,), "then nothing"),))
