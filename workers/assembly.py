@@ -37,6 +37,7 @@ from workers.redis_policy import check_policy
 from workers.runs import Runs
 from workers.service import Service
 from workers.subscription import Subscription
+from workers.system import system_fingerprint
 from workers.token_log import TokenLog
 from workers.watch import Watch
 from workers.worker import EngineWorker
@@ -208,7 +209,7 @@ def _card(name: str, info: EngineInfo) -> ModelCard:
         context_length=info.context_length,
         vocab_size=info.vocab_size,
         created_s=int(time.time()),
-        fingerprint=info.fingerprint,
+        fingerprint=system_fingerprint(info),
         device=info.device,
         dtype=info.dtype,
         kv_tokens=info.kv_tokens,
