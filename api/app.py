@@ -20,7 +20,8 @@ from api.background import in_background
 from api.batch.assembly import add_routes as add_batch_routes
 from api.body import Body, Receive
 from api.broker import Broker
-from api.chat import ChatCompletions
+from api.chat import ChatCompletions, StoredCompletion
+from api.chat_store import ChatStore
 from api.completions import Completions
 from api.config import ApiConfig
 from api.dead_letters import DeadLetters
@@ -170,7 +171,9 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/ready", health, suffix="ready")
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
-    app.add_route("/v1/chat/completions", ChatCompletions(generation))
+    chats = ChatStore(broker, generation.config)
+    app.add_route("/v1/chat/completions", ChatCompletions(generation, chats))
+    app.add_route("/v1/chat/completions/{completion_id}", StoredCompletion(chats))
     app.add_route("/v1/completions", Completions(generation))
     responses = ResponseStore(broker)
     stored = StoredResponse(generation, responses)

@@ -57,6 +57,7 @@ class JobView(NamedTuple):
 
     job: contract.Job
     last_number: int | None
+    is_done: bool = False  # with an answer
 
 
 class Broker:
@@ -218,15 +219,16 @@ class Broker:
 
         Raises ApiError, also for a record that cannot be read.
         """
-        spec, last = await self.call(lambda: self._read_view(job_id))
+        spec, entry = await self.call(lambda: self._read_view(job_id))
         if spec is None:
             return None
         try:
             job = contract.decode_job(spec)
         except contract.WireError as error:
             raise ApiError("internal_error", str(error)) from error
-        event = contract.decode_event(last) if last else None
-        return JobView(job, event.offset if isinstance(event, _TERMINAL) else None)
+        event = contract.decode_event(entry) if entry else None
+        last = event.offset if isinstance(event, _TERMINAL) else None
+        return JobView(job, last, isinstance(event, contract.Done))
 
     async def directory(self, max_age_s: float = DIRECTORY_AGE_S) -> Directory:
         """The fleet, at most `max_age_s` old; callers that come together share one look."""
