@@ -94,6 +94,15 @@ class FakeJob:
         yield Tokens(self.offset, (Delta(0, (1,), "word", "stop", matched_stop=stop),))
         yield Done(self.offset, Usage(7, 1, 0))
 
+    def _pause(self, text: str) -> Iterator[contract.Event | None]:
+        """`pause S`: a token, silence for S seconds, another token."""
+        yield Tokens(self.offset, (Delta(0, (1,), "before "),))
+        ends_s = time.monotonic() + float(text)
+        while time.monotonic() < ends_s:
+            yield None
+        yield Tokens(self.offset, (Delta(0, (2,), "after", "stop"),))
+        yield Done(self.offset, Usage(7, 2, 0))
+
     def _hang(self, text: str) -> Iterator[contract.Event | None]:
         yield Tokens(self.offset, (Delta(0, (1,), "then nothing"),))
         while True:

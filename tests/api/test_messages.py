@@ -158,3 +158,9 @@ def test_an_idle_stream_is_kept_alive_by_ping_events(api):
     lines = iter(response.readline, b"")
     assert any(line == b"event: ping\n" for line in lines)
     connection.close()
+
+
+def test_the_client_takes_no_notice_of_pings(client, api):
+    messages = [{"role": "user", "content": f"pause {3 * api.config.ping_s}"}]
+    with client.messages.stream(model="any", max_tokens=50, messages=messages) as stream:
+        assert list(stream.text_stream) == ["before ", "after"]
