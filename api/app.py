@@ -14,12 +14,14 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.admin import Dead
+from api.anthropic.errors import error_object, is_anthropic
 from api.auth import Gate, check_rights
 from api.background import in_background
 from api.batch.assembly import add_routes as add_batch_routes
 from api.body import Body, Receive
 from api.broker import Broker
-from api.chat import ChatCompletions
+from api.chat import ChatCompletions, StoredCompletion
+from api.chat_store import ChatStore
 from api.completions import Completions
 from api.config import ApiConfig
 from api.dead_letters import DeadLetters
@@ -29,12 +31,14 @@ from api.health import Health
 from api.jobs import Jobs
 from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
+from api.messages import CountTokens, Messages
 from api.models import Models
 from api.re_isq import ReIsqs
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
 from api.responses import Responses, StoredResponse
 from api.weight_changes import WeightChanges
+from api.tokens import Asking, Detokenizes, Templates, Tokenizes
 from workers.environment import load
 
 logger = logging.getLogger(__name__)
@@ -135,6 +139,8 @@ class _Middleware:
         req.context.request_id = given if is_sane else f"req_{uuid.uuid4().hex}"
         req.context.started_s = time.monotonic()
         resp.set_header("x-request-id", req.context.request_id)
+        if is_anthropic(req.path):
+            resp.set_header("request-id", req.context.request_id)
         req.context.tenant = self._gate.admit(req.path, req.get_header)
 
     async def process_resource(
@@ -167,7 +173,9 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/ready", health, suffix="ready")
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
-    app.add_route("/v1/chat/completions", ChatCompletions(generation))
+    chats = ChatStore(broker, generation.config)
+    app.add_route("/v1/chat/completions", ChatCompletions(generation, chats))
+    app.add_route("/v1/chat/completions/{completion_id}", StoredCompletion(chats))
     app.add_route("/v1/completions", Completions(generation))
     responses = ResponseStore(broker)
     stored = StoredResponse(generation, responses)
@@ -175,6 +183,16 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/v1/responses/{response_id}", stored)
     app.add_route("/v1/responses/{response_id}/cancel", stored, suffix="cancel")
     app.add_route("/v1/responses/{response_id}/input_items", stored, suffix="items")
+    asking = Asking(generation)
+    app.add_route("/v1/messages", Messages(generation))
+    app.add_route("/v1/messages/count_tokens", CountTokens(asking))
+    for path, resource in (
+        ("/tokenize", Tokenizes(asking)),
+        ("/detokenize", Detokenizes(asking)),
+        ("/apply-template", Templates(asking)),
+    ):
+        app.add_route(path, resource)
+        app.add_route(f"/v1{path}", resource)
     jobs = Jobs(broker, generation.jobs)
     app.add_route("/v1/jobs/{job_id}", jobs)
     app.add_route("/v1/jobs/{job_id}/events", jobs, suffix="events")
@@ -198,7 +216,9 @@ def _add_error_handlers(app: _Falcon) -> None:
 async def _on_api_error(req: Request, resp: Response, error: ApiError, params: Any) -> None:
     resp.status = error.status
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = _encode(error.response())
+    is_theirs = is_anthropic(req.path)
+    body = error_object(error, req.context.get("request_id")) if is_theirs else error.response()
+    resp.data = _encode(body)
     if error.retry_after_s is not None:
         resp.set_header("retry-after", str(error.retry_after_s))
     if error.is_final:

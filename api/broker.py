@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 
 from api.admission import Accepted, Bounds, Terms, accepted, admission
+from api.asker import Asker
 from api.canceller import Cancel, Canceller
 from api.chores import Chores
 from api.config import ApiConfig
@@ -34,6 +35,7 @@ from api.memory import MemoryGuard, full
 from api.relay import LogSlice, Relay
 from api.subscription import Subscription
 from workers import contract
+from workers.questions import REPLY
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -55,6 +57,7 @@ class JobView(NamedTuple):
 
     job: contract.Job
     last_number: int | None
+    is_done: bool = False  # with an answer
 
 
 class Broker:
@@ -87,6 +90,7 @@ class Broker:
         self._slots = asyncio.Semaphore(MAX_CONNECTIONS)
         self.relay = Relay(self._read_logs, config.ping_s)
         self.chores = Chores(self.redis, self.call)
+        self.asker = Asker(self.redis, self.call, self.api_id)
         self._subscription = Subscription(config.redis_url, self._hear, self._hear_again)
         self._subscription.follow(contract.api_channel(self.api_id))
         self._subscription.follow(contract.CHORES_CHANNEL)
@@ -117,6 +121,8 @@ class Broker:
     def _hear(self, message: bytes) -> None:
         if message == contract.WAKE_UP:
             self.chores.wake()
+        elif message.startswith(REPLY):
+            self.asker.hear(message)
         else:
             self.relay.deliver(message)
 
@@ -213,15 +219,16 @@ class Broker:
 
         Raises ApiError, also for a record that cannot be read.
         """
-        spec, last = await self.call(lambda: self._read_view(job_id))
+        spec, entry = await self.call(lambda: self._read_view(job_id))
         if spec is None:
             return None
         try:
             job = contract.decode_job(spec)
         except contract.WireError as error:
             raise ApiError("internal_error", str(error)) from error
-        event = contract.decode_event(last) if last else None
-        return JobView(job, event.offset if isinstance(event, _TERMINAL) else None)
+        event = contract.decode_event(entry) if entry else None
+        last = event.offset if isinstance(event, _TERMINAL) else None
+        return JobView(job, last, isinstance(event, contract.Done))
 
     async def directory(self, max_age_s: float = DIRECTORY_AGE_S) -> Directory:
         """The fleet, at most `max_age_s` old; callers that come together share one look."""

@@ -122,7 +122,8 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     store_ttl_s: Annotated[
         int,
         setting(
-            "How long a stored response (/v1/responses) is kept after its end, in seconds.", ge=1
+            "How long a stored response or chat completion is kept after its end, in seconds.",
+            ge=1,
         ),
     ] = 86400
     webhook_url: Annotated[

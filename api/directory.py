@@ -47,6 +47,10 @@ class Directory(msgspec.Struct, frozen=True):
         alive = {beat.model for beat in self.heartbeats}
         return [card for card in self.cards if card.name in alive] or list(self.cards)
 
+    def has_worker(self, name: str) -> bool:
+        """True if a worker of this model lives."""
+        return any(beat.model == name for beat in self.heartbeats)
+
     @property
     def is_ready(self) -> bool:
         """True if some worker takes jobs."""

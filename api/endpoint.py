@@ -38,4 +38,9 @@ class Endpoint(Generic[T]):
         request = decode_body(self._decoder, data)
         card = await generation.card(request.model)
         job = self._make_job(request, card, generation.broker.api_id, req.context.request_id)
+        job = await self.prepared(req, request, job)
         await generation.run(req, resp, job, card, tier=request.service_tier)
+
+    async def prepared(self, req: Request, request: T, job: contract.Job) -> contract.Job:
+        """The job as it is put into the queue. Raises ApiError."""
+        return job

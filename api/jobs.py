@@ -16,9 +16,7 @@ from api.generation import body_of, send_json
 from api.job_store import JobStore
 from api.job_view import Standing
 from api.params import after_of, whole_number
-from api.response.conversation import is_response
-from api.response.stream import last_number
-from api.shape import frames_of
+from api.shape import frames_of, last_number, numbers_frames
 from api.wishes import MAX_WAIT_S
 
 
@@ -76,7 +74,7 @@ class Jobs:
 
     async def _last_number(self, standing: Standing) -> int | None:
         """The number of the stream's last frame, None while more may come."""
-        if not standing.is_over or not is_response(standing.job):
+        if not standing.is_over or not numbers_frames(standing.job):
             return standing.last_number
         return last_number(standing.job, await self._broker.read_log(standing.job.id))
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from api.delivery import Reader
 from api.shape import Renderer
-from api.stream import DRAINING, PING, WAITING
+from api.stream import DRAINING, WAITING
 from workers import contract
 
 
@@ -65,7 +65,7 @@ class EventStream:
         if reader.is_drained:
             self._is_ended = True
             return DRAINING
-        return PING if reader.ping_due else b""
+        return self._frames.ping if reader.ping_due else b""
 
     def _beginning(self) -> bytes:
         return self._frames.render(()) or WAITING

@@ -13,7 +13,8 @@ from api.logprobs import TextOffsets, chat_logprobs
 from api.schema.response import ToolCallDelta, Usage
 from workers import contract
 
-PING = b": ping\n\n"
+# No blank line after it: openai's client makes an event without data of one that follows an `id:`.
+PING = b": ping\n"
 WAITING = b": waiting\n\n"
 DRAINING = b": draining; go on at /v1/jobs/{id}/events with Last-Event-ID\nretry: 1000\n\n"
 _DONE = b"data: [DONE]\n\n"
@@ -26,6 +27,8 @@ class Frames:
 
     `after` is the last event number that the client has.
     """
+
+    ping = PING
 
     def __init__(self, job: contract.Job, fingerprint: str = "", after: int = -1) -> None:
         is_chat = job.kind == "chat"

@@ -20,6 +20,7 @@ from engine.quant.names import isq_name
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
 from engine.weights.isq_settings import check_isq
+from workers.answering import Answering
 from workers.config import WorkerConfig, engine_config, model_ref, template_choice
 from workers.contract import (
     WORKERS_KEY,
@@ -42,6 +43,7 @@ from workers.requantize import Place, Requantizer, start_as_wanted
 from workers.runs import Runs
 from workers.service import Service
 from workers.subscription import Subscription
+from workers.system import system_fingerprint
 from workers.token_log import TokenLog
 from workers.watch import Watch
 from workers.worker import EngineWorker
@@ -173,6 +175,7 @@ async def _serve(service: Service, requantizer: Requantizer, client: ArqRedis) -
             service.pulse.run(),
             subscription(worker).run(),
             requantizer.run(),
+            answering(service).run(),
             _keep_policy(service, client),
         )
     finally:
@@ -191,6 +194,11 @@ def subscription(worker: EngineWorker) -> Subscription:
         },
         on_ready=worker.wake,
     )
+
+
+def answering(service: Service) -> Answering:
+    """What answers questions about texts."""
+    return Answering(service.config.redis_url, service.queue, service.text, service.info)
 
 
 def lease_thread(service: Service) -> LeaseThread:
@@ -237,7 +245,7 @@ def _card(name: str, info: EngineInfo) -> ModelCard:
         context_length=info.context_length,
         vocab_size=info.vocab_size,
         created_s=int(time.time()),
-        fingerprint=info.fingerprint,
+        fingerprint=system_fingerprint(info),
         device=info.device,
         dtype=info.dtype,
         kv_tokens=info.kv_tokens,

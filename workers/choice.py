@@ -49,7 +49,9 @@ class Choice(Answer):
         taken, text = self.take(token_ids, finish)
         logprobs = of_tokens(self._tokenizer, taken, described[: len(taken)])
         if self._hearing is None or self._listener is None:
-            return Delta(self.number, taken, text, self.finish, logprobs)
+            return Delta(
+                self.number, taken, text, self.finish, logprobs, matched_stop=self.matched_stop
+            )
         said = self._listener.push(text)
         if self.finish is not None:
             said = said.then(self._listener.end())
@@ -62,6 +64,7 @@ class Choice(Answer):
             logprobs,
             reasoning=said.reasoning,
             calls=self._hearing.deltas(self._job_id, self.number, said.calls) or None,
+            matched_stop=self.matched_stop,
         )
 
     def show_prompt(

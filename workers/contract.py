@@ -61,6 +61,7 @@ from workers.log_events import (
 SCHEMA_VERSION = 1
 ARQ_FUNCTION = "generate"
 RESPONSES = "/v1/responses"  # the endpoint whose names differ from those of its kind of job
+MESSAGES = "/v1/messages"  # Anthropic's
 
 
 ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first

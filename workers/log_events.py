@@ -49,6 +49,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True):
     is_prompt: bool = False
     reasoning: str = ""
     calls: tuple[CallDelta, ...] | None = None
+    matched_stop: str | None = None  # the stop string that ended it
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True, tag="s"):

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 from engine.config import SamplingParams
 from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
-from engine.text.chat_prompt import render_chat
+from engine.text.chat_prompt import ChatPrompt, render_chat
+from engine.text.chat_template import ChatTemplate
 from engine.text.text_model import TextModel
 from workers.constraint import grammar_of
 from workers.contract import Job
@@ -42,9 +43,9 @@ class Prompt(NamedTuple):
 
 def prepare(job: Job, text: TextModel, info: EngineInfo) -> list[Plan]:
     """The plans of all choices, in order. Raises EngineError for what only the model can judge."""
-    _check_ids(job.sampling.logit_bias, info, "logit_bias")
-    _check_ids(job.sampling.stop_token_ids, info, "stop_token_ids")
-    _check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
+    check_ids(job.sampling.logit_bias, info, "logit_bias")
+    check_ids(job.sampling.stop_token_ids, info, "stop_token_ids")
+    check_ids(job.sampling.allowed_token_ids, info, "allowed_token_ids")
     plans: list[Plan] = []
     rules = _rules(job, text, info)
     prompts = _prompts(job, text, info)
@@ -68,27 +69,37 @@ def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[Prompt]:
     ]
 
 
-def _chat_prompt(job: Job, text: TextModel, info: EngineInfo) -> Prompt:
+def render_job(job: Job, text: TextModel) -> ChatPrompt:
+    """A chat job's prompt. Raises InvalidInput."""
+    template = _template(job, text)
+    return render_chat(
+        template,
+        text.tokenizer,
+        with_tools(job.messages or [], job.tools, template),
+        tools=job.tools or None,
+        now_s=job.created_s,
+        continues_message=job.continues_message,
+        **_own_variables(job.template_kwargs),
+    )
+
+
+def _template(job: Job, text: TextModel) -> ChatTemplate:
     if text.chat_template is None:
         raise InvalidInput(
             f"The model {job.model} has no chat template; use /v1/completions, or have it served "
             "with --chat-template.",
             job.prompt_param,
         )
-    prompt = render_chat(
-        text.chat_template,
-        text.tokenizer,
-        with_tools(job.messages or [], job.tools, text.chat_template),
-        tools=job.tools or None,
-        now_s=job.created_s,
-        continues_message=job.continues_message,
-        **_own_variables(job.template_kwargs),
-    )
+    return text.chat_template
+
+
+def _chat_prompt(job: Job, text: TextModel, info: EngineInfo) -> Prompt:
+    prompt = render_job(job, text)
     if job.sampling.truncates_prompt:
         prompt = prompt.tail(_room(info) * MAX_CHARS_PER_TOKEN)
     _check_length(prompt.text, text, info, job.prompt_param)
     ids = _not_empty(prompt.encode(text.tokenizer), job.prompt_param)
-    return Prompt(ids, Hearing.of(job, text.chat_template, prompt.text))
+    return Prompt(ids, Hearing.of(job, _template(job, text), prompt.text))
 
 
 def _own_variables(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +111,7 @@ def _prompt_ids(
     prompt: str | list[int], text: TextModel, info: EngineInfo, *, is_cut: bool
 ) -> list[int]:
     if isinstance(prompt, list):
-        _check_ids(prompt, info, "prompt")
+        check_ids(prompt, info, "prompt")
         return _not_empty(prompt, "prompt")
     if is_cut:
         prompt = prompt[-_room(info) * MAX_CHARS_PER_TOKEN :]
@@ -146,7 +157,8 @@ def _not_empty(ids: list[int], param: str) -> list[int]:
     return ids
 
 
-def _check_ids(ids: Iterable[int], info: EngineInfo, param: str) -> None:
+def check_ids(ids: Iterable[int], info: EngineInfo, param: str) -> None:
+    """Raise InvalidInput for an id that the model has not."""
     for token_id in ids:
         if not 0 <= token_id < info.vocab_size:
             raise InvalidInput(

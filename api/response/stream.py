@@ -12,6 +12,7 @@ import msgspec
 from api.errors import ApiError
 from api.response.view import ResponseView
 from api.schema.response_object import OutputText
+from api.stream import PING
 from workers import contract
 
 NOTHING_MISSING = 2**63  # a client that has every event there can be
@@ -25,6 +26,8 @@ class ResponseFrames:
     `after` is the last sequence number that the client has. No `[DONE]` follows the last event:
     OpenAI has none here.
     """
+
+    ping = PING
 
     def __init__(self, job: contract.Job, after: int = -1) -> None:
         self._view = ResponseView(job)
@@ -124,10 +127,3 @@ class ResponseFrames:
 
     def _part_place(self) -> dict[str, Any]:
         return {"item_id": self._view.item_id, **_PLACE, "content_index": 0}
-
-
-def last_number(job: contract.Job, events: Iterable[contract.Event]) -> int:
-    """The number of the newest event of a response's stream."""
-    frames = ResponseFrames(job, after=NOTHING_MISSING)
-    frames.render(events)
-    return frames.last_number

@@ -70,6 +70,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     parallel_tool_calls: bool | None = None
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
+    store: bool | None = None
 
     @property
     def token_limit(self) -> int | None:

@@ -137,6 +137,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChatChoice] | list[TextChoice]
     usage: Usage | None
     system_fingerprint: str | None = None
+    metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # of one that was stored
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

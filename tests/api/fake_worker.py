@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 import redis.asyncio
 import redis.exceptions
 
-from workers import contract
-from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
+from workers import contract, questions
+from workers.contract import CallDelta, Delta, Done, Failed, Started, Tokens, Usage
 
 MODEL = "tiny/demo"
 CONTEXT_LENGTH = 2048
@@ -75,6 +75,34 @@ class FakeJob:
         self.is_dead = True
         yield Failed(self.offset, "engine_crashed", f"job {self.job.id} crashed its engine")
 
+    def _act(self, text: str) -> Iterator[contract.Event | None]:
+        """Thinks, speaks, and calls the first tool."""
+        call = CallDelta(0, "call_1", self.job.tools[0]["function"]["name"], '{"x":')
+        said = (
+            Delta(0, (1,), "", reasoning="Hm."),
+            Delta(0, (2,), "Wait."),
+            Delta(0, (3,), "", calls=(call,)),
+            Delta(0, (4,), "", "tool_calls", calls=(CallDelta(0, None, None, "1}"),)),
+        )
+        for delta in said:
+            yield Tokens(self.offset, (delta,))
+        yield Done(self.offset, Usage(7, len(said), 3))
+
+    def _stop(self, text: str) -> Iterator[contract.Event | None]:
+        """Meets the first stop string after a word."""
+        stop = self.job.sampling.stop[0]
+        yield Tokens(self.offset, (Delta(0, (1,), "word", "stop", matched_stop=stop),))
+        yield Done(self.offset, Usage(7, 1, 0))
+
+    def _pause(self, text: str) -> Iterator[contract.Event | None]:
+        """`pause S`: a token, silence for S seconds, another token."""
+        yield Tokens(self.offset, (Delta(0, (1,), "before "),))
+        ends_s = time.monotonic() + float(text)
+        while time.monotonic() < ends_s:
+            yield None
+        yield Tokens(self.offset, (Delta(0, (2,), "after", "stop"),))
+        yield Done(self.offset, Usage(7, 2, 0))
+
     def _hang(self, text: str) -> Iterator[contract.Event | None]:
         yield Tokens(self.offset, (Delta(0, (1,), "then nothing"),))
         while True:
@@ -113,6 +141,24 @@ class FakeJob:
         self.entries.append(contract.encode(event))
         self.offset += contract.num_events(event)
         self.is_over = contract.is_terminal(event)
+
+
+def _reply(question: questions.Question) -> questions.Reply:
+    """A token is a character, BOS is 1; a chat is its roles and texts between bars."""
+    subject = question.subject
+    if isinstance(subject, questions.Detokenize):
+        return questions.Reply(id=question.id, text="".join(map(chr, subject.token_ids)))
+    if isinstance(subject, questions.Tokenize):
+        text, ids = subject.text, [1] if subject.adds_special_tokens else []
+    else:
+        messages = subject.job.messages or []
+        text, ids = "|".join(f"{m['role']}:{m['content']}" for m in messages), []
+    if text.endswith("refuse me"):
+        failed = Failed(0, "invalid_value", "It is refused.", "messages")
+        return questions.Reply(id=question.id, failed=failed)
+    ids = [*ids, *map(ord, text)]
+    pieces = [bytes([i % 256]) for i in ids] if question.wants_pieces else []
+    return questions.Reply(id=question.id, text=text, token_ids=ids, pieces=pieces)
 
 
 class FakeWorker:
@@ -155,6 +201,7 @@ class FakeWorker:
                     if not self.is_paused:
                         await self._claim()
                         await self._step()
+                        await self._answer()
             await asyncio.sleep(self.step_s)
         control.cancel()
         await asyncio.gather(control, return_exceptions=True)
@@ -214,6 +261,16 @@ class FakeWorker:
             self.jobs[job_id] = FakeJob(spec, entries)
             if job_id in self.cancelled:  # heard of while it was being claimed
                 self._cancel(job_id)
+
+    async def _answer(self) -> None:
+        popped = await self._redis.lpop(questions.questions_key(self._queue))
+        if popped is None:
+            return
+        data = await self._redis.getdel(questions.question_key(popped.decode()))
+        if data is not None:
+            question = questions.decode_question(data)
+            reply = questions.encode_reply(_reply(question))
+            await self._redis.publish(contract.api_channel(question.home), reply)
 
     async def _step(self) -> None:
         homes: dict[str, list[contract.Append]] = {}

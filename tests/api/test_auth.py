@@ -5,6 +5,7 @@ import hashlib
 import json
 from typing import Any
 
+import anthropic
 import httpx2
 import openai
 import pytest
@@ -341,3 +342,18 @@ def test_a_new_key_in_the_file_is_good_without_a_restart(
         assert status(OTHER) == 200
     finally:
         server.kill()
+
+
+async def test_anthropic_s_client_is_known_by_x_api_key_and_refused_in_its_form(http):
+    async def ask(key):
+        client = anthropic.AsyncAnthropic(
+            base_url="http://test", api_key=key, max_retries=0, http_client=http
+        )
+        turn: anthropic.types.MessageParam = {"role": "user", "content": "hi"}
+        return await client.messages.create(model="m", max_tokens=1, messages=[turn])
+
+    async with http:
+        with pytest.raises(anthropic.AuthenticationError, match="authentication_error"):
+            await ask("sk-wrong-0123456789")
+        with pytest.raises(anthropic.InternalServerError, match="queue cannot be reached"):
+            await ask(GOOD)

@@ -299,7 +299,7 @@ BAD_REQUESTS = [
     Bad("unknown route", "/v1/nothing", {}, 404, "not_found"),
     Bad("unknown page", "/nothing?x=1", None, 404, "not_found", method="GET"),
     Bad("a path with bad UTF-8", "/v1/%ff%fe", None, 404, "not_found", method="GET"),
-    Bad("get a chat", CHAT, None, 405, "method_not_allowed", method="GET"),
+    Bad("get a completion", "/v1/completions", None, 405, "method_not_allowed", method="GET"),
     Bad("put a chat", CHAT, {}, 405, "method_not_allowed", method="PUT"),
     Bad("post models", "/v1/models", {}, 405, "method_not_allowed"),
     Bad("delete health", "/health", None, 405, "method_not_allowed", method="DELETE"),
@@ -347,8 +347,8 @@ def test_the_table_has_no_two_entries_of_one_name():
 
 
 def test_a_wrong_method_says_which_ones_there_are(api):
-    reply = api.get(CHAT)
-    assert {"POST", "OPTIONS"} == {name.strip() for name in reply.headers["allow"].split(",")}
+    reply = api.request("PUT", CHAT, {})
+    assert {"GET", "POST", "OPTIONS"} == {n.strip() for n in reply.headers["allow"].split(",")}
 
 
 FINE = [

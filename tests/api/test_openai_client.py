@@ -30,6 +30,11 @@ def test_it_reads_a_stream(client):
     assert chunks[-1].usage.completion_tokens == 2
 
 
+def test_pings_in_a_silent_stream_mean_nothing_to_it(client, api):
+    chunks = list(ask(client, f"pause {3 * api.config.ping_s}", stream=True))
+    assert "".join(c.choices[0].delta.content or "" for c in chunks) == "before after"
+
+
 def test_it_reads_text_completions(client):
     assert client.completions.create(model="x", prompt="echo a").choices[0].text == "a "
     stream = client.completions.create(model="x", prompt="echo a b", stream=True)

@@ -192,7 +192,7 @@ def test_a_stream_without_news_is_opened_after_a_while_and_pinged(api):
     with open_stream(api, "silent") as response:
         assert response.status == 200
         assert response.read1(1000) == b": waiting\n\n"
-        assert response.read1(1000) == b": ping\n\n"
+        assert response.read1(1000) == b": ping\n"
 
 
 def test_a_closed_stream_frees_its_sequence_at_once(api, fake_worker, wait):

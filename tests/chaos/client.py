@@ -74,7 +74,7 @@ class Response:
         async for piece in self.pieces():
             *whole, rest = (rest + piece).split(b"\n\n")
             for raw in whole:
-                self.num_comments += raw.startswith(b":")
+                self.num_comments += sum(line[:1] == b":" for line in raw.split(b"\n"))
                 if (frame := _frame(raw.decode())) is not None:
                     yield frame
 

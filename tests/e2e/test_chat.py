@@ -112,3 +112,10 @@ def test_completions_take_text_token_ids_and_lists(client):
 def test_models_are_listed_and_found(client):
     (model,) = client.models.list().data
     assert client.models.retrieve(model.id).id == model.id
+
+
+def test_answers_name_weights_and_build(client):
+    whole = chat(client, max_tokens=1)
+    _, chunks = stream_text(client, max_tokens=1)
+    assert whole.system_fingerprint.startswith("fp_")
+    assert {chunk.system_fingerprint for chunk in chunks} == {whole.system_fingerprint}

@@ -127,6 +127,7 @@ async def test_a_stop_string_ends_the_sequence_in_the_engine(text):
     assert table.door.cancelled == ["j/0/1"]
     assert text_of(table.events) == "one "
     assert table.events[1].deltas[0].finish == "stop"
+    assert table.events[1].deltas[0].matched_stop == "tw"
     table.step(c0=([1], None))
     check_log(table.events)
 

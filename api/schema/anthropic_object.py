@@ -1,0 +1,80 @@
+"""Anthropic's objects: a message, its blocks, an error. Knows no job."""
+
+from typing import Any, Literal
+
+import msgspec
+
+from workers import contract
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class TextBlock(msgspec.Struct, frozen=True, tag="text"):
+    """What is said."""
+
+    text: str
+
+
+class ThinkingBlock(msgspec.Struct, frozen=True, tag="thinking"):
+    """What is thought; we sign nothing, for we believe what comes back."""
+
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseBlock(msgspec.Struct, frozen=True, tag="tool_use"):
+    """A call of a tool."""
+
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+Block = TextBlock | ThinkingBlock | ToolUseBlock
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens; those of the prompt are the sum of the three that begin with or contain `input`."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+
+    @classmethod
+    def of(cls, usage: contract.Usage) -> "Usage":
+        """Anthropic's form of our counts."""
+        fresh = usage.prompt_tokens - usage.cached_tokens
+        return cls(fresh, usage.completion_tokens, usage.cached_tokens)
+
+
+class MessageObject(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
+    """An answer."""
+
+    id: str
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[Block]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: Usage
+
+
+class Count(msgspec.Struct, frozen=True):
+    """The answer of count_tokens."""
+
+    input_tokens: int
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """What went wrong, in Anthropic's words for it."""
+
+    type: str
+    message: str
+
+
+class ErrorObject(msgspec.Struct, frozen=True, tag="error"):
+    """The body of an error, and the data of a stream's error event."""
+
+    error: ErrorBody
+    request_id: str | None = None

@@ -1,0 +1,153 @@
+"""An Anthropic body as a job: what the chat template sees, and what is refused."""
+
+import msgspec
+import pytest
+
+from api.anthropic.job import messages_job
+from api.errors import ApiError
+from api.schema.anthropic import MessagesRequest
+from workers.contract import ModelCard
+
+CARD = ModelCard(name="m", queue="q:m", context_length=64, vocab_size=100, created_s=0)
+HI = {"role": "user", "content": "hi"}
+TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
+
+
+def job(*turns, **fields):
+    body = {"model": "m", "max_tokens": 5, "messages": turns or [HI], **fields}
+    return messages_job(msgspec.convert(body, MessagesRequest), CARD, "A", "r")
+
+
+def user(*blocks):
+    return {"role": "user", "content": list(blocks)}
+
+
+def assistant(*blocks):
+    return {"role": "assistant", "content": list(blocks)}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def result(**fields):
+    return {"type": "tool_result", "tool_use_id": "c0", **fields}
+
+
+USE = {"type": "tool_use", "id": "c0", "name": "add", "input": {"x": 1}}
+WIRE_CALL = {
+    "id": "c0",
+    "type": "function",
+    "function": {"name": "add", "arguments": '{"x":1}'},
+}
+
+
+def test_system_comes_first_as_text_or_as_blocks():
+    system = {"role": "system", "content": "be\nbrief"}
+    assert job(system="be\nbrief").messages == [system, HI]
+    assert job(system=[text("be"), text("brief")]).messages == [system, HI]
+
+
+def test_turns_of_one_role_in_a_row_are_one_turn():
+    assert job(HI, user(text("a"), text("b"))).messages == [{"role": "user", "content": "hi\na\nb"}]
+
+
+def test_a_call_and_its_result_are_those_of_openai():
+    turns = job(
+        HI,
+        assistant({"type": "thinking", "thinking": "Hm.", "signature": "x"}, text("Wait."), USE),
+        user(result(content=[text("2")]), text("and now?")),
+        tools=[TOOL],
+    ).messages
+    assert turns == [
+        HI,
+        {
+            "role": "assistant",
+            "content": "Wait.",
+            "reasoning_content": "Hm.",
+            "tool_calls": [WIRE_CALL],
+        },
+        {"role": "tool", "tool_call_id": "c0", "content": "2"},
+        {"role": "user", "content": "and now?"},
+    ]
+
+
+def test_two_results_stay_two_messages_and_an_error_says_so():
+    turns = job(HI, assistant(USE), user(result(content="a", is_error=True), result())).messages
+    assert [turn["content"] for turn in turns[2:]] == ["Error: a", ""]
+
+
+def test_a_last_turn_of_the_assistant_is_continued():
+    assert job(HI, assistant(text("The best is"))).continues_message
+    assert not job().continues_message
+    with pytest.raises(ApiError, match="tool_result"):
+        job(HI, assistant(USE))
+
+
+def test_tools_get_openais_form_and_none_hides_them():
+    function = {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}
+    made = job(tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True})
+    assert made.tools == [{"type": "function", "function": function}]
+    assert made.max_calls == 1
+    assert job(tools=[TOOL], tool_choice={"type": "none"}).tools == []
+
+
+def test_sampling_thinking_and_metadata_go_into_the_job():
+    made = job(
+        stop_sequences=["END"],
+        temperature=0.5,
+        top_p=0.9,
+        top_k=3,
+        thinking={"type": "enabled", "budget_tokens": 1024},
+        metadata={"user_id": "u"},
+    )
+    sampling = made.sampling
+    assert (sampling.max_tokens, sampling.stop, sampling.top_k) == (5, ("END",), 3)
+    assert (sampling.temperature, sampling.top_p) == (0.5, 0.9)
+    assert made.template_kwargs == {"enable_thinking": True}
+    assert job(thinking={"type": "disabled"}).template_kwargs == {"enable_thinking": False}
+    effort = job(output_config={"effort": "low"}).template_kwargs
+    assert effort == {"reasoning_effort": "low"}
+    assert made.metadata == {"user_id": "u"}
+    assert job().sampling.seed != job().sampling.seed
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "param"),
+    [
+        ({"messages": [user(text("a"), PICTURE)]}, "unsupported_content", "messages[0].content[1]"),
+        (
+            {"messages": [HI, assistant(USE), user(result(content=[PICTURE]))]},
+            "unsupported_content",
+            "messages[2].content[0].content[0]",
+        ),
+        ({"messages": [user(USE)]}, "unsupported_content", "messages[0].content[0]"),
+        (
+            {"messages": [user({"type": "text"})]},
+            "missing_required_parameter",
+            "messages[0].content[0].text",
+        ),
+        ({"tools": [TOOL, TOOL]}, "invalid_value", "tools"),
+        ({"tools": [{"name": "a"}]}, "missing_required_parameter", "tools[0].input_schema"),
+        (
+            {"tools": [{"name": "bash", "type": "bash_20250124"}]},
+            "unsupported_parameter",
+            "tools[0].type",
+        ),
+        ({"tool_choice": {"type": "any"}}, "unsupported_parameter", "tool_choice"),
+        ({"tool_choice": {"type": "tool", "name": "a"}}, "unsupported_parameter", "tool_choice"),
+        ({"mcp_servers": [{"url": "x"}]}, "unsupported_parameter", "mcp_servers"),
+        (
+            {"output_config": {"format": {"type": "json_schema"}}},
+            "unsupported_parameter",
+            "output_config.format",
+        ),
+        ({"top_p": 0}, "invalid_value", "top_p"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_its_field(fields, code, param):
+    body = {"messages": [HI], **fields}
+    with pytest.raises(ApiError) as caught:
+        job(*body.pop("messages"), **body)
+    assert (caught.value.code, caught.value.param) == (code, param)
