@@ -31,6 +31,8 @@ from workers.environment import variables
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
+from workers.metric_families import exposition
+from workers.metrics_port import metrics_port
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
 from workers.runs import Runs
@@ -119,7 +121,14 @@ def _service(
     )
     token_log.recheck = leases.renew
     card = _card(name, engine.info)
-    pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
+    pulse = Pulse(
+        scripts,
+        worker,
+        card,
+        lambda: engine.stats,
+        counts=runs.meter.counts,
+        period_s=config.heartbeat_s,
+    )
     return Service(
         config, worker, queue, text, engine.info, engine, scripts, token_log, leases, runs, pulse
     )
@@ -132,14 +141,17 @@ async def _serve(service: Service, client: ArqRedis) -> None:
         loop.add_signal_handler(number, worker.stop)
     logger.info("worker %s serves %s", service.worker, service.queue)
     try:
-        await worker.main(
-            service.engine.run(),
-            service.token_log.run(),
-            lease_thread(service).run(),
-            service.pulse.run(),
-            subscription(worker).run(),
-            _keep_policy(service, client),
-        )
+        async with metrics_port(
+            service.config.metrics_port, lambda: exposition([service.pulse.gauges()])
+        ):
+            await worker.main(
+                service.engine.run(),
+                service.token_log.run(),
+                lease_thread(service).run(),
+                service.pulse.run(),
+                subscription(worker).run(),
+                _keep_policy(service, client),
+            )
     finally:
         await _say_goodbye(service, client)
 

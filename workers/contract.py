@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from workers.counts import Counts as Counts
 from workers.keys import (
     ARQ_JOB_PREFIX as ARQ_JOB_PREFIX,
     CHORES_CHANNEL as CHORES_CHANNEL,
@@ -183,6 +184,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     kv_blocks_total: int
     num_preemptions: int = 0
     is_draining: bool = False
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    counts: Counts | msgspec.UnsetType = msgspec.UNSET
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -10,6 +10,7 @@ from workers.contract import (
     MODELS_KEY,
     MODELS_SEEN_KEY,
     WORKERS_KEY,
+    Counts,
     Heartbeat,
     ModelCard,
     encode,
@@ -22,7 +23,9 @@ MISSED_BEATS = 5  # after so many a worker counts as gone
 
 
 class Pulse:
-    """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges."""
+    """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges;
+    `counts` go on under its hands.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Pulse:
         card: ModelCard,
         stats: Callable[[], EngineStats],
         *,
+        counts: Counts,
         period_s: float,
     ) -> None:
         self.is_draining = False
@@ -39,6 +43,7 @@ class Pulse:
         self._model = card.name
         self._card = encode(card)
         self._stats = stats
+        self._counts = counts
         self._period_s = period_s
         self._nudge = asyncio.Event()
 
@@ -63,10 +68,11 @@ class Pulse:
         await self._scripts.run(
             "heartbeat",
             keys=[worker_key(self._worker), WORKERS_KEY, MODELS_KEY, MODELS_SEEN_KEY],
-            args=[self._worker, encode(self._gauges()), ttl_ms, self._model, self._card],
+            args=[self._worker, encode(self.gauges()), ttl_ms, self._model, self._card],
         )
 
-    def _gauges(self) -> Heartbeat:
+    def gauges(self) -> Heartbeat:
+        """What a beat says now."""
         stats = self._stats()
         return Heartbeat(
             worker=self._worker,
@@ -77,4 +83,7 @@ class Pulse:
             kv_blocks_total=stats.kv_blocks_total,
             num_preemptions=stats.num_preemptions,
             is_draining=self.is_draining,
+            prefix_queries=stats.prefix_queries,
+            prefix_hits=stats.prefix_hits,
+            counts=self._counts,
         )
