@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.workers.test_job_run import Table
 from tests.workers.wire import make_job
-from workers.contract import Delta, Heartbeat, Started, Tokens, decode_heartbeat, encode
+from workers.contract import Delta, Event, Heartbeat, Started, Tokens, decode_heartbeat, encode
 from workers.counts import BETWEEN_TOKENS_S, Counts, Histogram
 from workers.environment import SettingError
 from workers.log_events import Usage
@@ -22,9 +22,10 @@ from workers.metrics_port import metrics_port
 class Job:
     """A job of 7 prompt tokens that began at second 10, after 2 s in the queue."""
 
-    queued_s, began_s, last_token_s = 2.0, 10.0, None
+    queued_s, began_s = 2.0, 10.0
 
-    def __init__(self, num_replayed=0):
+    def __init__(self, num_replayed: int = 0) -> None:
+        self.last_token_s: float | None = None
         self.num_replayed = num_replayed
         self.usage = Usage(7, 3, 0)
 
@@ -136,7 +137,7 @@ async def test_a_job_that_runs_is_measured(text):
 
 
 async def test_a_job_that_goes_on_is_not_a_new_request(text):
-    past = [Started(0, 4), Tokens(1, (Delta(0, (5,), "x"),))]
+    past: list[Event] = [Started(0, 4), Tokens(1, (Delta(0, (5,), "x"),))]
     table = Table(text, make_job("j"), past=past, attempt=2)
     table.step(c0=([5], None))
     assert table.runs.meter.counts.prompt_tokens == 0
