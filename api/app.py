@@ -24,11 +24,14 @@ from api.completions import Completions
 from api.config import ApiConfig
 from api.dead_letters import DeadLetters
 from api.errors import ApiError, ClientGone
+from api.exchange import EXCHANGE_KEY, Exchange, exchange_of
 from api.generation import BODY_KEY, Generation
 from api.health import Health
+from api.http_metrics import HttpMetrics
 from api.jobs import Jobs
 from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
+from api.metrics import Metrics
 from api.models import Models
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
@@ -66,6 +69,8 @@ class Application:
         self._broker = Broker(config)
         gate = Gate(KeyWatch(config).keys)
         self._falcon = falcon.asgi.App(middleware=[_Middleware(self._broker, gate, log)])
+        self._metrics = HttpMetrics()
+        self._falcon.add_route("/metrics", Metrics(self._broker, self._metrics))
         self._falcon.req_options.strip_url_path_trailing_slash = True
         generation = Generation(self._broker, config, log)
         parts = in_background(generation, gate)
@@ -86,6 +91,14 @@ class Application:
         if scope["type"] != "http":
             await self._falcon(scope, receive, send)
             return
+        exchange = scope[EXCHANGE_KEY] = Exchange(scope)
+        self._metrics.begin()
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._metrics.end(exchange)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, scope["headers"])
         scope[BODY_KEY] = body
         try:
@@ -143,6 +156,7 @@ class _Middleware:
     async def process_response(
         self, req: Request, resp: Response, resource: object, req_succeeded: bool
     ) -> None:
+        exchange_of(req).note(req, resp)
         if self._log is None or req.method != "POST" or resp.stream is not None:
             return
         self._log.put(

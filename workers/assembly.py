@@ -31,7 +31,7 @@ from workers.environment import variables
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
-from workers.metric_families import exposition
+from workers.metric_families import families_of, text_of
 from workers.metrics_port import metrics_port
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
@@ -142,7 +142,7 @@ async def _serve(service: Service, client: ArqRedis) -> None:
     logger.info("worker %s serves %s", service.worker, service.queue)
     try:
         async with metrics_port(
-            service.config.metrics_port, lambda: exposition([service.pulse.gauges()])
+            service.config.metrics_port, lambda: text_of(families_of([service.pulse.gauges()]))
         ):
             await worker.main(
                 service.engine.run(),

@@ -148,49 +148,55 @@ _TIMES = (
 )
 
 
-class Fleet(Collector):
-    """These heartbeats, for a registry."""
+class _Families(Collector):
+    """These, for a registry."""
 
-    def __init__(self, heartbeats: Sequence[Heartbeat]) -> None:
-        self._beats = heartbeats
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
-        """Each metric with a sample of every worker."""
-        for value in _VALUES:
-            for name in value.names:
-                family = value.kind(name, value.help, labels=LABELS)
-                for beat in self._beats:
-                    family.add_metric(_labels(beat), value.value(beat))
-                yield family
-        for name, label in _FINISHED:
-            yield self._finished(name, label)
-        for times in _TIMES:
-            for name in times.names:
-                yield self._times(name, times)
-
-    def _finished(self, name: str, label: str) -> Metric:
-        what = "Choices that ended, by how."
-        family = CounterMetricFamily(name, what, labels=(*LABELS, label))
-        for beat in self._beats:
-            for reason, count in sorted(_counts(beat).finished.items()):
-                family.add_metric([*_labels(beat), reason], count)
-        return family
-
-    def _times(self, name: str, times: _Times) -> Metric:
-        family = HistogramMetricFamily(name, times.help, labels=LABELS)
-        for beat in self._beats:
-            histogram = times.histogram(_counts(beat))
-            bounds = [*map(str, histogram.bounds), "+Inf"]
-            buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
-            family.add_metric(_labels(beat), buckets, histogram.total)
-        return family
+        return self._families
 
 
-def exposition(heartbeats: Sequence[Heartbeat]) -> bytes:
+def text_of(families: Iterable[Metric]) -> bytes:
     """The text that a Prometheus server reads, format 0.0.4."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(Fleet(heartbeats))
+    registry.register(_Families(list(families)))
     return generate_latest(registry)
+
+
+def families_of(beats: Sequence[Heartbeat]) -> Iterable[Metric]:
+    """Each metric with a sample of every worker."""
+    for value in _VALUES:
+        for name in value.names:
+            family = value.kind(name, value.help, labels=LABELS)
+            for beat in beats:
+                family.add_metric(_labels(beat), value.value(beat))
+            yield family
+    for name, label in _FINISHED:
+        yield _finished(beats, name, label)
+    for times in _TIMES:
+        for name in times.names:
+            yield _times(beats, name, times)
+
+
+def _finished(beats: Sequence[Heartbeat], name: str, label: str) -> Metric:
+    what = "Choices that ended, by how."
+    family = CounterMetricFamily(name, what, labels=(*LABELS, label))
+    for beat in beats:
+        for reason, count in sorted(_counts(beat).finished.items()):
+            family.add_metric([*_labels(beat), reason], count)
+    return family
+
+
+def _times(beats: Sequence[Heartbeat], name: str, times: _Times) -> Metric:
+    family = HistogramMetricFamily(name, times.help, labels=LABELS)
+    for beat in beats:
+        histogram = times.histogram(_counts(beat))
+        bounds = [*map(str, histogram.bounds), "+Inf"]
+        buckets = list(zip(bounds, accumulate(histogram.counts), strict=True))
+        family.add_metric(_labels(beat), buckets, histogram.total)
+    return family
 
 
 def _labels(beat: Heartbeat) -> list[str]:

@@ -15,7 +15,7 @@ from workers.counts import BETWEEN_TOKENS_S, Counts, Histogram
 from workers.environment import SettingError
 from workers.log_events import Usage
 from workers.meter import Meter
-from workers.metric_families import exposition
+from workers.metric_families import families_of, text_of
 from workers.metrics_port import metrics_port
 
 
@@ -44,7 +44,7 @@ def samples(counts):
         counts=counts,
     )
     beat = decode_heartbeat(encode(beat))
-    families = text_string_to_metric_families(exposition([beat]).decode())
+    families = text_string_to_metric_families(text_of(families_of([beat])).decode())
     return {
         (s.name, *(v for k, v in s.labels.items() if k not in ("model_name", "engine"))): s.value
         for family in families
@@ -120,7 +120,7 @@ def test_buckets_are_those_of_vllm():
 def test_a_worker_of_an_earlier_version_still_has_gauges():
     beat = {"worker": "w", "model": "m", "running": 1, "waiting": 0}
     beat |= {"kv_blocks_used": 0, "kv_blocks_total": 0}
-    text = exposition([decode_heartbeat(msgspec.msgpack.encode(beat))])
+    text = text_of(families_of([decode_heartbeat(msgspec.msgpack.encode(beat))]))
     assert b'vllm:num_requests_running{engine="w",model_name="m"} 1.0' in text
 
 
