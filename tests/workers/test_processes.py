@@ -192,7 +192,9 @@ async def test_a_worker_s_port_tells_what_it_has_done(processes, wire, redis_url
         writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
         text = (await reader.read()).decode()
         writer.close()
-    shown = {line.partition("{")[0]: float(line.split()[-1]) for line in text.splitlines()[4:]}
+    body = text.partition("\r\n\r\n")[2].splitlines()
+    samples = [line for line in body if not line.startswith("#")]
+    shown = {line.partition("{")[0]: float(line.split()[-1]) for line in samples}
     assert shown["vllm:generation_tokens_total"] == 5
     assert shown["vllm:inter_token_latency_seconds_count"] == 4
     first, whole = (
