@@ -13,6 +13,7 @@ import falcon.asgi
 import msgspec
 from falcon.asgi import Request, Response
 
+from api.access_log import AccessLog
 from api.admin import Dead
 from api.anthropic.errors import error_object, is_anthropic
 from api.auth import Gate, check_rights
@@ -26,12 +27,15 @@ from api.completions import Completions
 from api.config import ApiConfig
 from api.dead_letters import DeadLetters
 from api.errors import ApiError, ClientGone
+from api.exchange import EXCHANGE_KEY, Exchange, exchange_of
 from api.generation import BODY_KEY, Generation
 from api.health import Health
+from api.http_metrics import HttpMetrics
 from api.jobs import Jobs
 from api.key_file import KeyWatch
 from api.memory import EvictingRedis, check_at_start
 from api.messages import CountTokens, Messages
+from api.metrics import Metrics
 from api.models import Models
 from api.re_isq import ReIsqs
 from api.request_log import RequestLog
@@ -67,11 +71,15 @@ class Application:
     """The ASGI callable. `begin_drain` is for servers that can tell it of a coming shutdown."""
 
     def __init__(self, config: ApiConfig) -> None:
-        path = config.request_logging_file
-        log = RequestLog(Path(path)) if path else None
+        log = _request_log(config)
+        self._access = None if config.access_log == "off" else AccessLog(config.access_log)
         self._broker = Broker(config)
         gate = Gate(KeyWatch(config).keys)
-        self._falcon = falcon.asgi.App(middleware=[_Middleware(self._broker, gate, log)])
+        self._falcon = falcon.asgi.App(
+            middleware=[_Middleware(self._broker, gate, log, self._access)]
+        )
+        self._metrics = HttpMetrics()
+        self._falcon.add_route("/metrics", Metrics(self._broker, self._metrics))
         self._falcon.req_options.strip_url_path_trailing_slash = True
         generation = Generation(self._broker, config, log)
         parts = in_background(generation, gate)
@@ -92,6 +100,16 @@ class Application:
         if scope["type"] != "http":
             await self._falcon(scope, receive, send)
             return
+        exchange = scope[EXCHANGE_KEY] = Exchange(scope)
+        self._metrics.begin()
+        try:
+            await self._serve(scope, receive, send)
+        finally:
+            self._metrics.end(exchange)
+            if self._access is not None:
+                self._access.note(exchange)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = Body(receive, scope["headers"])
         scope[BODY_KEY] = body
         try:
@@ -120,10 +138,13 @@ def create_app(config: ApiConfig | None = None) -> Application:
 class _Middleware:
     """The broker's life, request ids, tenants, and the log of answers in one piece."""
 
-    def __init__(self, broker: Broker, gate: Gate, log: RequestLog | None) -> None:
+    def __init__(
+        self, broker: Broker, gate: Gate, log: RequestLog | None, access: AccessLog | None
+    ) -> None:
         self._broker = broker
         self._gate = gate
         self._log = log
+        self._access = access
 
     async def process_startup(self, scope: Scope, event: dict[str, Any]) -> None:
         await self._broker.start()
@@ -132,6 +153,8 @@ class _Middleware:
         await self._broker.close()
         if self._log is not None:
             self._log.close()
+        if self._access is not None:
+            self._access.close()
 
     async def process_request(self, req: Request, resp: Response) -> None:
         given = req.get_header("x-request-id")
@@ -151,6 +174,7 @@ class _Middleware:
     async def process_response(
         self, req: Request, resp: Response, resource: object, req_succeeded: bool
     ) -> None:
+        exchange_of(req).note(req, resp)
         if self._log is None or req.method != "POST" or resp.stream is not None:
             return
         self._log.put(
@@ -162,6 +186,17 @@ class _Middleware:
             duration_s=round(time.monotonic() - req.context.started_s, 6),
             body=resp.data,
         )
+
+
+def _request_log(config: ApiConfig) -> RequestLog | None:
+    if not config.request_logging_file:
+        return None
+    return RequestLog(
+        Path(config.request_logging_file),
+        max_bytes=config.request_logging_max_bytes,
+        num_kept=config.request_logging_keep,
+        is_redacted=config.request_logging_redact,
+    )
 
 
 def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:

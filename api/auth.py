@@ -15,7 +15,7 @@ from workers.contract import ServiceClass
 
 # For probes and load balancers, which have no key.
 PUBLIC_PATHS = frozenset({"/", "/health", "/live", "/ready"})
-_ADMIN = ("/admin/", "/v1/re_isq/", "/re_isq/")
+_ADMIN = ("/admin/", "/metrics/", "/v1/re_isq/", "/re_isq/")  # the whole fleet's business
 _HINT_CHARS = 4  # of a wrong key, so that its owner can tell which one it was
 _MIN_HINTED = 12  # of a shorter key four characters would be too much
 

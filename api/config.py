@@ -142,3 +142,21 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     request_logging_file: Annotated[
         str, setting("File that gets every request and response as JSON lines; empty: none.")
     ] = ""
+    request_logging_redact: Annotated[
+        bool, setting("Write sizes to the request log in the place of what was said.")
+    ] = False
+    request_logging_max_bytes: Annotated[
+        int,
+        setting(
+            "Size at which the request log is set aside (`.1`, `.2`, …) and begun anew, in bytes. "
+            "0: never.",
+            ge=0,
+        ),
+    ] = 100_000_000
+    request_logging_keep: Annotated[
+        int, setting("How many request logs that were set aside are kept.", ge=0, le=1000)
+    ] = 5
+    access_log: Annotated[
+        Literal["off", "text", "json"],
+        setting("A line on stdout for each request that is over; never what was said in it."),
+    ] = "off"

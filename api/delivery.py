@@ -36,6 +36,7 @@ class Reader:
         "_marks",
         "_waiter",
         "_wakes_at_end",
+        "end",
         "end_index",
         "is_drained",
         "is_gone",
@@ -53,6 +54,7 @@ class Reader:
         self.next_index = 0  # log index of the entry to accept next
         self.end_index = 0  # one past the highest index heard of
         self.is_over = False  # the terminal entry was accepted
+        self.end: contract.Done | contract.Failed | None = None  # that entry
         self.is_gone = False  # the client left
         self.is_drained = False  # this process is going away
         self.wants_pings = False
@@ -96,7 +98,8 @@ class Reader:
         if fresh is None:
             return
         self._events.append(fresh)
-        self.is_over = contract.is_terminal(fresh)
+        if isinstance(fresh, contract.Done | contract.Failed):
+            self.is_over, self.end = True, fresh
         if not self._wakes_at_end or self.is_over or len(self._events) >= MAX_WAITING:
             self._wake()
 
@@ -119,7 +122,7 @@ class Reader:
     def fail(self, failed: contract.Failed) -> None:
         """End the stream here with an error that the log does not have."""
         self._events.append(failed)
-        self.is_over = True
+        self.is_over, self.end = True, failed
         self._wake()
 
     def leave(self) -> None:

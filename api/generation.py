@@ -129,6 +129,7 @@ class Generation:
         wishes: Wishes = req.context.wishes
         seat = Seat(self.broker, job, queue, wakes_at_end=wishes.is_async or not job.stream)
         body_of(req).watch(seat.leave)
+        req.context.seat = seat
         return seat
 
     async def _answer(self, req: Request, resp: Response, seat: Seat, fingerprint: str) -> None:

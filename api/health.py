@@ -45,6 +45,9 @@ class Health:
         status = "ready" if directory.is_ready else "no_workers"
         return status, {
             "models": directory.gauges(),
-            "workers": directory.heartbeats,
+            "workers": [
+                msgspec.structs.replace(beat, counts=msgspec.UNSET)  # /metrics has them
+                for beat in directory.heartbeats
+            ],
             "streams": self._broker.relay.num_readers,
         }

@@ -1,22 +1,18 @@
-"""Requests and responses as JSON lines in a file, written by a thread off the hot path. Knows no
-HTTP and no Redis.
+"""Requests and responses as JSON lines in a file. Knows no HTTP and no Redis.
 
 One line per request (`"kind": "request"`) and one per response, joined by `request_id`. Prompts and
-answers are in it.
+answers are in it, unless it is redacted.
 """
 
-import logging
-import queue
-import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-logger = logging.getLogger(__name__)
-
-MAX_WAITING = 10_000
+from api.line_log import LineLog
+from api.redaction import redacted
+from api.rotation import Rotation, open_end
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -32,70 +28,39 @@ class Line(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     body: Any = None
 
 
-class RequestLog:
-    """Appends to `path` until closed.
+class RequestLog(LineLog[Line]):
+    """Appends to `path` until closed; see `Rotation` for `max_bytes` and `num_kept`."""
 
-    When the disk is slower than the traffic, lines are dropped and counted.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
-        self._lines: queue.Queue[Line | None] = queue.Queue(MAX_WAITING)
-        self._start = b""  # a line end, if the last line was cut
-        self.num_dropped = 0
-        self._thread = threading.Thread(target=self._write, name="request-log", daemon=True)
-        self._thread.start()
+    def __init__(
+        self, path: Path, *, max_bytes: int = 0, num_kept: int = 0, is_redacted: bool = False
+    ) -> None:
+        self._is_redacted = is_redacted
+        self._rotation = Rotation(path, max_bytes, num_kept)
+        self._raw = open_end(path)
+        super().__init__("request log", self._raw)
 
     def put(
         self, kind: Literal["request", "response"], request_id: str, path: str, **fields: Any
     ) -> None:
         """Queue a line; never waits."""
-        line = Line(time=time.time(), kind=kind, request_id=request_id, path=path, **fields)
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
-            self.num_dropped += 1
-            if self.num_dropped % 1000 == 1:
-                logger.error("the request log is too slow: %d lines dropped", self.num_dropped)
+        self.add(Line(time=time.time(), kind=kind, request_id=request_id, path=path, **fields))
 
-    def close(self) -> None:
-        """Write what is queued and close the file; waits for a few seconds at most."""
-        self._lines.put(None)
-        self._thread.join(5)
-
-    def _write(self) -> None:
-        num_lost = 0
-        while (line := self._lines.get()) is not None:
-            try:
-                self._append(_encode(line))
-            except (OSError, RecursionError) as error:
-                num_lost += 1
-                if num_lost == 1:  # a full disk must not fill the process's own log as well
-                    logger.error("the request log cannot be written: %s", error)
-            else:
-                if num_lost:
-                    logger.warning("the request log can be written again; %d lines lost", num_lost)
-                num_lost = 0
-        self._file.close()
-
-    def _append(self, data: bytes) -> None:
-        """One write, so that lines of several processes do not mix, unless the disk cuts it."""
-        data = self._start + data
-        while data:
-            data = data[self._file.write(data) :]
-            self._start = b"\n" if data else b""
+    def encode(self, item: Line) -> bytes:
+        """The line, after there is a file with room for it."""
+        body = _readable(item.body)
+        if self._is_redacted:
+            body = redacted(msgspec.to_builtins(body))
+        data = msgspec.json.encode(msgspec.structs.replace(item, body=body)) + b"\n"
+        if self._file is self._raw:
+            self._file = self._raw = self._rotation.file_for(self._raw, len(data))
+        return data
 
 
-def _encode(line: Line) -> bytes:
-    return msgspec.json.encode(_readable(line)) + b"\n"
-
-
-def _readable(line: Line) -> Line:
+def _readable(body: Any) -> Any:
     """A raw body as JSON if it is JSON, else as text."""
-    if not isinstance(line.body, bytes):
-        return line
+    if not isinstance(body, bytes):
+        return body
     try:
-        body = msgspec.json.decode(line.body)
+        return msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        body = line.body.decode("utf-8", "replace")
-    return msgspec.structs.replace(line, body=body)
+        return body.decode("utf-8", "replace")

@@ -2,10 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from gunicorn.workers.gasgi import ASGIWorker
 
 from api.config import ApiConfig
+from api.shared_counts import share
 
 APP = "api.app:create_app()"
 DRAIN_MARGIN_S = 2.0  # streams end this long before gunicorn would cut them
@@ -22,6 +24,10 @@ _GUNICORN_LOG = {
 
 class Worker(ASGIWorker):  # type: ignore[misc]
     """gunicorn's ASGI worker, with word to the app that it is about to stop."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        share()  # gunicorn makes the object before it forks
 
     def handle_exit_signal(self) -> None:
         """SIGTERM: open streams go on for a while, then end so that clients can resume them."""

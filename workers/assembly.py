@@ -37,6 +37,8 @@ from workers.grammar_trial import GrammarTrial
 from workers.heartbeat import Pulse
 from workers.lease import Leases
 from workers.lease_thread import LeaseThread
+from workers.metric_families import families_of, text_of
+from workers.metrics_port import metrics_port
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT, Scripts, close, connect
 from workers.redis_policy import check_policy
 from workers.requantize import Place, Requantizer, start_as_wanted
@@ -144,7 +146,14 @@ def _service(
     )
     token_log.recheck = leases.renew
     card = _card(name, engine.info)
-    pulse = Pulse(scripts, worker, card, lambda: engine.stats, period_s=config.heartbeat_s)
+    pulse = Pulse(
+        scripts,
+        worker,
+        card,
+        lambda: engine.stats,
+        counts=runs.meter.counts,
+        period_s=config.heartbeat_s,
+    )
     return Service(
         config,
         worker,
@@ -168,16 +177,19 @@ async def _serve(service: Service, requantizer: Requantizer, client: ArqRedis) -
         loop.add_signal_handler(number, worker.stop)
     logger.info("worker %s serves %s", service.worker, service.queue)
     try:
-        await worker.main(
-            service.engine.run(),
-            service.token_log.run(),
-            lease_thread(service).run(),
-            service.pulse.run(),
-            subscription(worker).run(),
-            requantizer.run(),
-            answering(service).run(),
-            _keep_policy(service, client),
-        )
+        async with metrics_port(
+            service.config.metrics_port, lambda: text_of(families_of([service.pulse.gauges()]))
+        ):
+            await worker.main(
+                service.engine.run(),
+                service.token_log.run(),
+                lease_thread(service).run(),
+                service.pulse.run(),
+                subscription(worker).run(),
+                requantizer.run(),
+                answering(service).run(),
+                _keep_policy(service, client),
+            )
     finally:
         await _say_goodbye(service, client)
 

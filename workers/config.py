@@ -163,6 +163,15 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     heartbeat_s: Annotated[
         float, setting("Time between a worker's signs of life, in seconds.", ge=0.05)
     ] = 1.0
+    metrics_port: Annotated[
+        int,
+        setting(
+            "Port of every address on which the worker answers `GET /metrics`, without a key. 0: "
+            "none; the API's /metrics has the same.",
+            ge=0,
+            le=65535,
+        ),
+    ] = 0
     log: Annotated[LogLevel, setting("How much is logged.")] = "info"
     engine: Annotated[
         str,

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from workers.counts import Counts as Counts
 from workers.keys import (
     ARQ_JOB_PREFIX as ARQ_JOB_PREFIX,
     CHORES_CHANNEL as CHORES_CHANNEL,
@@ -205,6 +206,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):
     is_draining: bool = False
     isq: str = ""  # the type that its weights were quantised to while they were loaded
     isq_change: str = ""  # the last change of weights that it made
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    counts: Counts | msgspec.UnsetType = msgspec.UNSET
 
 
 # What re_isq asked for counts so long after the model's last worker is gone: its workers may all be

@@ -23,6 +23,7 @@ from workers.contract import Tokens, WireError, decode_job
 from workers.job_run import INTERNAL_ERROR, End, JobRun, Standing
 from workers.lease import Claim
 from workers.logs import without_message
+from workers.meter import Meter
 from workers.prepare import prepare
 from workers.service import Service
 
@@ -48,6 +49,7 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
     """
     service: Service = ctx["service"]
     claim = service.leases.claims[job_id]
+    claim.enqueued_s = ctx["enqueue_time"].timestamp()
     opened = await begin(service, claim)
     if opened is None:
         claim.lose()
@@ -147,6 +149,7 @@ def _refusal(service: Service, opened: Opened) -> Failure | None:
 
 async def _refuse(service: Service, claim: Claim, opened: Opened, failure: Failure) -> End:
     await close_attempt(service.token_log, claim, opened, failure)
+    service.runs.meter.failed(failure.code)
     logger.info("job %s refused: %s", claim.job_id, failure.code)
     return "over"
 
@@ -170,6 +173,7 @@ async def _prepare(service: Service, claim: Claim, opened: Opened) -> JobRun:
         token_log=service.token_log,
         engine=service.engine,
         standing=Standing(claim.crashes, is_batch=claim.service_class == "batch"),
+        queued_s=max(time.time() - claim.enqueued_s, 0.0),  # hosts' clocks need not agree
     )
     run.replay(opened.events)
     return run
@@ -188,6 +192,7 @@ async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float |
         service.runs.remove(run)
         run.hand_back()
         _log_end(run)
+        _measure_end(service.runs.meter, run)
 
 
 def _follow(service: Service, claim: Claim, run: JobRun) -> None:
@@ -228,6 +233,14 @@ def _note_end(claim: Claim, run: JobRun) -> End:
         logger.warning("job %s: the engine died under it, %s", claim.job_id, run.fate)
         claim.ending = run.fate
     return end
+
+
+def _measure_end(meter: Meter, run: JobRun) -> None:
+    if run.failure is not None:
+        meter.failed(run.failure.code)
+    elif run.ended.result() == "over":
+        finishes = [choice.finish or "error" for choice in run.choices]
+        meter.done(run, run.first_token_s, finishes, time.monotonic())
 
 
 def _log_end(run: JobRun) -> None:

@@ -11,6 +11,7 @@ from workers.contract import (
     MODELS_KEY,
     MODELS_SEEN_KEY,
     WORKERS_KEY,
+    Counts,
     Heartbeat,
     ModelCard,
     encode,
@@ -27,7 +28,8 @@ class Pulse:
     """Beats every `period_s`, and soon after each `nudge`. `stats` gives the engine's gauges.
 
     `isq` is the type of the engine's weights and `isq_change` the change that made it; `on_wanted`
-    is told with every beat which change the model's workers are to have.
+    is told with every beat which change the model's workers are to have. `counts` go on under its
+    hands.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Pulse:
         card: ModelCard,
         stats: Callable[[], EngineStats],
         *,
+        counts: Counts,
         period_s: float,
     ) -> None:
         self.is_draining = False
@@ -48,6 +51,7 @@ class Pulse:
         self._model = card.name
         self._card = encode(card)
         self._stats = stats
+        self._counts = counts
         self._period_s = period_s
         self._nudge = asyncio.Event()
 
@@ -70,7 +74,7 @@ class Pulse:
         """Write once. Raises TRANSIENT."""
         ttl_ms = math.ceil(MISSED_BEATS * (self._period_s + MIN_PAUSE_S) * 1000)
         own, wanted = worker_key(self._worker), isq_key(self._model)
-        gauges = encode(self._gauges())
+        gauges = encode(self.gauges())
         change: bytes = await self._scripts.run(
             "heartbeat",
             keys=[own, WORKERS_KEY, MODELS_KEY, MODELS_SEEN_KEY, wanted],
@@ -78,7 +82,8 @@ class Pulse:
         )
         self.on_wanted(change.decode())
 
-    def _gauges(self) -> Heartbeat:
+    def gauges(self) -> Heartbeat:
+        """What a beat says now."""
         stats = self._stats()
         return Heartbeat(
             worker=self._worker,
@@ -91,4 +96,7 @@ class Pulse:
             is_draining=self.is_draining,
             isq=self.isq,
             isq_change=self.isq_change,
+            prefix_queries=stats.prefix_queries,
+            prefix_hits=stats.prefix_hits,
+            counts=self._counts,
         )

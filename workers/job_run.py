@@ -62,13 +62,16 @@ class JobRun:
         token_log: TokenLog,
         engine: EngineDoor,
         standing: Standing = ORDINARY,
+        queued_s: float = 0.0,
     ) -> None:
         self.job = job
+        self.queued_s = queued_s
         self.standing = standing
         self.attempt = attempt
         self.log = log
         self.began_s = time.monotonic()
         self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
         self.failure: Failed | None = None
         self.fate: Fate = "innocent"  # of the engine's death, if it died
         self.num_replayed = 0

@@ -5,6 +5,7 @@ jobs need is looked at when there are some.
 """
 
 import logging
+import time
 from collections.abc import Sequence
 
 from engine.messages import EngineStats, SequenceOutput
@@ -13,6 +14,7 @@ from workers.choice import Choice
 from workers.engine_process import EngineDied
 from workers.job_run import INTERNAL_ERROR, JobRun
 from workers.logs import without_message
+from workers.meter import Meter
 from workers.token_log import TokenLog
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ class Runs:
     """Sends each output of an engine step to its job, and decides who may be in the engine."""
 
     def __init__(self, token_log: TokenLog) -> None:
+        self.meter = Meter()
         self._token_log = token_log
         self._routes: dict[str, tuple[JobRun, Choice]] = {}
         self._runs: dict[JobRun, None] = {}
@@ -87,16 +90,20 @@ class Runs:
 
     def on_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
         """One engine step."""
-        touched: dict[JobRun, None] = {}
+        touched: dict[JobRun, int] = {}
+        num_tokens = 0
         for output in outputs:
             route = self._routes.get(output.id)
             if route is None:  # cancelled while the step ran
                 continue
             run, choice = route
             self._take(run, choice, output)
-            touched[run] = None
+            touched[run] = touched.get(run, 0) + 1
+            num_tokens += len(output.token_ids)
             if choice.finish is not None:
                 del self._routes[output.id]
+        self.meter.made(num_tokens)
+        self.meter.step(touched.items(), time.monotonic())
         for run in touched:
             run.end_step()
         self._note_tokens()

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import time
 
+import msgspec
 import pytest
 
-from api.request_log import RequestLog
+from api.request_log import Line, RequestLog
 
 
 @pytest.fixture
@@ -42,7 +44,7 @@ def test_every_request_and_response_is_a_line(server, tmp_path):
 
 
 def test_a_line_never_waits_for_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("api.request_log.MAX_WAITING", 3)
+    monkeypatch.setattr("api.line_log.MAX_WAITING", 3)
     monkeypatch.setattr("threading.Thread.start", lambda self: None)
     log = RequestLog(tmp_path / "log.jsonl")
     for _ in range(10):
@@ -79,3 +81,70 @@ class _FullDisk:
         if self._num_writes <= 5:
             raise OSError(errno.ENOSPC, "No space left on device")
         return self._file.write(data)
+
+
+def test_redacted_lines_have_numbers_and_no_text(
+    api_redis, fake_worker, directory, start_api, tmp_path, wait
+):
+    settings = {"request_logging_file": str(tmp_path / "log"), "request_logging_redact": True}
+    server = start_api(api_redis.url, directory, **settings)
+    try:
+        wait(lambda: server.get("/ready").status == 200, "the worker is known")
+        server.chat("echo secret", stream=True)
+        server.request("POST", "/v1/completions", b"{secret")
+        server.stop()
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+    logged = lines(tmp_path / "log")
+    assert "secret" not in (tmp_path / "log").read_text()
+    assert logged[0]["body"]["messages"] == [{"role": "user", "content": "[11 characters]"}]
+    assert logged[1]["body"]["usage"]["completion_tokens"] > 0
+    assert logged[3]["body"]["error"]["code"] == "invalid_json"
+
+
+def numbers(path):
+    return [int(line["request_id"]) for line in lines(path)]
+
+
+def test_a_full_file_is_set_aside_and_the_oldest_goes(tmp_path):
+    path = tmp_path / "log"
+    size = len(_encoded(0))
+    log = RequestLog(path, max_bytes=3 * size, num_kept=2)
+    for number in range(10):
+        log.put("request", str(number), "/v1/x", body=b"{}")
+    log.close()
+    assert numbers(path) == [9]
+    assert numbers(tmp_path / "log.1") == [6, 7, 8]
+    assert numbers(tmp_path / "log.2") == [3, 4, 5]
+    assert not (tmp_path / "log.3").exists()
+
+
+def _encoded(number):
+    line = Line(time=time.time(), kind="request", request_id=str(number), path="/v1/x", body={})
+    return msgspec.json.encode(line) + b"\n     "  # a time may be a few digits longer
+
+
+def test_processes_share_a_file_and_its_turns(tmp_path):
+    path = tmp_path / "log"
+    logs = [RequestLog(path, max_bytes=5000, num_kept=100) for _ in range(3)]
+    for number in range(300):
+        logs[number % 3].put("request", str(number), "/v1/x", body=b"{}")
+    for log in logs:
+        log.close()
+    files = [file for file in tmp_path.iterdir() if file.name != "log.lock"]
+    assert len(files) > 3
+    assert sorted(n for file in files for n in numbers(file)) == list(range(300))
+    assert all(file.stat().st_size <= 5000 + 3 * 150 for file in files)
+
+
+def test_a_file_that_logrotate_moved_is_left_to_it(tmp_path):
+    path = tmp_path / "log"
+    log = RequestLog(path)
+    log.put("request", "1", "/v1/x", body=b"{}")
+    while not path.stat().st_size:
+        time.sleep(0.001)
+    path.rename(tmp_path / "moved")
+    log.put("request", "2", "/v1/x", body=b"{}")
+    log.close()
+    assert (numbers(tmp_path / "moved"), numbers(path)) == ([1], [2])

@@ -145,7 +145,14 @@ class LocalWorker:
         leases = Leases(scripts, worker=name, queue=QUEUE, lease_s=config.lease_s, **ttls)
         token_log.recheck = leases.renew
         card = ModelCard(name="m", queue=QUEUE, context_length=1, vocab_size=1, created_s=0)
-        pulse = Pulse(scripts, name, card, lambda: self.engine.stats, period_s=config.heartbeat_s)
+        pulse = Pulse(
+            scripts,
+            name,
+            card,
+            lambda: self.engine.stats,
+            counts=runs.meter.counts,
+            period_s=config.heartbeat_s,
+        )
         self.service = Service(
             config,
             name,

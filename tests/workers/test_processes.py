@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -176,3 +177,27 @@ def test_a_worker_whose_model_does_not_load_exits_2_with_the_engine_s_sentence(
     )
     assert process.wait(20) == 2
     assert processes.logs() == "tramontane worker: No such weights.\n"
+
+
+async def test_a_worker_s_port_tells_what_it_has_done(processes, wire, redis_url):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    processes.start_ready(redis_url, TRAMONTANE_METRICS_PORT=str(port))
+    await wire.enqueue(make_job("j", max_tokens=5))
+    await wire.finished("j")
+    text = ""
+    while "vllm:request_success_total{" not in text:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n")
+        text = (await reader.read()).decode()
+        writer.close()
+    body = text.partition("\r\n\r\n")[2].splitlines()
+    samples = [line for line in body if not line.startswith("#")]
+    shown = {line.partition("{")[0]: float(line.split()[-1]) for line in samples}
+    assert shown["vllm:generation_tokens_total"] == 5
+    assert shown["vllm:inter_token_latency_seconds_count"] == 4
+    first, whole = (
+        shown[f"vllm:{name}_seconds_sum"] for name in ("time_to_first_token", "e2e_request_latency")
+    )
+    assert 0 < first <= whole < 60
