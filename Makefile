@@ -30,6 +30,7 @@ imports: $(STAMP)
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
+	SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest tests/api/test_schemathesis.py
 
 # Builds llama.cpp the first time: it takes a C++ compiler and a quarter of an hour.
 nightly-llama-cpp: $(STAMP)
