@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly nightly-llama-cpp chaos bench clean
+.PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients chaos bench clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -36,6 +36,11 @@ nightly: $(STAMP)
 nightly-llama-cpp: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
 	$(BIN)/python -m pytest -m nightly $(wildcard tests/engine/*/test_llama_cpp*.py)
+
+# -W: the clients leave sockets open.
+nightly-clients: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,clients]'
+	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients
 
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900
