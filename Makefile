@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients chaos bench clean
+.PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -41,6 +41,10 @@ nightly-llama-cpp: $(STAMP)
 nightly-clients: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,clients]'
 	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients
+
+nightly-lm-eval: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,lm-eval]'
+	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients/test_lm_eval.py
 
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900
