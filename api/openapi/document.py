@@ -38,6 +38,12 @@ _EVENT: Schema = {
     "properties": dict.fromkeys(("id", "event", "data"), _NOT_OF_JSON[str]),
     "required": ["data"],
 }
+_PLAIN: Schema = {"schema": {"type": "string"}}
+# What the HTTP server answers before the app hears of the request.
+_BEFORE: Schema = {
+    "414": {"description": "The address is too long.", "content": {"text/plain": _PLAIN}},
+    "431": {"description": "A header is too large.", "content": {"text/plain": _PLAIN}},
+}
 _KEYS: dict[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -161,7 +167,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> Schema:
         ok.setdefault("headers", {}).update(_headers(["x-request-id", "x-job-id"]))
     for status, codes in sorted(_by_status(operation.errors).items()):
         responses.setdefault(str(status), _error(codes, schemas))
-    return responses
+    return responses | _BEFORE
 
 
 def _reply(reply: Reply, schemas: _Schemas) -> Schema:

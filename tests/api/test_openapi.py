@@ -150,3 +150,15 @@ def test_both_are_served(api, document):
     assert shown.body == page(document)
     assert shown.headers["content-type"].startswith("text/html")
     assert shown.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_what_the_http_server_itself_refuses_is_documented_too(api, document):
+    responses = document["paths"]["/v1/files"]["get"]["responses"]
+    replies = [
+        api.get("/v1/files?after=" + "x" * 9000),
+        api.get("/v1/files", last_event_id="1" * 20_000),
+    ]
+    assert [reply.status for reply in replies] == [414, 431]
+    for reply in replies:
+        kind = reply.headers["content-type"].partition(";")[0]
+        assert kind in responses[str(reply.status)]["content"]
