@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test check lint format types imports nightly nightly-llama-cpp chaos bench bench-cpu perplexity clean
+.PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu perplexity clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -32,11 +32,21 @@ imports: $(STAMP)
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
+	SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest tests/api/test_schemathesis.py
 
 # Builds llama.cpp the first time: it takes a C++ compiler and a quarter of an hour.
 nightly-llama-cpp: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
 	$(BIN)/python -m pytest -m nightly $(wildcard tests/engine/*/test_llama_cpp*.py)
+
+# -W: the clients leave sockets open.
+nightly-clients: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,clients]'
+	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients
+
+nightly-lm-eval: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,lm-eval]'
+	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients/test_lm_eval.py
 
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900

@@ -15,12 +15,16 @@ from api.params import limit_of
 MAX_LETTERS, LETTERS = 1000, 100
 
 
-class _Letters(msgspec.Struct, frozen=True):
+class Letters(msgspec.Struct, frozen=True):
+    """GET /admin/dead."""
+
     data: list[DeadLetter]
     object: str = "list"
 
 
-class _Dropped(msgspec.Struct, frozen=True):
+class Dropped(msgspec.Struct, frozen=True):
+    """DELETE /admin/dead/{id}."""
+
     id: str
     object: str = "dead_letter"
     deleted: bool = True
@@ -35,13 +39,13 @@ class Dead:
 
     async def on_get(self, req: Request, resp: Response) -> None:
         """The newest dead letters."""
-        send_json(resp, _Letters(await self._letters.newest(limit_of(req, LETTERS, MAX_LETTERS))))
+        send_json(resp, Letters(await self._letters.newest(limit_of(req, LETTERS, MAX_LETTERS))))
 
     async def on_delete_one(self, req: Request, resp: Response, job_id: str) -> None:
         """Take one off the list; its client can still read how it failed."""
         if not await self._letters.drop(job_id):
             raise _missing(job_id)
-        send_json(resp, _Dropped(job_id))
+        send_json(resp, Dropped(job_id))
 
     async def on_post_retry(self, req: Request, resp: Response, job_id: str) -> None:
         """Start one again, whosever it is; answers with the job."""

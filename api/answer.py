@@ -1,15 +1,17 @@
 """A job's events as one whole answer, pure. Knows no HTTP, no Redis and no clock."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from api.errors import ApiError
 from api.heard import Heard
 from api.logprobs import TextOffsets, chat_logprobs
 from api.schema.response import (
     ChatChoice,
+    ChatCompletion,
     ChatLogprobs,
-    Completion,
     TextChoice,
+    TextCompletion,
     TextLogprobs,
     Usage,
 )
@@ -45,18 +47,18 @@ class Answer:
         if self.failed is not None:
             raise ApiError.of(self.failed)
 
-    def response(self) -> Completion:
+    def response(self) -> ChatCompletion | TextCompletion:
         """What has been said so far, as OpenAI's completion object."""
-        is_chat = self._job.kind == "chat"
-        return Completion(
-            id=self._job.id,
-            object="chat.completion" if is_chat else "text_completion",
-            created=self._job.created_s,
-            model=self._job.model,
-            choices=self._chat_choices() if is_chat else self._text_choices(),
-            usage=None if self._usage is None else Usage.of(self._usage),
-            system_fingerprint=self._fingerprint or None,
-        )
+        head: dict[str, Any] = {
+            "id": self._job.id,
+            "created": self._job.created_s,
+            "model": self._job.model,
+            "usage": None if self._usage is None else Usage.of(self._usage),
+            "system_fingerprint": self._fingerprint or None,
+        }
+        if self._job.kind == "chat":
+            return ChatCompletion(choices=self._chat_choices(), **head)
+        return TextCompletion(choices=self._text_choices(), **head)
 
     def _chat_choices(self) -> list[ChatChoice]:
         return [

@@ -26,6 +26,7 @@ from api.chat_store import ChatStore
 from api.completions import Completions
 from api.config import ApiConfig
 from api.dead_letters import DeadLetters
+from api.docs import Docs
 from api.errors import ApiError, ClientGone
 from api.exchange import EXCHANGE_KEY, Exchange, exchange_of
 from api.generation import BODY_KEY, Generation
@@ -206,6 +207,9 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/health", health)
     app.add_route("/live", health)
     app.add_route("/ready", health, suffix="ready")
+    docs = Docs()
+    app.add_route("/openapi.json", docs)
+    app.add_route("/docs", docs, suffix="page")
     app.add_route("/v1/models", models)
     app.add_route("/v1/models/{name:path}", models, suffix="one")
     chats = ChatStore(broker, generation.config)

@@ -13,8 +13,8 @@ import msgspec
 from api.errors import ApiError
 from workers.contract import ServiceClass
 
-# For probes and load balancers, which have no key.
-PUBLIC_PATHS = frozenset({"/", "/health", "/live", "/ready"})
+# For probes and load balancers, which have no key, and for people who read.
+PUBLIC_PATHS = frozenset({"/", "/health", "/live", "/ready", "/openapi.json", "/docs"})
 _ADMIN = ("/admin/", "/metrics/", "/v1/re_isq/", "/re_isq/")  # the whole fleet's business
 _HINT_CHARS = 4  # of a wrong key, so that its owner can tell which one it was
 _MIN_HINTED = 12  # of a shorter key four characters would be too much

@@ -128,16 +128,28 @@ class TextChoice(msgspec.Struct, frozen=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer: `chat.completion` or `text_completion`."""
+    """What whole answers of both kinds have."""
 
     id: str
-    object: str
     created: int
     model: str
-    choices: list[ChatChoice] | list[TextChoice]
     usage: Usage | None
     system_fingerprint: str | None = None
     metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET  # of one that was stored
+
+
+class ChatCompletion(Completion, frozen=True, kw_only=True):
+    """A whole answer of a chat."""
+
+    choices: list[ChatChoice]
+    object: Literal["chat.completion"] = "chat.completion"
+
+
+class TextCompletion(Completion, frozen=True, kw_only=True):
+    """Whole continuations of prompts."""
+
+    choices: list[TextChoice]
+    object: Literal["text_completion"] = "text_completion"
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 Knows no HTTP and no job.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,18 +14,16 @@ Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 
 
-class InputText(msgspec.Struct, frozen=True):
+class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
     """A piece of what was put in."""
 
     text: str
-    type: str = "input_text"
 
 
-class OutputText(msgspec.Struct, frozen=True):
+class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
     """A piece of what the assistant said."""
 
     text: str
-    type: str = "output_text"
     annotations: tuple[()] = ()
     logprobs: tuple[()] = ()
 
@@ -34,7 +33,7 @@ class ItemMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     role: str
-    content: list[InputText] | list[OutputText]
+    content: Sequence[InputText | OutputText]
     status: ItemStatus = "completed"
     type: str = "message"
 

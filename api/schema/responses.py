@@ -29,7 +29,7 @@ _INCLUDABLE = (
     "computer_call_output.output.image_url",
 )
 # Fields that no answer of ours could honour.
-_REFUSED = (
+REFUSED = (
     "conversation",
     "prompt",
     "context_management",
@@ -95,7 +95,7 @@ class ReasoningConfig(msgspec.Struct):
 class ResponsesRequest(SamplingFields, kw_only=True):
     """POST /v1/responses."""
 
-    input: str | Annotated[list[InputItem], Meta(min_length=1)] | None = None
+    input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: _PositiveInt | None = None
     max_tool_calls: _PositiveInt | None = None
@@ -130,7 +130,7 @@ class ResponsesRequest(SamplingFields, kw_only=True):
 
     def check(self) -> None:
         """Raise ApiError for what is not supported, or makes no sense together."""
-        for field in _REFUSED:
+        for field in REFUSED:
             if getattr(self, field) not in (None, [], {}):
                 raise unsupported(field, f"'{field}' is not supported by this endpoint.")
         if self.truncation == "auto":
@@ -143,9 +143,6 @@ class ResponsesRequest(SamplingFields, kw_only=True):
 
     def inputs(self) -> list[Message | Reference]:
         """The input's items in order. Raises ApiError."""
-        if self.input is None:
-            what = "Missing required parameter: 'input'."
-            raise ApiError("missing_required_parameter", what, "input")
         if isinstance(self.input, str):
             return [Message("user", (self.input,))]
         items = [_checked(item, f"input[{i}]") for i, item in enumerate(self.input)]

@@ -159,7 +159,7 @@ def part(**fields: Any) -> dict[str, Any]:
 
 
 BAD: list[tuple[dict[str, Any], str, str]] = [
-    ({"input": None}, MISSING, "input"),
+    ({"input": None}, "invalid_type", "input"),
     ({"input": []}, VALUE, "input"),
     ({"input": 5}, TYPE, "input"),
     ({"input": ["hi"]}, TYPE, "input[0]"),
