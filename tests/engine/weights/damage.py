@@ -1,9 +1,10 @@
 """Damages a small model file in many ways and reads each; fails on anything but a LoadError.
 
-    python tests/engine/weights/damage.py {gguf|ggml|safetensors} DIRECTORY COUNT [SEED]
+    python tests/engine/weights/damage.py FORM DIRECTORY COUNT [SEED]
 
-Reads headers, configuration, vocabulary, and every tensor, with no more than 100 MB beyond what the
-process has when it begins and 2 s each. Prints how many files could be read and how many not.
+FORM is one of FORMS below. Reads headers, configuration, vocabulary, and every tensor, with no more
+than 100 MB beyond what the process has when it begins and 2 s each. Prints how many files could be
+read and how many not.
 """
 
 import json
@@ -12,7 +13,7 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import torch
 from gguf import GGMLQuantizationType as Type, GGUFWriter
 from gguf.quants import quantize
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 from engine.errors import LoadError
@@ -28,11 +30,13 @@ from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
 from engine.weights.ggml_vocab import read_ggml_vocab
 from engine.weights.selection import Kind
+from tests.engine.weights.prequantised_files import compressed_ints, fp8, gptq
 
 MEMORY_BYTES = 100 << 20
 SECONDS = 2
 GQA = 4
 HUGE = (0, 1, 2, 0x7F, 0xFF, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 40, 1 << 60, (1 << 64) - 1)
+Write = Callable[[Path], None]
 ROWS = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
 
 
@@ -93,10 +97,38 @@ def safetensors_file(path: Path) -> None:
     (path.parent / "config.json").write_text(json.dumps(config))
 
 
-FORMS: dict[str, tuple[Kind, str, Callable[[Path], None]]] = {
+def quantised_file(quantization: Mapping[str, object], parts: dict[str, torch.Tensor]) -> Write:
+    """A safetensors file with one matrix that another tool has quantised."""
+
+    def write(path: Path) -> None:
+        safetensors_file(path)
+        plain = {"model.norm.weight": torch.ones(32)}
+        stem = "model.layers.0.self_attn.q_proj"
+        save_torch({**plain, **{f"{stem}.{word}": part for word, part in parts.items()}}, path)
+        config = json.loads((path.parent / "config.json").read_text())
+        config["quantization_config"] = quantization
+        (path.parent / "config.json").write_text(json.dumps(config))
+
+    return write
+
+
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16]}
+INTS = {"weights": {"num_bits": 4, "group_size": 32}}
+COMPRESSED = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "config_groups": {"group_0": INTS},
+}
+
+PLAIN: tuple[Kind, str] = ("plain", "model.safetensors")
+FORMS: dict[str, tuple[Kind, str, Write]] = {
     "gguf": ("gguf", "model.gguf", gguf_file),
     "ggml": ("ggml", "model.bin", ggml_file),
-    "safetensors": ("plain", "model.safetensors", safetensors_file),
+    "safetensors": (*PLAIN, safetensors_file),
+    "gptq": (*PLAIN, quantised_file(GPTQ, gptq(ROWS)[0])),
+    "fp8": (*PLAIN, quantised_file(FP8, fp8(ROWS, (16, 16))[0])),
+    "compressed": (*PLAIN, quantised_file(COMPRESSED, compressed_ints(ROWS, 4, 32)[0])),
 }
 
 
@@ -159,6 +191,8 @@ def read_all(files: ModelFiles) -> None:
         pieces = [torch.atleast_1d(piece) for piece in checkpoint.pieces(name)]
         assert sum(len(piece) for piece in pieces) == (shape[0] if shape else 1)
         assert checkpoint.tensor(name).shape == shape
+        if (stored := checkpoint.packed(name)) is not None and shape:
+            assert sum(len(rows) for rows in stored.pieces) == shape[0]
     if files.kind == "ggml":
         read_ggml_vocab(files.weights[0])
 

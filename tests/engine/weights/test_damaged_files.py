@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).with_name("damage.py")
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("form", ["gguf", "ggml", "safetensors"])
+@pytest.mark.parametrize("form", ["gguf", "ggml", "safetensors", "gptq", "fp8", "compressed"])
 def test_a_damaged_file_is_read_or_refused(form, tmp_path):
     """In a process of its own, whose memory is bounded; its first failure is its output."""
     command = [sys.executable, str(SCRIPT), form, str(tmp_path), "700"]
