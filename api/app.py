@@ -42,8 +42,8 @@ from api.re_isq import ReIsqs
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
 from api.responses import Responses, StoredResponse
-from api.weight_changes import WeightChanges
 from api.tokens import Asking, Detokenizes, Templates, Tokenizes
+from api.weight_changes import WeightChanges
 from workers.environment import load
 
 logger = logging.getLogger(__name__)

@@ -119,7 +119,7 @@ class _Schemas:
 
 def _types(operations: Iterable[Operation]) -> Iterable[Any]:
     for operation in operations:
-        bodies = (operation.body, *(reply.body for reply in operation.replies))
+        bodies = (operation.body, operation.error, *(reply.body for reply in operation.replies))
         yield from (body for body in bodies if body is not None and body not in _NOT_OF_JSON)
 
 
@@ -166,7 +166,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> Schema:
         ok["content"][EVENTS] = {"schema": {**_EVENT, "description": operation.streams}}
         ok.setdefault("headers", {}).update(_headers(["x-request-id", "x-job-id"]))
     for status, codes in sorted(_by_status(operation.errors).items()):
-        responses.setdefault(str(status), _error(codes, schemas))
+        responses.setdefault(str(status), _error(codes, schemas.of(operation.error)))
     return responses | _BEFORE
 
 
@@ -187,7 +187,7 @@ def _by_status(codes: Iterable[str]) -> dict[int, list[str]]:
     return found
 
 
-def _error(codes: Sequence[str], schemas: _Schemas) -> Schema:
+def _error(codes: Sequence[str], body: Schema) -> Schema:
     names = ["x-request-id"]
     if RETRY_AFTER_S.keys() & set(codes):
         names.append("retry-after")
@@ -198,7 +198,7 @@ def _error(codes: Sequence[str], schemas: _Schemas) -> Schema:
     return {
         "description": "`error.code`: " + ", ".join(f"`{code}`" for code in codes) + ".",
         "headers": _headers(names),
-        "content": {JSON: {"schema": schemas.of(ErrorResponse)}},
+        "content": {JSON: {"schema": body}},
     }
 
 

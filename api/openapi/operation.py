@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from api.errors import ErrorResponse
+
 Schema = dict[str, Any]
 
 JSON = "application/json"
@@ -73,7 +75,7 @@ class Operation(NamedTuple):
 
     `path` is the router's template, `body` the type of the request's JSON. `params` names query and
     header parameters of `parameters.py`, `errors` codes of `api/errors.py`. `streams` says what its
-    server-sent events are, if it has any.
+    server-sent events are, if it has any, and `error` the body of its errors.
     """
 
     method: str
@@ -85,6 +87,7 @@ class Operation(NamedTuple):
     media: str = JSON
     params: tuple[str, ...] = ()
     streams: str = ""
+    error: Any = ErrorResponse
     is_public: bool = False
 
     @property

@@ -4,6 +4,7 @@ from typing import Any
 
 from api.admin import Dropped, Letters
 from api.job_view import JobObject
+from api.openapi.more_operations import MORE_OPERATIONS
 from api.openapi.operation import (
     ADMIN,
     BODY,
@@ -229,6 +230,7 @@ OPERATIONS: tuple[Operation, ...] = (
         (_JOB,),
         ADMIN | {"job_not_found"},
     ),
+    *MORE_OPERATIONS,
     *(
         Operation(method, path, "Is the process up?", _UP, _PUBLIC, is_public=True)
         for path in ("/", "/health", "/live")

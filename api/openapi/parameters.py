@@ -30,6 +30,7 @@ PARAMETERS: dict[str, Parameter] = {
     "order": Parameter(
         "query", {"enum": ["asc", "desc"], "default": "desc"}, "`desc`: the newest first."
     ),
+    "model": Parameter("query", _TEXT, "Only of this model."),
     "purpose": Parameter("query", _TEXT, "Only files of this purpose."),
     "stream": Parameter("query", {"type": "boolean"}, "Answer with server-sent events."),
     "starting_after": Parameter("query", _NUMBER, "The last event number that the client has."),

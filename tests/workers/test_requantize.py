@@ -10,6 +10,7 @@ from engine.messages import EngineStats
 from tests.workers.weights import MODEL, QUEUE, Fleet, until
 from workers import contract
 from workers.contract import Heartbeat, Swap
+from workers.counts import Counts
 from workers.heartbeat import Pulse
 from workers.requantize import Place, start_as_wanted
 
@@ -328,7 +329,7 @@ async def test_a_worker_that_cannot_load_what_all_others_have_does_not_start(fle
 
 async def test_a_heartbeat_tells_which_change_is_wanted(wire, link):
     card = contract.ModelCard(name=MODEL, queue=QUEUE, context_length=1, vocab_size=1, created_s=0)
-    pulse = Pulse(link, "w1", card, EngineStats, period_s=1.0)
+    pulse = Pulse(link, "w1", card, EngineStats, counts=Counts(), period_s=1.0)
     heard: list[str] = []
     pulse.on_wanted = heard.append
     await pulse.beat()

@@ -9,6 +9,7 @@ from engine.errors import LoadError
 from engine.messages import EngineStats
 from engine.quant.names import ISQ_NAMES
 from workers import contract
+from workers.counts import Counts
 from workers.engine_process import EngineProcess
 from workers.heartbeat import Pulse
 from workers.redis_link import Scripts, close, connect
@@ -82,7 +83,7 @@ class WeightsWorker:
             created_s=0,
             isq_types=ISQ_NAMES,
         )
-        self.pulse = Pulse(scripts, name, card, EngineStats, period_s=heartbeat_s)
+        self.pulse = Pulse(scripts, name, card, EngineStats, counts=Counts(), period_s=heartbeat_s)
         self.pulse.isq = own_isq if isq is None else isq
         self.pulse.isq_change = change
         self.engine = NoEngine(name, busy, self.pulse.isq)
