@@ -92,7 +92,8 @@ def session():
 def lead(case, known):
     """Name what is there, unless that ends it, and nothing that this server refuses anyway."""
     if case.method == "GET":
-        case.path_parameters = {name: known[name] for name in case.path_parameters or ()}
+        given_ids = dict(case.path_parameters or {})
+        case.path_parameters = {name: known.get(name, id_) for name, id_ in given_ids.items()}
     case.headers.pop("x-webhook-url", None)
     if case.path == "/v1/batches" and isinstance(case.body, dict):
         case.body |= {"endpoint": CHAT, "input_file_id": known["file_id"]}
