@@ -101,8 +101,9 @@ def test_reading_a_stacked_tensor_unpacks_an_expert_at_a_time(tmp_path):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert part.shape == (96, 64)
-    # numpy's own memory while it unpacks; all 64 experts would be 1.5 MiB.
-    assert peak < 300_000
+    # numpy's own memory while it unpacks, and what other threads of the tests take meanwhile; all
+    # 64 experts would be 1.5 MiB.
+    assert peak < 600_000
 
 
 def test_a_layer_without_a_router_is_a_load_error_in_mixtral(tmp_path, load_model):
