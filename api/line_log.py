@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from abc import ABC, abstractmethod
 from typing import Generic, Protocol, TypeVar
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ class RawFile(Protocol):
         ...
 
 
-class LineLog(Generic[T]):
+class LineLog(ABC, Generic[T]):
     """Appends to a file until closed; `encode` makes an item a line.
 
     When the disk is slower than the traffic, lines are dropped and counted.
@@ -38,9 +39,9 @@ class LineLog(Generic[T]):
         self._thread = threading.Thread(target=self._write, name=name, daemon=True)
         self._thread.start()
 
+    @abstractmethod
     def encode(self, item: T) -> bytes:
         """The line, with its end. Runs in the thread."""
-        raise NotImplementedError
 
     def add(self, item: T) -> None:
         """Queue a line; never waits."""

@@ -78,17 +78,18 @@ Command = Add | Cancel | Requantize
 Report = Loading | Loaded | LoadFailed | Stepped | Requantized
 
 
-def _encode_path(value: Any) -> str:
+def encode_path(value: Any) -> str:
+    """A path as text, for what is no MessagePack of itself. Raises NotImplementedError for more."""
     if isinstance(value, Path):
         return str(value)
-    raise NotImplementedError(f"{type(value).__name__} cannot cross to the engine process")
+    raise NotImplementedError(f"{type(value).__name__} cannot cross to another process")
 
 
 def _decode_path(kind: type, value: Any) -> Any:
     return kind(value)
 
 
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)
 _load_decoder = msgspec.msgpack.Decoder(Load, dec_hook=_decode_path)
 _commands_decoder = msgspec.msgpack.Decoder(list[Command])
 _report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)

@@ -3,13 +3,10 @@
 Knows no grammar.
 """
 
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from engine.weights.files import ModelFiles
-from workers.engine_frames import HEADER_BYTES
+from workers.engine_frames import HEADER_BYTES, encode_path
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -34,13 +31,7 @@ class Verdict(msgspec.Struct, frozen=True):
     problem: str
 
 
-def _encode_path(value: Any) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(f"{type(value).__name__} cannot cross to the trial of grammars")
-
-
-_encoder = msgspec.msgpack.Encoder(enc_hook=_encode_path)
+_encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)
 decode_order = msgspec.msgpack.Decoder(Order, dec_hook=lambda kind, value: kind(value)).decode
 decode_trial = msgspec.msgpack.Decoder(Trial).decode
 decode_verdict = msgspec.msgpack.Decoder(Verdict).decode

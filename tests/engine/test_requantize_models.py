@@ -49,7 +49,7 @@ def requests(before: dict[str, list[int]]) -> list[SequenceRequest]:
 def change(engine: Engine, isq: str, outputs: Outputs) -> str:
     """Change the weights while steps run; what `take_weights` says."""
     engine.requantize(isq)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 60
     while (said := engine.take_weights()) is None:
         assert time.monotonic() < deadline
         if not engine.has_work():  # an engine process waits then, and takes nothing from the load

@@ -96,14 +96,16 @@ def test_reading_a_stacked_tensor_unpacks_an_expert_at_a_time(tmp_path):
     model = tiny.make_model("mixtral", num_local_experts=64, num_hidden_layers=1)
     path = write_gguf(model, tmp_path / "model.gguf", Type.Q8_0)
     checkpoint = open_checkpoint(resolve(ModelRef(model=str(path))))
-    tracemalloc.start()
-    part = checkpoint.tensor("model.layers.0.mlp.experts.63.up_proj.weight")
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert part.shape == (96, 64)
-    # numpy's own memory while it unpacks, and what other threads of the tests take meanwhile; all
-    # 64 experts would be 1.5 MiB.
-    assert peak < 600_000
+    peaks = []
+    for expert in (61, 62, 63):
+        tracemalloc.start()
+        part = checkpoint.tensor(f"model.layers.0.mlp.experts.{expert}.up_proj.weight")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert part.shape == (96, 64)
+    # numpy's own memory while it unpacks; all 64 experts would be 1.5 MiB. The least, for the trace
+    # has what other threads of the tests take meanwhile.
+    assert min(peaks) < 300_000
 
 
 def test_a_layer_without_a_router_is_a_load_error_in_mixtral(tmp_path, load_model):
