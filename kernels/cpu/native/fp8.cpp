@@ -14,19 +14,6 @@ namespace {
 
 constexpr long kAhead = 2048;  // bytes of a tile that are asked for before their use
 
-// Calls with the size of each portion and its first row.
-template <class Body>
-inline void in_portions(long rows, Body body) {
-  long m = 0;
-  const auto portion = [&](auto size) {
-    for (; rows - m >= size; m += size) body(size, m);
-  };
-  portion(std::integral_constant<int, 8>());
-  portion(std::integral_constant<int, 4>());
-  portion(std::integral_constant<int, 2>());
-  portion(std::integral_constant<int, 1>());
-}
-
 // What kM rows' products with a tile are: even and odd columns, or pairs of them, of a superblock have a sum each.
 template <int kM>
 struct Sums {

@@ -1,5 +1,6 @@
 // What linear.cpp calls of a format: product.cpp has one for each.
 #pragma once
+#include <type_traits>
 #include <vector>
 
 #include "blocks.h"
@@ -18,6 +19,19 @@ struct Piece {
   float scaled_sums[3][kM];
 };
 constexpr long kPieceBytes = sizeof(Piece<1>);  // of a row; a portion's groups lie in a run
+
+// Calls with the size of each portion and its first row.
+template <class Body>
+inline void in_portions(long rows, Body body) {
+  long m = 0;
+  const auto portion = [&](auto size) {
+    for (; rows - m >= size; m += size) body(size, m);
+  };
+  portion(std::integral_constant<int, 8>());
+  portion(std::integral_constant<int, 4>());
+  portion(std::integral_constant<int, 2>());
+  portion(std::integral_constant<int, 1>());
+}
 
 // The activations of a call, [M, K].
 struct Activations {

@@ -180,19 +180,6 @@ inline TR_INLINE void add_panel(const Panel& panel, int num_groups, const Piece<
   });
 }
 
-// Calls with the size of each portion and its first row.
-template <class Body>
-inline void in_portions(long rows, Body body) {
-  long m = 0;
-  const auto portion = [&](auto size) {
-    for (; rows - m >= size; m += size) body(size, m);
-  };
-  portion(std::integral_constant<int, 8>());
-  portion(std::integral_constant<int, 4>());
-  portion(std::integral_constant<int, 2>());
-  portion(std::integral_constant<int, 1>());
-}
-
 template <Format F>
 void two_tiles_times_bytes(const uint8_t* tiles, const Activations& a, long rows, float* y, long stride, int count) {
   static thread_local std::vector<float> totals;

@@ -20,19 +20,6 @@ namespace {
 constexpr int kPairBytes = 2 * 2 * kRows;  // two columns of a tile
 constexpr long kAhead = 8192;              // bytes of a tile that are asked for before their use
 
-// Calls with the size of each portion and its first row.
-template <class Body>
-inline void in_portions(long rows, Body body) {
-  long m = 0;
-  const auto portion = [&](auto size) {
-    for (; rows - m >= size; m += size) body(size, m);
-  };
-  portion(std::integral_constant<int, 8>());
-  portion(std::integral_constant<int, 4>());
-  portion(std::integral_constant<int, 2>());
-  portion(std::integral_constant<int, 1>());
-}
-
 // Two columns of F16: sixteen numbers of one, then of the other.
 struct Half {
   static void load(const uint8_t* p, Floats& even, Floats& odd) { even = halves(p), odd = halves(p + 2 * kRows); }
