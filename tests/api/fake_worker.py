@@ -307,6 +307,6 @@ class FakeWorker:
         ]
         wake = contract.wake_channel(self._queue)
         how = "dead" if self.jobs[job_id].is_dead else "done"
-        args = [self._owners.pop(job_id), job_id, how, wake, 600_000, 10, "done"]
+        args = [self._owners[job_id], job_id, how, wake, 600_000, 10, "done"]
         await self._scripts["release"](keys=keys, args=args)
-        self.jobs.pop(job_id)
+        del self.jobs[job_id], self._owners[job_id]  # what was interrupted is released again

@@ -102,12 +102,15 @@ def test_a_server_that_follows_as_much_as_it_can_cancels_all_the_same(
     try:
         body = {"messages": "silent", "stream": True}
         connection.request("POST", "/v1/chat/completions", json.dumps(body))
-        with connection.getresponse():
+        with connection.getresponse() as response:
+            streamed = response.headers["x-job-id"]
             job_id = api.request(
                 "POST", "/v1/chat/completions", body, Prefer="respond-async"
             ).headers["x-job-id"]
             assert full.request("DELETE", f"/v1/jobs/{job_id}").status == 503
             assert api.get(f"/v1/jobs/{job_id}?wait=30").json["state"] == "cancelled"
+            # Killed before it sees its client leave, it would leave a job that never ends.
+            assert api.request("DELETE", f"/v1/jobs/{streamed}").json["state"] == "cancelled"
     finally:
         connection.close()
         full.kill()
