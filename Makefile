@@ -56,6 +56,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/bench/recovery.py --out tests/bench/results/recovery.jsonl
 	$(BIN)/python tests/bench/load.py --out tests/bench/results/load.jsonl
 	$(BIN)/python tests/bench/masks.py --out tests/bench/results/masks.jsonl
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/bench/host.py --out tests/bench/results/host.jsonl
 
 # Builds llama.cpp the first time, as nightly-llama-cpp does.
 bench-cpu: $(STAMP)

@@ -36,6 +36,8 @@ def draw(logits: Tensor, seeds: Tensor, choices: Tensor, positions: Tensor) -> T
     if logits.device.type != "cpu":
         return _draw_plainly(logits, keys)
     size = max(1, _GROUP_TOKENS // logits.shape[-1])
+    if len(logits) <= size:
+        return _draw_by_bounds(logits, keys)
     groups = (slice(start, start + size) for start in range(0, len(logits), size))
     return torch.cat([_draw_by_bounds(logits[g], _Keys(*(key[g] for key in keys))) for g in groups])
 

@@ -25,12 +25,35 @@ _RECORD = np.dtype(
         *((name, np.float32) for name in ("temperature", "top_p", "min_p")),
         *((name, np.float32) for name in ("frequency", "presence", "repetition")),
         *((name, np.int64) for name in ("seed", "choice", "top_k", "first_free")),
-        *((name, np.bool_) for name in ("is_drawn", "is_penalized", "is_biased")),
-        *((name, np.bool_) for name in ("is_dry", "is_restricted")),
     ],
     align=True,  # torch takes no field whose stride is not a multiple of its size
 )
 Records = NDArray[np.void]
+
+# What a row may need beyond its largest logit, a bit each: most steps need one or two of them, and
+# looking for the others' rows would be most of a small step's time.
+_PENALTIES, _BIAS, _DRY, _WORDS, _MIN_TOKENS, _GRAMMAR = (1 << i for i in range(6))
+_DRAW, _TOP_K, _TOP_P, _MIN_P = (1 << i for i in range(6, 10))
+_NO_LINES: Int64 = np.empty(0, np.int64)
+
+
+class _Needs:
+    """The lines of a step that need something."""
+
+    def __init__(self, bits: NDArray[np.uint16]) -> None:
+        self._bits = bits
+        self._union = int(np.bitwise_or.reduce(bits))
+
+    def __bool__(self) -> bool:
+        return self._union != 0
+
+    def of(self, need: int) -> Int64:
+        """The lines that need one thing."""
+        return (self._bits & need).nonzero()[0] if self._union & need else _NO_LINES
+
+    def pick(self, lines: Int64) -> "_Needs":
+        """Those of some lines."""
+        return self if lines.size == self._bits.size else _Needs(self._bits[lines])
 
 
 class Sampler:
@@ -41,7 +64,7 @@ class Sampler:
         self.device = device
         self._records = np.zeros(max_seqs, dtype=_RECORD)
         # A column of its own: where all are greedy, nothing else is read.
-        self._is_special = np.zeros(max_seqs, dtype=np.bool_)
+        self._needs = np.zeros(max_seqs, dtype=np.uint16)
         self._bias: dict[int, tuple[Int64, NDArray[np.float32]]] = {}
         self._stop_ids: dict[int, Int64] = {}
         self._counts = TokenCounts(max_seqs, vocab_size, device)
@@ -51,7 +74,8 @@ class Sampler:
         """Take a sequence's parameters and tokens into its row."""
         row, params = sequence.row, sequence.params
         self._records[row] = _record(params, sequence.rule.min_length, self.vocab_size)
-        self._is_special[row] = _is_special(params)
+        needs = _needs(params, self.vocab_size)
+        self._needs[row] = needs
         bias = params.logit_bias
         self._bias[row] = (
             np.fromiter(bias.keys(), np.int64, len(bias)),
@@ -60,9 +84,9 @@ class Sampler:
         stop_ids = sequence.rule.stop_ids
         self._stop_ids[row] = np.fromiter(stop_ids, np.int64, len(stop_ids))
         self._sequences.pop(row, None)
-        if self._records[row]["is_dry"] or self._records[row]["is_restricted"]:
+        if needs & (_DRY | _WORDS):
             self._sequences[row] = sequence
-        if self._records[row]["is_penalized"]:
+        if needs & _PENALTIES:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
 
     def sample(self, logits: Tensor, sampled: SampledRows, masks: "Masks | None" = None) -> Tensor:
@@ -70,24 +94,34 @@ class Sampler:
 
         `masks` has what the rows' grammars allow. The logits may be overwritten.
         """
-        if not self._is_special[sampled.rows].any():
+        needs = _Needs(self._needs[sampled.rows])
+        if not needs:
             return sampling.best(logits)
         records = self._records[sampled.rows]
-        self._penalize_repetitions(logits, sampled.rows, np.flatnonzero(records["is_dry"]))
-        penalized = np.flatnonzero(records["is_penalized"])
+        self._penalize_repetitions(logits, sampled.rows, needs.of(_DRY))
+        penalized = needs.of(_PENALTIES)
         self._penalize(logits, sampled.rows, records, penalized)
-        self._add_bias(logits, sampled.rows, np.flatnonzero(records["is_biased"]))
-        self._restrict(logits, sampled.rows, np.flatnonzero(records["is_restricted"]))
-        self._mask_stops(logits, sampled, records)
+        self._add_bias(logits, sampled.rows, needs.of(_BIAS))
+        self._restrict(logits, sampled.rows, needs.of(_WORDS))
+        self._mask_stops(logits, sampled, records, needs.of(_MIN_TOKENS))
         if masks is not None:
             self._obey(logits, sampled.rows, masks)
-        ids = sampling.best(logits)
-        drawn = np.flatnonzero(records["is_drawn"])
-        if drawn.size:
-            index = self._tensor(drawn)
-            ids[index] = self._draw(logits[index], records[drawn], sampled.positions[drawn])
+        ids = self._choose(logits, sampled, records, needs)
         if penalized.size:
             self._counts.add(self._tensor(sampled.rows[penalized]), ids[self._tensor(penalized)])
+        return ids
+
+    def _choose(
+        self, logits: Tensor, sampled: SampledRows, records: Records, needs: _Needs
+    ) -> Tensor:
+        """The best id of each greedy row, a drawn one of the others."""
+        drawn = needs.of(_DRAW)
+        if drawn.size == len(records):
+            return self._draw(logits, records, sampled.positions, needs)
+        ids = sampling.best(logits)
+        if drawn.size:
+            index, positions = self._tensor(drawn), sampled.positions[drawn]
+            ids[index] = self._draw(logits[index], records[drawn], positions, needs.pick(drawn))
         return ids
 
     def _penalize_repetitions(self, logits: Tensor, rows: Int64, index: Int64) -> None:
@@ -126,9 +160,11 @@ class Sampler:
         values = self._tensor(np.concatenate([values for _, values in pairs]))
         logits[self._tensor(lines), self._tensor(columns)] += values
 
-    def _mask_stops(self, logits: Tensor, sampled: SampledRows, records: Records) -> None:
+    def _mask_stops(
+        self, logits: Tensor, sampled: SampledRows, records: Records, index: Int64
+    ) -> None:
         """Forbid the ids that would end a sequence before its min_tokens are there."""
-        index = np.flatnonzero(sampled.positions < records["first_free"])
+        index = index[sampled.positions[index] < records["first_free"][index]]
         if not index.size:
             return
         columns = [self._stop_ids[row] for row in sampled.rows[index].tolist()]
@@ -146,19 +182,16 @@ class Sampler:
             kept = torch.where(is_empty & allowed, 0.0, kept)
         logits[where] = kept
 
-    def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
+    def _draw(self, logits: Tensor, records: Records, positions: Int64, needs: _Needs) -> Tensor:
         logits = logits / self._tensor(records["temperature"])[:, None]
-        logits = self._filter(logits, records, "top_k", records["top_k"] < self.vocab_size)
-        logits = self._filter(logits, records, "top_p", records["top_p"] < 1)
-        logits = self._filter(logits, records, "min_p", records["min_p"] > 0)
+        logits = self._filter(logits, records, "top_k", needs.of(_TOP_K))
+        logits = self._filter(logits, records, "top_p", needs.of(_TOP_P))
+        logits = self._filter(logits, records, "min_p", needs.of(_MIN_P))
         seeds, choices = self._tensor(records["seed"]), self._tensor(records["choice"])
         return gumbel.draw(logits, seeds, choices, self._tensor(positions))
 
-    def _filter(
-        self, logits: Tensor, records: Records, name: str, wanted: NDArray[np.bool_]
-    ) -> Tensor:
+    def _filter(self, logits: Tensor, records: Records, name: str, index: Int64) -> Tensor:
         """Apply the filter `name` to the rows that want it."""
-        index = np.flatnonzero(wanted)
         if not index.size:
             return logits
         keep = {
@@ -177,31 +210,23 @@ class Sampler:
         return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
-def _is_special(params: SamplingParams) -> bool:
-    """True if a row needs more than its largest logit."""
-    return (
-        _is_drawn(params)
-        or _is_penalized(params)
-        or _is_restricted(params)
-        or params.dry is not None
-        or bool(params.logit_bias or params.min_tokens or params.grammar)
-    )
-
-
-def _is_restricted(params: SamplingParams) -> bool:
-    return bool(params.allowed_token_ids or params.bad_words)
-
-
-def _is_drawn(params: SamplingParams) -> bool:
-    return params.temperature >= sampling.GREEDY_BELOW
-
-
-def _is_penalized(params: SamplingParams) -> bool:
-    return (
-        params.frequency_penalty != 0
+def _needs(params: SamplingParams, vocab_size: int) -> int:
+    """The bits of what a row needs."""
+    wanted = {
+        _PENALTIES: params.frequency_penalty != 0
         or params.presence_penalty != 0
-        or params.repetition_penalty != 1
-    )
+        or params.repetition_penalty != 1,
+        _BIAS: params.logit_bias,
+        _DRY: params.dry is not None,
+        _WORDS: params.allowed_token_ids or params.bad_words,
+        _MIN_TOKENS: params.min_tokens,
+        _GRAMMAR: params.grammar,
+        _DRAW: params.temperature >= sampling.GREEDY_BELOW,
+        _TOP_K: 0 < params.top_k < vocab_size,
+        _TOP_P: params.top_p < 1,
+        _MIN_P: params.min_p > 0,
+    }
+    return sum(bit for bit, is_wanted in wanted.items() if is_wanted)
 
 
 def _record(params: SamplingParams, min_length: int, vocab_size: int) -> tuple[object, ...]:
@@ -211,9 +236,7 @@ def _record(params: SamplingParams, min_length: int, vocab_size: int) -> tuple[o
         *(params.frequency_penalty, params.presence_penalty, params.repetition_penalty),
         *(_signed(params.seed), params.choice),
         params.top_k if 0 < params.top_k < vocab_size else vocab_size,
-        min_length if params.min_tokens else 0,
-        *(_is_drawn(params), _is_penalized(params), bool(params.logit_bias)),
-        *(params.dry is not None, _is_restricted(params)),
+        min_length,
     )
 
 

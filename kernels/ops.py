@@ -18,6 +18,7 @@ from kernels.cpu import (
     packed_mlp as cpu_packed_mlp,
     packed_rows as cpu_packed_rows,
     paged_attention as cpu_paged_attention,
+    philox as cpu_philox,
     rms_norm as cpu_rms_norm,
     rotary as cpu_rotary,
     silu_mul as cpu_silu_mul,
@@ -25,7 +26,6 @@ from kernels.cpu import (
     write_kv as cpu_write_kv,
 )
 from kernels.packed import PackedMatrix, Projection
-from kernels.reference import philox as reference_philox
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -208,7 +208,7 @@ def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tens
         from kernels.philox import uniform as launch
 
         return launch(seeds, choices, positions, num)
-    return reference_philox.uniform(seeds, choices, positions, num)
+    return cpu_philox.uniform(seeds, choices, positions, num)
 
 
 def uniform_quads(

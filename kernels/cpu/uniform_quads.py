@@ -1,9 +1,11 @@
-"""Chosen parts of rows of uniforms on a CPU: Philox in numpy, in pieces that fit a core's cache."""
+"""Chosen parts of rows of uniforms on a CPU: in C++ where there is a library, else in numpy."""
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from kernels.cpu.native.bindings import loaded_library
 
 Words = NDArray[np.uint64]  # 32-bit words, with room for a product
 
@@ -18,6 +20,16 @@ def uniform_quads(
     seeds: Tensor, choices: Tensor, positions: Tensor, rows: Tensor, quads: Tensor
 ) -> Tensor:
     """As kernels/reference/uniform_quads.py, bit for bit."""
+    library = loaded_library()
+    if library is not None:
+        return library.uniform_quads((seeds, choices, positions), rows, quads)
+    return _in_numpy(seeds, choices, positions, rows, quads)
+
+
+def _in_numpy(
+    seeds: Tensor, choices: Tensor, positions: Tensor, rows: Tensor, quads: Tensor
+) -> Tensor:
+    """The same in pieces that fit a core's cache."""
     seed, choice, position = (x.numpy().view(np.uint64) for x in (seeds, choices, positions))
     keys = np.stack((seed & _WORD, seed >> _BITS))  # [2, S]
     choice, position = choice & _WORD, position & _WORD

@@ -47,6 +47,10 @@ class Library:
         lib.tr_rms_norm.argtypes = (*(pointer,) * 3, real, whole, whole, number, pointer, pointer)
         lib.tr_gate.argtypes = (pointer, whole, whole, number, number, pointer)
         lib.tr_attention.argtypes = (pointer, number)
+        self._uniform, self._uniform_quads = lib.tr_uniform, lib.tr_uniform_quads
+        self._uniform.restype = self._uniform_quads.restype = None
+        self._uniform.argtypes = (*(pointer,) * 3, whole, whole, pointer)
+        self._uniform_quads.argtypes = (*(pointer,) * 5, whole, pointer)
         self._mlp, self._attention_block = lib.tr_mlp, lib.tr_attention_block
         self._mlp.restype = self._attention_block.restype = None
         self._mlp.argtypes = (pointer, pointer, number, pointer, whole, number, pointer)
@@ -130,6 +134,25 @@ class Library:
         threads = torch.get_num_threads()
         pointers = gate_up.data_ptr(), output.data_ptr()
         self._lib.tr_gate(pointers[0], num_rows, width // 2, is_gelu, threads, pointers[1])
+        return output
+
+    def uniform(self, seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:
+        """Rows of `num` uniforms; the keys [S] int64."""
+        given = [tensor.contiguous() for tensor in (seeds, choices, positions)]
+        num_rows, num_quads = seeds.shape[0], -(-num // 4)
+        output = torch.empty(num_rows, 4 * num_quads)
+        pointers = (tensor.data_ptr() for tensor in given)
+        self._uniform(*pointers, num_rows, num_quads, output.data_ptr())
+        return output[:, :num]
+
+    def uniform_quads(self, keys: Sequence[Tensor], rows: Tensor, quads: Tensor) -> Tensor:
+        """Elements 4q to 4q + 3 of rows of uniforms [N, 4]; `keys` are seeds, choices, positions.
+
+        All int64, `rows` [N] valid places in the keys.
+        """
+        given = [tensor.contiguous() for tensor in (*keys, rows, quads)]
+        output = torch.empty(len(quads), 4)
+        self._uniform_quads(*(t.data_ptr() for t in given), len(quads), output.data_ptr())
         return output
 
     def attention(self, call: AttentionCall) -> None:
