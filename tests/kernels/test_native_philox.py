@@ -40,8 +40,8 @@ def test_chosen_quads_are_the_references(path, num, generator):
 
 
 def test_keys_that_are_columns_of_a_table_are_taken_as_they_are(path):
-    table = torch.stack(KEYS, dim=1)
-    assert cpu_philox.uniform(*table.unbind(1), 9).equal(uniform(*KEYS, 9))
+    seeds, choices, positions = torch.stack(KEYS, dim=1).unbind(1)
+    assert cpu_philox.uniform(seeds, choices, positions, 9).equal(uniform(*KEYS, 9))
     rows = torch.arange(len(SEEDS))
-    result = cpu_uniform_quads.uniform_quads(*table.unbind(1), rows, rows)
+    result = cpu_uniform_quads.uniform_quads(seeds, choices, positions, rows, rows)
     assert result.equal(uniform_quads(*KEYS, rows, rows))
