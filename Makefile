@@ -51,12 +51,13 @@ nightly-lm-eval: $(STAMP)
 chaos: $(STAMP)
 	CHAOS_SIZE=full $(BIN)/python -m pytest tests/chaos tests/deploy/test_chaos.py -m "not gpu" --timeout 900
 
+bench: export PYTHONPATH := .
 bench: $(STAMP)
 	$(BIN)/python tests/bench/relay.py --out tests/bench/results/relay.jsonl
 	$(BIN)/python tests/bench/recovery.py --out tests/bench/results/recovery.jsonl
 	$(BIN)/python tests/bench/load.py --out tests/bench/results/load.jsonl
 	$(BIN)/python tests/bench/masks.py --out tests/bench/results/masks.jsonl
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/bench/host.py --out tests/bench/results/host.jsonl
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench/host.py --out tests/bench/results/host.jsonl
 
 # Builds llama.cpp the first time, as nightly-llama-cpp does.
 bench-cpu: $(STAMP)
