@@ -78,6 +78,10 @@ class SamplingFields(RefusedFields, kw_only=True):
     stream_options: StreamOptions | None = None
     service_tier: Tier | None = None
     metadata: Metadata | None = None
+    # Taken, and of no effect: a tenant's own words for its users and its prompts.
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
 
     @property
     def has_usage(self) -> bool:

@@ -152,6 +152,7 @@ BAD_REQUESTS = [
     chat("frequency penalty", VALUE, "frequency_penalty", frequency_penalty=3),
     chat("seed beyond 64 bits", VALUE, "seed", seed=2**70),
     chat("fractional seed", TYPE, "seed", seed=0.5),
+    chat("user a number", TYPE, "user", user=5),
     chat("n zero", VALUE, "n", n=0),
     chat("n too large", VALUE, "n", n=129),
     chat("n a list", TYPE, "n", n=[1]),
