@@ -11,13 +11,15 @@ from api.errors import ApiError
 from api.follow import follow
 from api.generation import Generation, send_json
 from api.params import after_of, is_newest_first, limit_of
-from api.response.conversation import Item, echo_of, items_of
+from api.response.conversation import echo_of, items_of
+from api.response.item import Item
 from api.response.job import new_response_id, response_job
 from api.response.store import ResponseStore
 from api.response.stream import ResponseFrames
 from api.response.view import ResponseView
 from api.schema.decode import decode_body
-from api.schema.response_object import Deleted, ItemList
+from api.schema.response_items import ItemList
+from api.schema.response_object import Deleted
 from api.schema.responses import ResponsesRequest
 from api.stream import WAITING
 from workers import contract

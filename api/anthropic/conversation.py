@@ -7,6 +7,7 @@ import msgspec
 
 from api.errors import ApiError
 from api.schema.anthropic import Block, Content, CountRequest
+from api.schema.needed import needed
 
 _SEPARATOR = "\n"  # between the parts of a message, as in a chat
 _PICTURES = ("image", "document", "file")
@@ -81,7 +82,7 @@ class _Assistant:
             if block.type == "tool_use":
                 calls.append(_call(block, param))
             elif block.type == "thinking":
-                thoughts.append(_needed(block.thinking, f"{param}.thinking"))
+                thoughts.append(needed(block.thinking, f"{param}.thinking"))
             elif block.type != "redacted_thinking":  # nobody but its maker can read that
                 texts.append(_text_of(block, param))
         wire: dict[str, Any] = {"role": "assistant", "content": _SEPARATOR.join(texts)}
@@ -91,10 +92,10 @@ class _Assistant:
 
 
 def _call(block: Block, param: str) -> dict[str, Any]:
-    name = _needed(block.name, f"{param}.name")
+    name = needed(block.name, f"{param}.name")
     arguments = msgspec.json.encode(block.input or {}).decode()
     return {
-        "id": _needed(block.id, f"{param}.id"),
+        "id": needed(block.id, f"{param}.id"),
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }
@@ -104,7 +105,7 @@ def _result(block: Block, param: str) -> dict[str, Any]:
     text = "" if block.content is None else _text(block.content, f"{param}.content")
     return {
         "role": "tool",
-        "tool_call_id": _needed(block.tool_use_id, f"{param}.tool_use_id"),
+        "tool_call_id": needed(block.tool_use_id, f"{param}.tool_use_id"),
         "content": f"Error: {text}" if block.is_error else text,
     }
 
@@ -126,11 +127,4 @@ def _text_of(block: Block, param: str) -> str:
     if block.type != "text":
         what = f"'{param}' cannot have the type '{block.type[:40]}' here."
         raise ApiError("unsupported_content", what, param)
-    return _needed(block.text, f"{param}.text")
-
-
-def _needed(value: str | None, param: str) -> str:
-    if value is None:
-        what = f"Missing required parameter: '{param}'."
-        raise ApiError("missing_required_parameter", what, param)
-    return value
+    return needed(block.text, f"{param}.text")

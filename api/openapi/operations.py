@@ -22,7 +22,8 @@ from api.schema.chat import ChatRequest
 from api.schema.completion import CompletionRequest
 from api.schema.file import FileDeleted, FileList, FileObject, UploadFields
 from api.schema.response import ChatCompletion, Model, ModelList, TextCompletion
-from api.schema.response_object import Deleted, ItemList, ResponseObject
+from api.schema.response_items import ItemList
+from api.schema.response_object import Deleted, ResponseObject
 from api.schema.responses import ResponsesRequest
 from api.wishes import IDEMPOTENCY_KEY
 

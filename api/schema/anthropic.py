@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
+from api.schema.needed import needed
 from api.schema.sampling import MAX_STOP_LENGTH
 from api.schema.tools import MAX_TOOLS
 from workers import contract
@@ -176,11 +177,8 @@ def _wire_tool(tool: Tool, param: str) -> dict[str, Any]:
     if tool.type not in (None, "custom"):
         what = f"Tools of the type '{tool.type[:40]}' are not supported by this server."
         raise ApiError("unsupported_parameter", what, f"{param}.type")
-    if tool.input_schema is None:
-        param = f"{param}.input_schema"
-        what = f"Missing required parameter: '{param}'."
-        raise ApiError("missing_required_parameter", what, param)
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
+    schema = needed(tool.input_schema, f"{param}.input_schema")
+    function: dict[str, Any] = {"name": tool.name, "parameters": schema}
     if tool.description is not None:
         function["description"] = tool.description
     return {"type": "function", "function": function}
