@@ -23,6 +23,9 @@ def wire_messages(request: CountRequest) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": _text(request.system, "system")})
     for i, message in enumerate(request.messages):
         param = f"messages[{i}].content"
+        if message.role == "system":
+            messages.append({"role": "system", "content": _text(message.content, param)})
+            continue
         turn = _User(param) if message.role == "user" else _Assistant(param)
         for wire in turn.messages(_blocks(message.content)):
             _append(messages, wire)
@@ -31,12 +34,15 @@ def wire_messages(request: CountRequest) -> list[dict[str, Any]]:
 
 def continues_message(request: CountRequest) -> bool:
     """True if the answer goes on with a last turn of the assistant. Raises ApiError."""
-    last = request.messages[-1]
-    if last.role == "user":
+    last, param = request.messages[-1], f"messages[{len(request.messages) - 1}]"
+    if last.role != "assistant":
         return False
+    if request.constraint() is not None:
+        what = "An answer that has to follow a schema cannot begin with a turn of the assistant."
+        raise ApiError("invalid_value", what, param)
     if any(block.type == "tool_use" for block in _blocks(last.content)):
         what = "The results of the last turn's tool calls are missing: 'tool_result' blocks."
-        raise ApiError("invalid_value", what, f"messages[{len(request.messages) - 1}]")
+        raise ApiError("invalid_value", what, param)
     return True
 
 

@@ -29,6 +29,8 @@ def prompt_job(
 ) -> contract.Job:
     """A job whose prompt is the conversation; nothing is said of the answer. Raises ApiError."""
     request.check()
+    wanted = request.wanted_tools()
+    is_one = wanted.is_one or request.is_one_call
     return contract.Job(
         id=new_id("msg"),
         kind="chat",
@@ -40,8 +42,11 @@ def prompt_job(
         messages=wire_messages(request),
         continues_message=continues_message(request),
         template_kwargs=request.template_kwargs(),
-        tools=request.wire_tools(),
-        max_calls=request.max_calls,
+        tools=wanted.tools,
+        max_calls=1 if is_one else None,
+        must_call=wanted.must_call,
+        strict_tools=wanted.strict,
+        constraint=request.constraint(),
         tells_reasoning=True,
         endpoint=contract.MESSAGES,
     )

@@ -2,8 +2,18 @@
 
 from typing import Any
 
-from api.openapi.operation import ADMIN, BODY, GENERATION, JOB, LOOK_UP, PAGE, Operation, Reply
-from api.openapi.parameters import OF_A_JOB, WISHES
+from api.openapi.answers import answers
+from api.openapi.operation import (
+    ADMIN,
+    BODY,
+    GENERATION,
+    JOB,
+    LOOK_UP,
+    PAGE,
+    Operation,
+    Reply,
+)
+from api.openapi.parameters import WISHES
 from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.anthropic_object import Count, ErrorObject, MessageObject
 from api.schema.chat import ChatRequest
@@ -30,7 +40,7 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/messages",
         "Answer a conversation, as Anthropic has it",
-        (Reply("The whole answer.", MessageObject, headers=OF_A_JOB),),
+        answers(MessageObject),
         GENERATION,
         body=MessagesRequest,
         params=(*WISHES, "Last-Event-ID"),

@@ -128,7 +128,7 @@ def wanted_tools(
     if choice == "none":
         return Wanted([], must_call=False, is_one=False)
     if isinstance(choice, ChosenTool):
-        return _chosen(known, choice)
+        return _chosen(known, choice, name_at)
     must_call = choice == "required"
     if must_call and not known:
         raise ApiError("invalid_value", "'tool_choice' needs 'tools'.", _CHOICE)
@@ -145,12 +145,12 @@ def _by_name(tools: Sequence[Tool], name_at: str) -> dict[str, Tool]:
     return known
 
 
-def _chosen(known: Mapping[str, Tool], choice: ChosenTool) -> Wanted:
+def _chosen(known: Mapping[str, Tool], choice: ChosenTool, name_at: str) -> Wanted:
     if choice.type == "function":
-        return _shown([_find(known, choice, _CHOICE)], must_call=True, is_one=True)
+        return _shown([_find(known, choice, _CHOICE, name_at)], must_call=True, is_one=True)
     allowed = choice.allowed
     where = f"{_CHOICE}.allowed_tools.tools" if choice.tools is None else f"{_CHOICE}.tools"
-    names = [_find(known, tool, f"{where}[{i}]") for i, tool in enumerate(allowed.tools)]
+    names = [_find(known, tool, f"{where}[{i}]", name_at) for i, tool in enumerate(allowed.tools)]
     unique = {tool.function.name: tool for tool in names}
     return _shown(unique.values(), must_call=allowed.mode == "required")
 
@@ -161,8 +161,8 @@ def _shown(tools: Iterable[Tool], *, must_call: bool, is_one: bool = False) -> W
     return Wanted([tool.wire() for tool in tools], must_call, is_one, strict)
 
 
-def _find(known: Mapping[str, Tool], chosen: Named, param: str) -> Tool:
-    name = needed(chosen.called, f"{param}.function")
+def _find(known: Mapping[str, Tool], chosen: Named, param: str, name_at: str) -> Tool:
+    name = needed(chosen.called, f"{param}.{name_at}")
     if name not in known:
         raise ApiError("invalid_value", f"There is no tool called '{name[:80]}'.", param)
     return known[name]

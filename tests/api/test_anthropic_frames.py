@@ -35,7 +35,7 @@ LOG: list[Event] = [
     Done(6, Usage(9, 5, 4)),
 ]
 CONTENT = [
-    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+    {"type": "thinking", "thinking": "Hm.", "signature": JOB.id},
     {"type": "text", "text": "Wait. "},
     {"type": "tool_use", "id": "c0", "name": "add", "input": {"x": 1}},
     {"type": "tool_use", "id": "c1", "name": "f", "input": {}},
@@ -71,6 +71,7 @@ def test_a_whole_message_has_its_blocks_in_order():
         "cache_read_input_tokens": 4,
         "cache_creation_input_tokens": 0,
         "output_tokens": 5,
+        "output_tokens_details": {"thinking_tokens": 1},
     }
     assert (message["id"], message["type"], message["role"]) == (JOB.id, "message", "assistant")
 
@@ -80,7 +81,7 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert [name for _, name, _ in frames] == [
         "message_start",
         *("content_block_start", "content_block_delta", "content_block_delta"),  # thinking
-        "content_block_stop",
+        *("content_block_delta", "content_block_stop"),  # its signature
         *("content_block_start", "content_block_delta", "content_block_stop"),  # text
         *("content_block_start", "content_block_delta", "content_block_delta"),  # a call
         "content_block_stop",
@@ -103,6 +104,7 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert [(data["index"], *data["delta"].values()) for data in deltas] == [
         (0, "thinking_delta", "Hm"),
         (0, "thinking_delta", "."),
+        (0, "signature_delta", JOB.id),
         (1, "text_delta", "Wait. "),
         (2, "input_json_delta", '{"x"'),
         (2, "input_json_delta", ":1}"),
@@ -150,6 +152,12 @@ def test_text_after_a_call_is_a_block_of_its_own():
 def test_arguments_that_are_cut_off_are_kept_as_they_are():
     log = said(Delta(0, (1,), "", "length", calls=(CallDelta(0, "c0", "f", '{"x": '),)))
     assert whole(log)["content"][0]["input"] == {"INVALID_JSON": '{"x": '}
+
+
+def test_arguments_that_are_nested_too_deeply_are_kept_as_they_are():
+    deep = '{"x":' + "[" * 5000 + "]" * 5000 + "}"
+    log = said(Delta(0, (1,), "", "stop", calls=(CallDelta(0, "c0", "f", deep),)))
+    assert whole(log)["content"][0]["input"] == {"INVALID_JSON": deep}
 
 
 def test_an_answer_of_nothing_has_no_block():

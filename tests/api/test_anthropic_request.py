@@ -6,11 +6,12 @@ import pytest
 from api.anthropic.job import messages_job
 from api.errors import ApiError
 from api.schema.anthropic import MessagesRequest
-from workers.contract import ModelCard
+from workers.contract import Constraint, ModelCard
 
 CARD = ModelCard(name="m", queue="q:m", context_length=64, vocab_size=100, created_s=0)
 HI = {"role": "user", "content": "hi"}
 TOOL = {"name": "add", "description": "Adds.", "input_schema": {"type": "object"}}
+FORMAT = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
 PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": ""}}
 
 
@@ -93,6 +94,36 @@ def test_tools_get_openais_form_and_none_hides_them():
     assert job(tools=[TOOL], tool_choice={"type": "none"}).tools == []
 
 
+@pytest.mark.parametrize(
+    ("choice", "names", "must_call", "max_calls"),
+    [
+        ({"type": "any"}, ["add", "tell"], True, None),
+        ({"type": "any", "disable_parallel_tool_use": True}, ["add", "tell"], True, 1),
+        ({"type": "tool", "name": "tell"}, ["tell"], True, 1),
+        ({"type": "auto"}, ["add", "tell"], False, None),
+    ],
+)
+def test_a_tool_can_be_asked_for(choice, names, must_call, max_calls):
+    made = job(tools=[TOOL, {**TOOL, "name": "tell", "strict": True}], tool_choice=choice)
+    assert [tool["function"]["name"] for tool in made.tools] == names
+    assert (made.must_call, made.max_calls) == (must_call, max_calls)
+    assert made.strict_tools == ("tell",)
+
+
+def test_a_format_is_a_constraint_under_its_new_name_and_its_old_one():
+    newer, older = job(output_config={"format": FORMAT}), job(output_format=FORMAT)
+    schema = FORMAT["schema"]
+    assert newer.constraint == Constraint("json_schema", schema, "output_config.format.schema")
+    assert older.constraint == Constraint("json_schema", schema, "output_format.schema")
+
+
+def test_a_system_turn_may_come_in_the_middle():
+    turns = [HI, assistant(text("hm")), {"role": "system", "content": [text("now")]}]
+    made = job(*turns)
+    assert made.messages[-1] == {"role": "system", "content": "now"}
+    assert not made.continues_message
+
+
 def test_sampling_thinking_and_metadata_go_into_the_job():
     made = job(
         stop_sequences=["END"],
@@ -106,7 +137,8 @@ def test_sampling_thinking_and_metadata_go_into_the_job():
     assert (sampling.max_tokens, sampling.stop, sampling.top_k) == (5, ("END",), 3)
     assert (sampling.temperature, sampling.top_p) == (0.5, 0.9)
     assert made.template_kwargs == {"enable_thinking": True}
-    assert job(thinking={"type": "disabled"}).template_kwargs == {"enable_thinking": False}
+    for kind in ("disabled", "between_tools"):
+        assert job(thinking={"type": kind}).template_kwargs == {"enable_thinking": False}
     effort = job(output_config={"effort": "low"}).template_kwargs
     assert effort == {"reasoning_effort": "low"}
     assert made.metadata == {"user_id": "u"}
@@ -128,20 +160,39 @@ def test_sampling_thinking_and_metadata_go_into_the_job():
             "missing_required_parameter",
             "messages[0].content[0].text",
         ),
-        ({"tools": [TOOL, TOOL]}, "invalid_value", "tools"),
+        ({"tools": [TOOL, TOOL]}, "invalid_value", "tools[1].name"),
         ({"tools": [{"name": "a"}]}, "missing_required_parameter", "tools[0].input_schema"),
         (
             {"tools": [{"name": "bash", "type": "bash_20250124"}]},
             "unsupported_parameter",
             "tools[0].type",
         ),
-        ({"tool_choice": {"type": "any"}}, "unsupported_parameter", "tool_choice"),
-        ({"tool_choice": {"type": "tool", "name": "a"}}, "unsupported_parameter", "tool_choice"),
+        ({"tool_choice": {"type": "any"}}, "invalid_value", "tool_choice"),
+        (
+            {"tool_choice": {"type": "tool", "name": "a"}, "tools": [TOOL]},
+            "invalid_value",
+            "tool_choice",
+        ),
+        (
+            {"tool_choice": {"type": "tool"}, "tools": [TOOL]},
+            "missing_required_parameter",
+            "tool_choice.name",
+        ),
+        (
+            {"tool_choice": {"type": "any"}, "tools": [TOOL], "output_config": {"format": FORMAT}},
+            "invalid_value",
+            "output_config.format.schema",
+        ),
         ({"mcp_servers": [{"url": "x"}]}, "unsupported_parameter", "mcp_servers"),
         (
-            {"output_config": {"format": {"type": "json_schema"}}},
-            "unsupported_parameter",
-            "output_config.format",
+            {"output_config": {"format": FORMAT}, "output_format": FORMAT},
+            "invalid_value",
+            "output_format",
+        ),
+        (
+            {"output_format": FORMAT, "messages": [HI, assistant(text("{"))]},
+            "invalid_value",
+            "messages[1]",
         ),
         ({"top_p": 0}, "invalid_value", "top_p"),
     ],

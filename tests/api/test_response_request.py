@@ -219,7 +219,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "any"}, VALUE, "tool_choice"),
     ({"tool_choice": {"type": "web_search"}, "tools": [ADD]}, VALUE, "tool_choice.type"),
     ({"tool_choice": named("f"), "tools": [ADD]}, VALUE, "tool_choice"),
-    ({"tool_choice": {"type": "function"}, "tools": [ADD]}, MISSING, "tool_choice.function"),
+    ({"tool_choice": {"type": "function"}, "tools": [ADD]}, MISSING, "tool_choice.name"),
     ({"tool_choice": allowed("f"), "tools": [ADD]}, VALUE, "tool_choice.tools[0]"),
     (
         {"tool_choice": "required", "tools": [ADD], "text": {"format": {"type": "json_object"}}},
