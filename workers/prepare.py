@@ -170,11 +170,11 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     limit = _room(info)
     asked = job.sampling.max_tokens
     room = limit - num_prompt
-    needed = 1 if asked is None else asked
+    needed = 1 if asked is None or job.is_capped else asked
     if room < needed:
         raise PromptTooLong(num_prompt + needed, limit, job.prompt_param)
     if asked is not None:
-        return asked
+        return min(asked, room)
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
 
 

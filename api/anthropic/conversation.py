@@ -1,6 +1,6 @@
 """Anthropic's turns and blocks as the messages of a job, which a chat template sees. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from api.errors import ApiError
 from api.schema.anthropic import Block, Content, CountRequest
 from api.schema.needed import needed
+from api.tool_results import unmatched
 
 _SEPARATOR = "\n"  # between the parts of a message, as in a chat
 _PICTURES = ("image", "document", "file")
@@ -29,6 +30,7 @@ def wire_messages(request: CountRequest) -> list[dict[str, Any]]:
         turn = _User(param) if message.role == "user" else _Assistant(param)
         for wire in turn.messages(_blocks(message.content)):
             _append(messages, wire)
+    _check_calls(messages)
     return messages
 
 
@@ -40,10 +42,17 @@ def continues_message(request: CountRequest) -> bool:
     if request.constraint() is not None:
         what = "An answer that has to follow a schema cannot begin with a turn of the assistant."
         raise ApiError("invalid_value", what, param)
-    if any(block.type == "tool_use" for block in _blocks(last.content)):
-        what = "The results of the last turn's tool calls are missing: 'tool_result' blocks."
-        raise ApiError("invalid_value", what, param)
     return True
+
+
+def _check_calls(messages: Iterable[Mapping[str, Any]]) -> None:
+    calls, results = unmatched(messages)
+    if results:
+        what = f"There is no 'tool_use' block '{results[0][:80]}' before its 'tool_result'."
+        raise ApiError("invalid_value", what, "messages")
+    if calls:
+        what = f"The 'tool_result' block of the 'tool_use' '{calls[0][:80]}' is missing."
+        raise ApiError("invalid_value", what, "messages")
 
 
 def _append(messages: list[dict[str, Any]], wire: dict[str, Any]) -> None:
@@ -52,8 +61,12 @@ def _append(messages: list[dict[str, Any]], wire: dict[str, Any]) -> None:
     if not is_same:
         messages.append(wire)
         return
-    parts = [part for part in (last["content"], wire["content"]) if part]
-    messages[-1] = {**last, **wire, "content": _SEPARATOR.join(parts)}
+    texts: dict[str, Any] = {
+        name: _SEPARATOR.join(filter(None, (last.get(name), wire.get(name))))
+        for name in ("content", "reasoning_content")
+        if name in last or name in wire
+    }
+    messages[-1] = {**last, **wire, **texts}
 
 
 class _User:

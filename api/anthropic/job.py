@@ -48,5 +48,6 @@ def prompt_job(
         strict_tools=wanted.strict,
         constraint=request.constraint(),
         tells_reasoning=True,
+        is_capped=True,
         endpoint=contract.MESSAGES,
     )

@@ -52,6 +52,9 @@ class MessageView:
             self.usage = Usage(event.prompt_tokens, 0)
         elif isinstance(event, contract.Done):
             self.usage = Usage.of(event.usage, self.spoken.reasoning_tokens)
+            is_cut = event.usage.completion_tokens < (self._job.sampling.max_tokens or 0)
+            if self._stop_reason == "max_tokens" and is_cut:
+                self._stop_reason = "model_context_window_exceeded"
         elif isinstance(event, contract.Failed):
             self.failed = event
 

@@ -16,6 +16,7 @@ from api.response.turns import messages_of
 from api.schema.response_input import Given, Message
 from api.schema.response_tools import echo_choice, echo_tools
 from api.schema.responses import ResponsesRequest
+from api.tool_results import unmatched
 from workers import contract
 
 # What an item weighs beside its text, so that a million empty ones are too many as well.
@@ -64,6 +65,7 @@ def response_job(
         strict_tools=wanted.strict,
         constraint=request.constraint(),
         tells_reasoning=True,
+        is_capped=True,
         stream=bool(request.stream),
         tenant=tenant,
         endpoint=ENDPOINT,
@@ -87,15 +89,12 @@ def check_size(items: Iterable[Item], max_bytes: int) -> None:
 
 def check_calls(items: Iterable[Item]) -> None:
     """Raise ApiError for a call without its result, and for a result without its call before."""
-    waiting: dict[str, Item] = {}
-    for item in items:
-        if item.kind == "function_call":
-            waiting[item.call_id] = item
-        elif item.kind == "function_call_output" and waiting.pop(item.call_id, None) is None:
-            what = f"No tool call found for function call output with call_id {item.call_id[:80]}."
-            raise ApiError("invalid_value", what, "input")
-    for call_id in waiting:
-        what = f"No tool output found for function call {call_id[:80]}."
+    calls, results = unmatched(messages_of(items))
+    if results:
+        what = f"No tool call found for function call output with call_id {results[0][:80]}."
+        raise ApiError("invalid_value", what, "input")
+    if calls:
+        what = f"No tool output found for function call {calls[0][:80]}."
         raise ApiError("invalid_value", what, "input")
 
 

@@ -80,7 +80,7 @@ class Output:
         if begins:
             self.items.append(Growing(self._response_id, len(self.items), self._spoken.parts[-1]))
         if piece.kind == "text":
-            self.told = chat_logprobs(self._held).content
+            self.told = chat_logprobs(self._held).content if self._held else []
             self.items[-1].logprobs += self.told
             self._held.clear()
         return begins

@@ -6,7 +6,9 @@ import msgspec
 
 from workers import contract
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal[
+    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+]
 
 
 class TextBlock(msgspec.Struct, frozen=True, tag="text"):

@@ -50,6 +50,7 @@ class Message(msgspec.Struct):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -149,6 +150,8 @@ def _wire(message: Message, param: str) -> dict[str, Any]:
         wire["name"] = message.name
     if message.tool_calls:
         wire["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+    if message.reasoning_content:
+        wire["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     return wire

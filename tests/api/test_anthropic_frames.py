@@ -16,6 +16,7 @@ from workers.contract import (
     Event,
     Failed,
     Retried,
+    Sampling,
     Started,
     Tokens,
     Usage,
@@ -141,6 +142,21 @@ def test_each_end_has_anthropics_name(finish, stop, reason):
     assert (message["stop_reason"], message["stop_sequence"]) == (reason, stop)
     delta = parse(MessageFrames(JOB).render(log))[-2][2]["delta"]
     assert delta == {"stop_reason": reason, "stop_sequence": stop}
+
+
+def test_an_answer_that_filled_the_context_says_so_and_not_that_it_had_its_tokens():
+    spec = msgspec.structs.replace(JOB, sampling=Sampling(seed=1, max_tokens=5))
+    for num_tokens, reason in ((5, "max_tokens"), (4, "model_context_window_exceeded")):
+        log: list[Event] = [
+            Started(0, 9),
+            Tokens(1, (Delta(0, (1,), "a", "length"),)),
+            Done(2, Usage(9, num_tokens)),
+        ]
+        frames = parse(MessageFrames(spec).render(log))
+        assert frames[-2][2]["delta"]["stop_reason"] == reason
+        view = MessageView(spec)
+        view.add(log)
+        assert view.response().stop_reason == reason
 
 
 def test_text_after_a_call_is_a_block_of_its_own():

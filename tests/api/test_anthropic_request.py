@@ -75,15 +75,41 @@ def test_a_call_and_its_result_are_those_of_openai():
 
 
 def test_two_results_stay_two_messages_and_an_error_says_so():
-    turns = job(HI, assistant(USE), user(result(content="a", is_error=True), result())).messages
+    uses = assistant(USE, {**USE, "id": "c1"})
+    results = user(result(content="a", is_error=True), result(tool_use_id="c1"))
+    turns = job(HI, uses, results).messages
     assert [turn["content"] for turn in turns[2:]] == ["Error: a", ""]
 
 
 def test_a_last_turn_of_the_assistant_is_continued():
     assert job(HI, assistant(text("The best is"))).continues_message
     assert not job().continues_message
-    with pytest.raises(ApiError, match="tool_result"):
-        job(HI, assistant(USE))
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [assistant(USE)],
+        [assistant(USE), HI],
+        [user(result())],
+        [assistant(USE), user(result(), result())],
+        [assistant(USE), user(result(tool_use_id="c1"))],
+    ],
+)
+def test_a_call_and_its_result_need_each_other(turns):
+    with pytest.raises(ApiError, match="tool_result") as caught:
+        job(HI, *turns)
+    assert (caught.value.code, caught.value.param) == ("invalid_value", "messages")
+
+
+def test_thoughts_of_turns_that_become_one_are_kept():
+    think = [{"type": "thinking", "thinking": words, "signature": "x"} for words in ("Hm.", "Ah.")]
+    made = job(HI, assistant(think[0], text("Wait.")), assistant(think[1], text("Two.")), HI)
+    assert made.messages[1] == {
+        "role": "assistant",
+        "content": "Wait.\nTwo.",
+        "reasoning_content": "Hm.\nAh.",
+    }
 
 
 def test_tools_get_openais_form_and_none_hides_them():

@@ -125,6 +125,10 @@ def test_what_is_stored_lives_longer_and_what_is_in_the_background_runs_on():
     assert made(background=True).is_detached
 
 
+def test_an_answer_may_end_where_the_context_does():
+    assert made(max_output_tokens=10_000_000).is_capped
+
+
 def test_the_echo_says_what_was_asked():
     echo = echo_of(
         made(

@@ -4,6 +4,7 @@ import math
 import resource
 import time
 
+import msgspec
 import pytest
 
 from engine.errors import InvalidInput, PromptTooLong
@@ -112,6 +113,17 @@ def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fi
     with pytest.raises(PromptTooLong) as refusal:
         prepare(job, text, INFO)
     assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "prompt")
+
+
+@pytest.mark.parametrize(("num_prompt", "room"), [(60, 4), (63, 1), (64, None)])
+def test_a_capped_answer_takes_what_room_there_is(text, num_prompt, room):
+    job = make_job(prompts=[[5] * num_prompt], max_tokens=5)
+    job = msgspec.structs.replace(job, is_capped=True)
+    if room is None:
+        with pytest.raises(PromptTooLong, match="65"):
+            prepare(job, text, INFO)
+    else:
+        assert prepare(job, text, INFO)[0].params.max_tokens == room
 
 
 @pytest.mark.parametrize(
