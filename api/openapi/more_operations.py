@@ -18,6 +18,8 @@ from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.anthropic_object import Count, ErrorObject, MessageObject
 from api.schema.chat import ChatRequest
 from api.schema.re_isq import ReIsq, ReIsqRequest
+from api.schema.response_object import InputCount
+from api.schema.responses import ResponsesRequest
 from api.schema.stored import StoredDeleted, StoredList
 from api.schema.tokens import (
     Detokenized,
@@ -60,6 +62,14 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         Operation("POST", prefix + path, summary, (Reply("It.", answer),), GENERATION, body=body)
         for path, summary, body, answer in _QUESTIONS
         for prefix in ("", "/v1")
+    ),
+    Operation(
+        "POST",
+        "/v1/responses/input_tokens",
+        "Count the tokens that a response would have to read",
+        (Reply("The number.", InputCount),),
+        GENERATION | {"previous_response_not_found", "item_not_found"},
+        body=ResponsesRequest,
     ),
     Operation(
         "GET",

@@ -109,3 +109,10 @@ class Deleted(msgspec.Struct, frozen=True):
     id: str
     object: str = "response"
     deleted: bool = True
+
+
+class InputCount(msgspec.Struct, frozen=True):
+    """POST /v1/responses/input_tokens."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"

@@ -119,3 +119,12 @@ def test_logprobs_are_asked_for_by_include(client, fake_worker):
     )
     assert fake_worker.specs[response.id].sampling.logprobs == 2
     assert strict(response).top_logprobs == 2
+
+
+def test_input_tokens_are_counted_as_a_worker_counts_the_prompt(client):
+    first = client.responses.create(model="m", input="echo one", instructions="be")
+    count = client.responses.input_tokens.count(
+        model="m", input="hi", instructions="sing", previous_response_id=first.id
+    )
+    assert count.object == "response.input_tokens"
+    assert count.input_tokens == len("system:sing|user:echo one|assistant:one |user:hi")

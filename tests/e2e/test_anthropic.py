@@ -69,6 +69,11 @@ def test_ends_have_their_names(claude):
     assert stopped.content[0].text == whole[: whole.index(stop)]
 
 
+def test_a_limit_beyond_the_context_is_no_reason_to_refuse(claude):
+    message = ask(claude, max_tokens=20_000)
+    assert message.stop_reason in ("end_turn", "model_context_window_exceeded")
+
+
 def test_an_answer_that_was_begun_goes_on(claude):
     whole = ask(claude).content[0].text
     begun = whole[: len(whole) // 2].rstrip()

@@ -56,6 +56,15 @@ def test_a_stream_says_what_the_whole_response_says(client):
     assert [event.to_dict() for event in rest] == [event.to_dict() for event in events[5:]]
 
 
+def test_a_limit_beyond_the_context_is_no_reason_to_refuse(client):
+    assert ask(client, max_output_tokens=10_000_000).status == "completed"
+
+
+def test_input_tokens_are_those_of_the_answer_s_usage(client):
+    count = client.responses.input_tokens.count(model="m", input=QUESTION, tools=[ADD])
+    assert count.input_tokens == ask(client, tools=[ADD]).usage.input_tokens
+
+
 def test_the_parser_gets_its_schema(client):
     parsed = client.responses.parse(model="m", input=QUESTION, text_format=Wind, temperature=2)
     assert isinstance(parsed.output_parsed, Wind)
