@@ -72,15 +72,19 @@ def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[Prompt]:
 def render_job(job: Job, text: TextModel) -> ChatPrompt:
     """A chat job's prompt. Raises InvalidInput."""
     template = _template(job, text)
-    return render_chat(
-        template,
-        text.tokenizer,
-        with_tools(job.messages or [], job.tools, template),
-        tools=job.tools or None,
-        now_s=job.created_s,
-        continues_message=job.continues_message,
-        **_own_variables(job.template_kwargs),
-    )
+    try:
+        return render_chat(
+            template,
+            text.tokenizer,
+            with_tools(job.messages or [], job.tools, template),
+            tools=job.tools or None,
+            now_s=job.created_s,
+            continues_message=job.continues_message,
+            **_own_variables(job.template_kwargs),
+        )
+    except InvalidInput as error:
+        is_prompt = error.param == "messages"
+        raise InvalidInput(str(error), job.prompt_param if is_prompt else error.param) from error
 
 
 def _template(job: Job, text: TextModel) -> ChatTemplate:

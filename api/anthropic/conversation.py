@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from api.anthropic.signature import unpacked
 from api.errors import ApiError
 from api.schema.anthropic import Block, Content, CountRequest
 from api.schema.needed import needed
@@ -101,11 +102,12 @@ class _Assistant:
             if block.type == "tool_use":
                 calls.append(_call(block, param))
             elif block.type == "thinking":
-                thoughts.append(needed(block.thinking, f"{param}.thinking"))
+                thought = needed(block.thinking, f"{param}.thinking")
+                thoughts.append(thought or unpacked(block.signature or ""))
             elif block.type != "redacted_thinking":  # nobody but its maker can read that
                 texts.append(_text_of(block, param))
         wire: dict[str, Any] = {"role": "assistant", "content": _SEPARATOR.join(texts)}
-        if thoughts:
+        if any(thoughts):
             wire["reasoning_content"] = _SEPARATOR.join(thoughts)
         return [{**wire, "tool_calls": calls} if calls else wire]
 

@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from api.anthropic.conversation import continues_message, wire_messages
+from api.anthropic.view import HIDES_THINKING
 from api.generation import new_id
 from api.schema.anthropic import CountRequest, MessagesRequest
 from workers import contract
@@ -20,6 +21,7 @@ def messages_job(
         prompt_job(request, card, home, request_id),
         sampling=request.sampling(),
         stream=bool(request.stream),
+        echo={HIDES_THINKING: True} if request.hides_thinking else {},
         metadata=request.wire_metadata(),
     )
 

@@ -80,12 +80,13 @@ class MessageFrames:
                 self._close(last - 1)
             block = self._view.block(spoken.parts[last], is_empty=True)
             self._emit("content_block_start", index=last, content_block=block)
-        if piece.text:
+        if piece.text and not (piece.kind == "reasoning" and self._view.hides_thinking):
             self._delta(piece)
 
     def _close(self, index: int) -> None:
-        if self._view.spoken.parts[index].kind == "reasoning":
-            delta = {"type": "signature_delta", "signature": self._view.signature}
+        part = self._view.spoken.parts[index]
+        if part.kind == "reasoning":
+            delta = {"type": "signature_delta", "signature": self._view.signature(part)}
             self._emit("content_block_delta", index=index, delta=delta)
         self._emit("content_block_stop", index=index)
 

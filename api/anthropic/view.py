@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from api.anthropic.signature import packed
 from api.errors import ApiError
 from api.schema.anthropic_object import (
     Block,
@@ -25,6 +26,9 @@ _STOP_REASONS: Mapping[str, StopReason] = {
 }
 
 
+HIDES_THINKING = "hides_thinking"  # in a job's echo
+
+
 class MessageView:
     """What the events so far have made of a message."""
 
@@ -32,6 +36,7 @@ class MessageView:
         self.failed: contract.Failed | None = None
         self.spoken = Spoken()
         self.usage = Usage(0, 0)
+        self.hides_thinking = bool(job.echo.get(HIDES_THINKING))
         self._job = job
         self._stop_reason: StopReason | None = None
         self._stop_sequence: str | None = None
@@ -89,14 +94,14 @@ class MessageView:
         if part.kind == "text":
             return TextBlock(text)
         if part.kind == "reasoning":
-            return ThinkingBlock(text, "" if is_empty else self.signature)
+            shown = "" if self.hides_thinking else text
+            return ThinkingBlock(shown, "" if is_empty else self.signature(part))
         assert part.call is not None
         return ToolUseBlock(part.call.id or "", part.call.name or "", _input(text))
 
-    @property
-    def signature(self) -> str:
+    def signature(self, part: Part) -> str:
         """What clients have to have to give a thought back; we believe them without."""
-        return self._job.id
+        return packed(part.text) if self.hides_thinking else self._job.id
 
     def _object(self, content: list[Block], ending: dict[str, Any]) -> MessageObject:
         job = self._job

@@ -12,6 +12,7 @@ from api.schema.response_input import Reference
 from api.schema.responses import ResponsesRequest
 from workers import contract
 
+MAX_REFERRED = 64  # responses of which a request may name items; each has to be read
 _CONTINUABLE = ("completed", "incomplete")
 
 
@@ -66,6 +67,9 @@ class ResponseStore:
     async def _items(self, item_ids: Iterable[str], tenant: str) -> dict[str, Item]:
         """Those of the items that there are."""
         wanted = {response_id_of(item_id) for item_id in item_ids} - {None}
+        if len(wanted) > MAX_REFERRED:
+            what = f"'input' refers to items of more than {MAX_REFERRED} responses."
+            raise ApiError("invalid_value", what, "input")
         known: dict[str, Item] = {}
         for response_id in wanted:
             found = await self._find(response_id or "", tenant)

@@ -36,6 +36,7 @@ class Block(msgspec.Struct):
     type: str
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None  # of a thinking
     id: str | None = None  # of a tool_use
     name: str | None = None
     input: dict[str, Any] | None = None
@@ -93,6 +94,7 @@ class Thinking(msgspec.Struct):
 
     type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None  # nobody sums it up here
 
 
 class OutputFormat(msgspec.Struct):
@@ -135,6 +137,11 @@ class CountRequest(msgspec.Struct, kw_only=True):
         """True if an answer may have one tool call at most."""
         choice = self.tool_choice
         return choice is not None and bool(choice.disable_parallel_tool_use)
+
+    @property
+    def hides_thinking(self) -> bool:
+        """True if the client does not want to see what is thought."""
+        return self.thinking is not None and self.thinking.display == "omitted"
 
     def template_kwargs(self) -> dict[str, Any]:
         """Variables for the chat template."""

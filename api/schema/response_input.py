@@ -11,8 +11,6 @@ import msgspec
 from api.errors import ApiError
 from api.schema.needed import missing, needed
 
-MAX_REFERENCES = 64
-
 _TEXT_TYPES = ("input_text", "output_text", "text")
 
 
@@ -74,9 +72,6 @@ def given_items(items: Sequence[InputItem]) -> list[Given]:
     given = [item for item in read if item is not None]
     if not given:
         what = "'input' has nothing that this server can read."
-        raise ApiError("invalid_value", what, "input")
-    if sum(isinstance(item, Reference) for item in given) > MAX_REFERENCES:
-        what = f"'input' has more than {MAX_REFERENCES} references."
         raise ApiError("invalid_value", what, "input")
     return given
 

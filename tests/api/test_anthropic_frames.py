@@ -5,8 +5,10 @@ import json
 import msgspec
 import pytest
 
+from api.anthropic.signature import unpacked
 from api.anthropic.stream import MessageFrames
 from api.anthropic.view import MessageView
+from api.schema.anthropic_object import ThinkingBlock
 from tests.api.test_stream import job
 from workers.contract import (
     MESSAGES,
@@ -114,6 +116,19 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert frames[0][2]["message"]["content"] == []
     assert frames[-2][2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert frames[-2][2]["usage"]["output_tokens"] == 5
+
+
+def test_thoughts_that_are_not_to_be_seen_are_in_their_signature_alone():
+    hidden = msgspec.structs.replace(JOB, echo={"hides_thinking": True})
+    frames = parse(MessageFrames(hidden).render(LOG))
+    deltas = [data["delta"] for _, _, data in frames if data["type"] == "content_block_delta"]
+    assert "thinking_delta" not in [delta["type"] for delta in deltas]
+    signature = deltas[0]["signature"]
+    assert unpacked(signature) == "Hm."
+    view = MessageView(hidden)
+    view.add(LOG)
+    assert view.response().content[0] == ThinkingBlock("", signature)
+    assert [int(number) for number, _, _ in frames] == list(range(len(frames)))
 
 
 def test_a_client_goes_on_behind_any_frame_also_in_the_middle_of_a_step():

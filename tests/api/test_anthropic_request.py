@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from api.anthropic.job import messages_job
+from api.anthropic.signature import packed
 from api.errors import ApiError
 from api.schema.anthropic import MessagesRequest
 from workers.contract import Constraint, ModelCard
@@ -102,6 +103,19 @@ def test_a_call_and_its_result_need_each_other(turns):
     assert (caught.value.code, caught.value.param) == ("invalid_value", "messages")
 
 
+@pytest.mark.parametrize("thought", ["Hm.", "", "\U0001f600 \u2028"])
+def test_a_thought_that_was_not_shown_comes_back_in_its_signature(thought):
+    block = {"type": "thinking", "thinking": "", "signature": packed(thought)}
+    turn = job(HI, assistant(block, text("Two.")), HI).messages[1]
+    assert turn.get("reasoning_content", "") == thought
+
+
+@pytest.mark.parametrize("signature", ["", "msg-1", "EuYBCkQ", "thought:?", "thought:/w=="])
+def test_a_signature_of_somebody_else_s_says_nothing(signature):
+    block = {"type": "thinking", "thinking": "", "signature": signature}
+    assert "reasoning_content" not in job(HI, assistant(block, text("Two.")), HI).messages[1]
+
+
 def test_thoughts_of_turns_that_become_one_are_kept():
     think = [{"type": "thinking", "thinking": words, "signature": "x"} for words in ("Hm.", "Ah.")]
     made = job(HI, assistant(think[0], text("Wait.")), assistant(think[1], text("Two.")), HI)
@@ -167,6 +181,8 @@ def test_sampling_thinking_and_metadata_go_into_the_job():
         assert job(thinking={"type": kind}).template_kwargs == {"enable_thinking": False}
     effort = job(output_config={"effort": "low"}).template_kwargs
     assert effort == {"reasoning_effort": "low"}
+    hidden = job(thinking={"type": "adaptive", "display": "omitted"})
+    assert (hidden.echo, made.echo) == ({"hides_thinking": True}, {})
     assert made.metadata == {"user_id": "u"}
     assert job().sampling.seed != job().sampling.seed
 

@@ -203,7 +203,6 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (part(type="input_image", image_url="data:"), CONTENT, "input[0].content[0]"),
     (part(type="input_text"), MISSING, "input[0].content[0].text"),
     (part(type="refusal", text="x"), MISSING, "input[0].content[0].refusal"),
-    ({"input": [{"id": f"m{i}"} for i in range(65)]}, VALUE, "input"),
     ({"background": True, "store": False}, VALUE, "store"),
     ({"truncation": "auto"}, REFUSED, "truncation"),
     ({"truncation": "some"}, VALUE, "truncation"),

@@ -136,6 +136,16 @@ def test_a_prompt_that_is_too_long_goes_by_the_name_its_endpoint_has_for_it(text
     assert refusal.value.param == param
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "param"), [("/v1/responses", "input"), ("/v1/chat/completions", "messages")]
+)
+def test_what_a_template_refuses_goes_by_the_name_its_endpoint_has_for_it(text, endpoint, param):
+    strict = text._replace(chat_template=ChatTemplate("{{ raise_exception('no') }}", {}))
+    with pytest.raises(InvalidInput, match="refused") as refusal:
+        prepare(chat(endpoint=endpoint), strict, INFO)
+    assert refusal.value.param == param
+
+
 @pytest.mark.parametrize("kind", ["chat", "completion"])
 def test_a_monster_of_a_prompt_is_refused_at_once_and_takes_no_memory(text, kind):
     monster = "one two three, and so on. " * (30_000_000 // 26)
