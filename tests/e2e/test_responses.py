@@ -45,14 +45,17 @@ def test_a_call_that_is_demanded_is_made_and_answered(client):
     assert second.output
 
 
-def test_a_stream_says_what_the_whole_response_says(client):
+def test_a_stream_says_what_the_whole_says_and_goes_on_at_another_api_process(
+    client, other_api_url
+):
     options = {"tools": [ADD], "tool_choice": {"type": "function", "name": "add"}}
     [call] = ask(client, **options).output
     events = list(ask(client, stream=True, **options))
     deltas = [e.delta for e in events if e.type == "response.function_call_arguments.delta"]
     assert "".join(deltas) == call.arguments
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    rest = client.responses.retrieve(events[0].response.id, stream=True, starting_after=4)
+    with openai.OpenAI(base_url=other_api_url + "/v1", api_key="none") as other:
+        rest = list(other.responses.retrieve(events[0].response.id, stream=True, starting_after=4))
     assert [event.to_dict() for event in rest] == [event.to_dict() for event in events[5:]]
 
 
