@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api.anthropic.errors import THREAD
 from api.openapi.answers import answers
 from api.openapi.operation import (
     ADMIN,
@@ -43,7 +44,7 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         "/v1/messages",
         "Answer a conversation, as Anthropic has it",
         answers(MessageObject),
-        GENERATION,
+        GENERATION | {THREAD},
         body=MessagesRequest,
         params=(*WISHES, "Last-Event-ID"),
         streams="Anthropic's named events, each with its number as `id:`.",
@@ -54,7 +55,7 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         "/v1/messages/count_tokens",
         "Count the tokens of a conversation, as Anthropic has it",
         (Reply("The number.", Count),),
-        GENERATION,
+        GENERATION | {THREAD},
         body=CountRequest,
         error=ErrorObject,
     ),

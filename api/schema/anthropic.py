@@ -27,7 +27,7 @@ _Text = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _ToolName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9_.-]+$")]
 
-_LACKING = ("mcp_servers", "container", "context_management")
+_LACKING = ("mcp_servers", "container", "context_management", "compaction")
 
 
 class Block(msgspec.Struct):
@@ -129,6 +129,8 @@ class CountRequest(msgspec.Struct, kw_only=True):
     mcp_servers: Any = None
     container: Any = None
     context_management: Any = None
+    compaction: Any = None
+    thread: Any = None  # a conversation that the server would have to keep
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None  # where `output_config.format` was at first
 
@@ -178,6 +180,9 @@ class CountRequest(msgspec.Struct, kw_only=True):
             if getattr(self, name):
                 what = f"'{name}' is not supported by this server."
                 raise ApiError("unsupported_parameter", what, name)
+        if self.thread is not None:
+            what = "This server keeps no threads: send the whole conversation."
+            raise ApiError("thread_unsupported_request", what, "thread")
 
 
 class MessagesRequest(CountRequest, kw_only=True):

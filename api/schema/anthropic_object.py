@@ -78,11 +78,19 @@ class Count(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
+class ErrorDetails(msgspec.Struct, frozen=True):
+    """What a client needs to know to go on without what is not supported."""
+
+    error_code: str
+    unsupported: list[str]
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """What went wrong, in Anthropic's words for it."""
 
     type: str
     message: str
+    details: ErrorDetails | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorObject(msgspec.Struct, frozen=True, tag="error"):

@@ -226,6 +226,8 @@ def test_sampling_thinking_and_metadata_go_into_the_job():
             "output_config.format.schema",
         ),
         ({"mcp_servers": [{"url": "x"}]}, "unsupported_parameter", "mcp_servers"),
+        ({"compaction": {"type": "x"}}, "unsupported_parameter", "compaction"),
+        ({"thread": {"type": "create"}}, "thread_unsupported_request", "thread"),
         (
             {"output_config": {"format": FORMAT}, "output_format": FORMAT},
             "invalid_value",

@@ -82,6 +82,20 @@ def test_an_answer_is_an_earlier_turn_as_it_is(client, fake_worker):
     assert turn["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"x":1}'}
 
 
+def test_its_loop_over_tools_hears_that_there_are_no_threads_and_does_without(client):
+    @anthropic.beta_tool
+    def add(x: int) -> str:
+        """Adds."""
+        return f"echo {x + 1}"
+
+    turns = [{"role": "user", "content": "act"}]
+    runner = client.beta.messages.tool_runner(
+        model="any", max_tokens=50, tools=[add], messages=turns
+    )
+    assert [message.stop_reason for message in runner] == ["tool_use", "end_turn"]
+    assert runner.until_done().content[0].text == "2 "
+
+
 class Point(pydantic.BaseModel):
     x: int
 
