@@ -82,6 +82,8 @@ def _read(item: InputItem, param: str) -> Given | None:
     match item.type:
         case None | "message":
             return _message(item, param)
+        case "item_reference":
+            raise missing(f"{param}.id")
         case "reasoning":
             return _reasoning(item, param)
         case "function_call":

@@ -200,6 +200,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ),
     (item(type="reasoning", id="rs_1", summary=[], encrypted_content="x"), VALUE, "input"),
     (item(type="computer_call"), CONTENT, "input[0]"),
+    (item(type="item_reference"), MISSING, "input[0].id"),
     (part(type="input_image", image_url="data:"), CONTENT, "input[0].content[0]"),
     (part(type="input_text"), MISSING, "input[0].content[0].text"),
     (part(type="refusal", text="x"), MISSING, "input[0].content[0].refusal"),

@@ -1,6 +1,7 @@
 """Responses with tools and schemas through the whole deployment, by the real openai client."""
 
 import json
+import signal
 
 import openai
 import pydantic
@@ -85,3 +86,29 @@ def test_the_tokens_of_the_text_are_told(client):
     told = response.output[0].content[0].logprobs
     assert "".join(item.token for item in told) == response.output_text
     assert all(item.logprob <= 0 and len(item.top_logprobs) == 2 for item in told)
+
+
+def test_a_call_goes_on_in_the_same_words_when_its_worker_is_killed(stack, client):
+    listing = {"type": "array", "items": {"enum": ["north", "south"]}, "minItems": 20}
+    arguments = {"type": "object", "properties": {"winds": listing}, "required": ["winds"]}
+    options = {
+        "tools": [{**ADD, "parameters": arguments}],
+        "tool_choice": {"type": "function", "name": "add"},
+        "max_output_tokens": 200,
+    }
+    [expected] = ask(client, **options).output
+    events, has_killed = [], False
+    for event in ask(client, stream=True, **options):
+        events.append(event)
+        if len(events) == 20:
+            has_killed = True
+            stack.worker.send_signal(signal.SIGKILL)
+            stack.worker.wait()
+            stack.start_worker()
+    assert has_killed
+    deltas = [e for e in events if e.type == "response.function_call_arguments.delta"]
+    assert "".join(delta.delta for delta in deltas) == expected.arguments
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    [call] = events[-1].response.output
+    assert {delta.item_id for delta in deltas} == {call.id}
+    assert call.arguments == expected.arguments
