@@ -17,3 +17,9 @@ def test_thoughts_come_back_as_they_were_told():
     assert job.messages is not None
     assert job.messages[0] == {**turn, "content": ""}
     assert "reasoning_content" not in job.messages[1]
+
+
+def test_no_effort_is_no_thinking():
+    body = {"messages": "hi", "reasoning_effort": "none"}
+    job = chat_job(msgspec.convert(body, ChatRequest), CARD, "A", "r")
+    assert job.template_kwargs == {"reasoning_effort": "none", "enable_thinking": False}
