@@ -41,7 +41,7 @@ from api.models import Models
 from api.re_isq import ReIsqs
 from api.request_log import RequestLog
 from api.response.store import ResponseStore
-from api.responses import Responses, StoredResponse
+from api.responses import InputTokens, Responses, StoredResponse
 from api.tokens import Asking, Detokenizes, Templates, Tokenizes
 from api.weight_changes import WeightChanges
 from workers.environment import load
@@ -218,11 +218,12 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     app.add_route("/v1/completions", Completions(generation))
     responses = ResponseStore(broker)
     stored = StoredResponse(generation, responses)
-    app.add_route("/v1/responses", Responses(generation, responses))
+    asking, response = Asking(generation), Responses(generation, responses)
+    app.add_route("/v1/responses", response)
+    app.add_route("/v1/responses/input_tokens", InputTokens(asking, response))
     app.add_route("/v1/responses/{response_id}", stored)
     app.add_route("/v1/responses/{response_id}/cancel", stored, suffix="cancel")
     app.add_route("/v1/responses/{response_id}/input_items", stored, suffix="items")
-    asking = Asking(generation)
     app.add_route("/v1/messages", Messages(generation))
     app.add_route("/v1/messages/count_tokens", CountTokens(asking))
     for path, resource in (

@@ -30,6 +30,7 @@ KINDS: Mapping[str, Kind] = {
     "missing_required_parameter": Kind(400, _INVALID),
     "unsupported_parameter": Kind(400, _INVALID),
     "unsupported_content": Kind(400, _INVALID),
+    "thread_unsupported_request": Kind(400, _INVALID),
     "context_length_exceeded": Kind(400, _INVALID),
     "previous_response_not_found": Kind(400, _INVALID),
     "item_not_found": Kind(400, _INVALID),

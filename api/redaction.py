@@ -46,7 +46,7 @@ def redacted(body: Any) -> Any:
 
 
 def _value(key: str, value: Any) -> Any:
-    if key in _WALKED:
+    if key in _WALKED and not (key == "input" and isinstance(value, dict)):  # of a tool's call
         return redacted(value)
     if key in _KEPT and _is_harmless(value):
         return value

@@ -11,16 +11,20 @@ from api.errors import ApiError
 from api.follow import follow
 from api.generation import Generation, send_json
 from api.params import after_of, is_newest_first, limit_of
-from api.response.conversation import Item, echo_of, items_of
+from api.response.conversation import echo_of, items_of
+from api.response.item import Item
 from api.response.job import new_response_id, response_job
 from api.response.store import ResponseStore
 from api.response.stream import ResponseFrames
 from api.response.view import ResponseView
 from api.schema.decode import decode_body
-from api.schema.response_object import Deleted, ItemList
+from api.schema.response_items import ItemList
+from api.schema.response_object import Deleted, InputCount
 from api.schema.responses import ResponsesRequest
 from api.stream import WAITING
+from api.tokens import Asking
 from workers import contract
+from workers.questions import Render
 
 MAX_PAGE, PAGE = 100, 20
 
@@ -40,10 +44,9 @@ class Responses:
         if (earlier := await generation.earlier(req, resp)) is not None:
             await self._replay(req, resp, earlier)
             return
-        request = decode_body(self._decoder, data)
-        request.check()
+        request = self.decode(data)
         card = await generation.card(request.model)
-        job = await self._job(req, request, card)
+        job = await self.job(req, request, card)
         tier = request.service_tier
         if job.is_detached and not job.stream:
             answering = await generation.submit(req, resp, job, card, tier=tier)
@@ -59,9 +62,16 @@ class Responses:
         else:
             await self._generation.replay(req, resp, job)
 
-    async def _job(
+    def decode(self, data: bytes) -> ResponsesRequest:
+        """The request of a body. Raises ApiError."""
+        request = decode_body(self._decoder, data)
+        request.check()
+        return request
+
+    async def job(
         self, req: Request, request: ResponsesRequest, card: contract.ModelCard
     ) -> contract.Job:
+        """The job that answers a request after the turns before it. Raises ApiError."""
         config, tenant = self._generation.config, req.context.tenant.name
         response_id = new_response_id()
         items = await self._store.conversation(
@@ -77,6 +87,22 @@ class Responses:
             tenant=tenant,
             store_ttl_s=config.store_ttl_s,
         )
+
+
+class InputTokens:
+    """POST /v1/responses/input_tokens: how many tokens a response would have to read."""
+
+    def __init__(self, asking: Asking, responses: Responses) -> None:
+        self._asking = asking
+        self._responses = responses
+
+    async def on_post(self, req: Request, resp: Response) -> None:
+        """Ask a worker."""
+        request = self._responses.decode(await self._asking.generation.read(req))
+        card = await self._asking.card(request.model)
+        job = await self._responses.job(req, request, card)
+        reply = await self._asking.ask(card, Render(job, is_tokenized=True))
+        send_json(resp, InputCount(len(reply.token_ids)))
 
 
 class StoredResponse:

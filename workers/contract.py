@@ -140,6 +140,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     constraint: Constraint | None = None
     tells_reasoning: bool = False  # apart from the answer
     template_kwargs: dict[str, Any] = {}
+    is_capped: bool = False  # an answer for which the context has too little room may end there
     continues_message: bool = False  # the last message is the answer's beginning
     stream: bool = False
     include_usage: bool = False

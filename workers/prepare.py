@@ -72,15 +72,19 @@ def _prompts(job: Job, text: TextModel, info: EngineInfo) -> list[Prompt]:
 def render_job(job: Job, text: TextModel) -> ChatPrompt:
     """A chat job's prompt. Raises InvalidInput."""
     template = _template(job, text)
-    return render_chat(
-        template,
-        text.tokenizer,
-        with_tools(job.messages or [], job.tools, template),
-        tools=job.tools or None,
-        now_s=job.created_s,
-        continues_message=job.continues_message,
-        **_own_variables(job.template_kwargs),
-    )
+    try:
+        return render_chat(
+            template,
+            text.tokenizer,
+            with_tools(job.messages or [], job.tools, template),
+            tools=job.tools or None,
+            now_s=job.created_s,
+            continues_message=job.continues_message,
+            **_own_variables(job.template_kwargs),
+        )
+    except InvalidInput as error:
+        is_prompt = error.param == "messages"
+        raise InvalidInput(str(error), job.prompt_param if is_prompt else error.param) from error
 
 
 def _template(job: Job, text: TextModel) -> ChatTemplate:
@@ -170,11 +174,11 @@ def _max_tokens(job: Job, num_prompt: int, info: EngineInfo) -> int:
     limit = _room(info)
     asked = job.sampling.max_tokens
     room = limit - num_prompt
-    needed = 1 if asked is None else asked
+    needed = 1 if asked is None or job.is_capped else asked
     if room < needed:
         raise PromptTooLong(num_prompt + needed, limit, job.prompt_param)
     if asked is not None:
-        return asked
+        return min(asked, room)
     return room if job.kind == "chat" else min(room, COMPLETION_MAX_TOKENS)
 
 

@@ -1,12 +1,15 @@
 """Anthropic's turns and blocks as the messages of a job, which a chat template sees. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from api.anthropic.signature import unpacked
 from api.errors import ApiError
 from api.schema.anthropic import Block, Content, CountRequest
+from api.schema.needed import needed
+from api.tool_results import unmatched
 
 _SEPARATOR = "\n"  # between the parts of a message, as in a chat
 _PICTURES = ("image", "document", "file")
@@ -22,21 +25,35 @@ def wire_messages(request: CountRequest) -> list[dict[str, Any]]:
         messages.append({"role": "system", "content": _text(request.system, "system")})
     for i, message in enumerate(request.messages):
         param = f"messages[{i}].content"
+        if message.role == "system":
+            messages.append({"role": "system", "content": _text(message.content, param)})
+            continue
         turn = _User(param) if message.role == "user" else _Assistant(param)
         for wire in turn.messages(_blocks(message.content)):
             _append(messages, wire)
+    _check_calls(messages)
     return messages
 
 
 def continues_message(request: CountRequest) -> bool:
     """True if the answer goes on with a last turn of the assistant. Raises ApiError."""
-    last = request.messages[-1]
-    if last.role == "user":
+    last, param = request.messages[-1], f"messages[{len(request.messages) - 1}]"
+    if last.role != "assistant":
         return False
-    if any(block.type == "tool_use" for block in _blocks(last.content)):
-        what = "The results of the last turn's tool calls are missing: 'tool_result' blocks."
-        raise ApiError("invalid_value", what, f"messages[{len(request.messages) - 1}]")
+    if request.constraint() is not None:
+        what = "An answer that has to follow a schema cannot begin with a turn of the assistant."
+        raise ApiError("invalid_value", what, param)
     return True
+
+
+def _check_calls(messages: Iterable[Mapping[str, Any]]) -> None:
+    calls, results = unmatched(messages)
+    if results:
+        what = f"There is no 'tool_use' block '{results[0][:80]}' before its 'tool_result'."
+        raise ApiError("invalid_value", what, "messages")
+    if calls:
+        what = f"The 'tool_result' block of the 'tool_use' '{calls[0][:80]}' is missing."
+        raise ApiError("invalid_value", what, "messages")
 
 
 def _append(messages: list[dict[str, Any]], wire: dict[str, Any]) -> None:
@@ -45,8 +62,12 @@ def _append(messages: list[dict[str, Any]], wire: dict[str, Any]) -> None:
     if not is_same:
         messages.append(wire)
         return
-    parts = [part for part in (last["content"], wire["content"]) if part]
-    messages[-1] = {**last, **wire, "content": _SEPARATOR.join(parts)}
+    texts: dict[str, Any] = {
+        name: _SEPARATOR.join(filter(None, (last.get(name), wire.get(name))))
+        for name in ("content", "reasoning_content")
+        if name in last or name in wire
+    }
+    messages[-1] = {**last, **wire, **texts}
 
 
 class _User:
@@ -81,20 +102,21 @@ class _Assistant:
             if block.type == "tool_use":
                 calls.append(_call(block, param))
             elif block.type == "thinking":
-                thoughts.append(_needed(block.thinking, f"{param}.thinking"))
+                thought = needed(block.thinking, f"{param}.thinking")
+                thoughts.append(thought or unpacked(block.signature or ""))
             elif block.type != "redacted_thinking":  # nobody but its maker can read that
                 texts.append(_text_of(block, param))
         wire: dict[str, Any] = {"role": "assistant", "content": _SEPARATOR.join(texts)}
-        if thoughts:
+        if any(thoughts):
             wire["reasoning_content"] = _SEPARATOR.join(thoughts)
         return [{**wire, "tool_calls": calls} if calls else wire]
 
 
 def _call(block: Block, param: str) -> dict[str, Any]:
-    name = _needed(block.name, f"{param}.name")
+    name = needed(block.name, f"{param}.name")
     arguments = msgspec.json.encode(block.input or {}).decode()
     return {
-        "id": _needed(block.id, f"{param}.id"),
+        "id": needed(block.id, f"{param}.id"),
         "type": "function",
         "function": {"name": name, "arguments": arguments},
     }
@@ -104,7 +126,7 @@ def _result(block: Block, param: str) -> dict[str, Any]:
     text = "" if block.content is None else _text(block.content, f"{param}.content")
     return {
         "role": "tool",
-        "tool_call_id": _needed(block.tool_use_id, f"{param}.tool_use_id"),
+        "tool_call_id": needed(block.tool_use_id, f"{param}.tool_use_id"),
         "content": f"Error: {text}" if block.is_error else text,
     }
 
@@ -126,11 +148,4 @@ def _text_of(block: Block, param: str) -> str:
     if block.type != "text":
         what = f"'{param}' cannot have the type '{block.type[:40]}' here."
         raise ApiError("unsupported_content", what, param)
-    return _needed(block.text, f"{param}.text")
-
-
-def _needed(value: str | None, param: str) -> str:
-    if value is None:
-        what = f"Missing required parameter: '{param}'."
-        raise ApiError("missing_required_parameter", what, param)
-    return value
+    return needed(block.text, f"{param}.text")

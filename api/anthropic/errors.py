@@ -3,10 +3,13 @@
 https://docs.anthropic.com/en/api/errors
 """
 
+import msgspec
+
 from api.errors import ApiError
-from api.schema.anthropic_object import ErrorBody, ErrorObject
+from api.schema.anthropic_object import ErrorBody, ErrorDetails, ErrorObject
 from workers.contract import MESSAGES
 
+THREAD = "thread_unsupported_request"
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -29,4 +32,12 @@ def error_object(error: ApiError, request_id: str | None) -> ErrorObject:
     kind = _TYPES.get(error.status)
     if kind is None:
         kind = "invalid_request_error" if error.status < 500 else "api_error"
-    return ErrorObject(ErrorBody(kind, error.message), request_id)
+    details = _details(error) if error.code == THREAD else msgspec.UNSET
+    return ErrorObject(ErrorBody(kind, error.message, details), request_id)
+
+
+def _details(error: ApiError) -> ErrorDetails:
+    """Its client's loops over tools begin with a thread, and read here that they have to do
+    without.
+    """
+    return ErrorDetails(error.code, [error.param or ""])

@@ -5,6 +5,7 @@ import time
 import msgspec
 
 from api.anthropic.conversation import continues_message, wire_messages
+from api.anthropic.view import HIDES_THINKING
 from api.generation import new_id
 from api.schema.anthropic import CountRequest, MessagesRequest
 from workers import contract
@@ -20,6 +21,7 @@ def messages_job(
         prompt_job(request, card, home, request_id),
         sampling=request.sampling(),
         stream=bool(request.stream),
+        echo={HIDES_THINKING: True} if request.hides_thinking else {},
         metadata=request.wire_metadata(),
     )
 
@@ -29,6 +31,8 @@ def prompt_job(
 ) -> contract.Job:
     """A job whose prompt is the conversation; nothing is said of the answer. Raises ApiError."""
     request.check()
+    wanted = request.wanted_tools()
+    is_one = wanted.is_one or request.is_one_call
     return contract.Job(
         id=new_id("msg"),
         kind="chat",
@@ -40,8 +44,12 @@ def prompt_job(
         messages=wire_messages(request),
         continues_message=continues_message(request),
         template_kwargs=request.template_kwargs(),
-        tools=request.wire_tools(),
-        max_calls=request.max_calls,
+        tools=wanted.tools,
+        max_calls=1 if is_one else None,
+        must_call=wanted.must_call,
+        strict_tools=wanted.strict,
+        constraint=request.constraint(),
         tells_reasoning=True,
+        is_capped=True,
         endpoint=contract.MESSAGES,
     )

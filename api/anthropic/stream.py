@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 
 from api.anthropic.errors import error_object
-from api.anthropic.view import MessageView, Piece
+from api.anthropic.view import MessageView
 from api.errors import ApiError
+from api.spoken import Piece
 from api.stream import PING
 from workers import contract
 
@@ -20,8 +21,8 @@ _PING_EVENT = b'event: ping\ndata: {"type": "ping"}\n\n'
 # Per kind of block: the head of a delta, whose value follows.
 _DELTAS = {
     "text": b'{"type":"text_delta","text":',
-    "thinking": b'{"type":"thinking_delta","thinking":',
-    "tool_use": b'{"type":"input_json_delta","partial_json":',
+    "reasoning": b'{"type":"thinking_delta","thinking":',
+    "call": b'{"type":"input_json_delta","partial_json":',
 }
 
 
@@ -72,14 +73,22 @@ class MessageFrames:
             self._next += 1  # the number that the failure had
 
     def _say(self, piece: Piece) -> None:
-        last = len(self._view.blocks) - 1
-        if self._view.say(piece):
-            if last >= 0:
-                self._emit("content_block_stop", index=last)
-            block = self._view.blocks[-1].empty()
-            self._emit("content_block_start", index=last + 1, content_block=block)
-        if piece.text:
+        spoken = self._view.spoken
+        if spoken.say(piece):
+            last = len(spoken.parts) - 1
+            if last:
+                self._close(last - 1)
+            block = self._view.block(spoken.parts[last], is_empty=True)
+            self._emit("content_block_start", index=last, content_block=block)
+        if piece.text and not (piece.kind == "reasoning" and self._view.hides_thinking):
             self._delta(piece)
+
+    def _close(self, index: int) -> None:
+        part = self._view.spoken.parts[index]
+        if part.kind == "reasoning":
+            delta = {"type": "signature_delta", "signature": self._view.signature(part)}
+            self._emit("content_block_delta", index=index, delta=delta)
+        self._emit("content_block_stop", index=index)
 
     def _delta(self, piece: Piece) -> None:
         """The same as `_emit` makes, only faster."""
@@ -89,13 +98,13 @@ class MessageFrames:
             self._frames.append(
                 b"event: content_block_delta\nid: %d\n"
                 b'data: {"type":"content_block_delta","index":%d,"delta":%b%b}}\n\n'
-                % (number, len(self._view.blocks) - 1, _DELTAS[piece.kind], _json(piece.text))
+                % (number, len(self._view.spoken.parts) - 1, _DELTAS[piece.kind], _json(piece.text))
             )
 
     def _finish(self) -> None:
         view = self._view
-        if view.blocks:
-            self._emit("content_block_stop", index=len(view.blocks) - 1)
+        if view.spoken.parts:
+            self._close(len(view.spoken.parts) - 1)
         self._emit("message_delta", delta=view.ending(), usage=view.usage)
         self._emit("message_stop")
 

@@ -1,10 +1,11 @@
 """An Anthropic message is a view on its job: job and log events in, the message out, pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import msgspec
 
+from api.anthropic.signature import packed
 from api.errors import ApiError
 from api.schema.anthropic_object import (
     Block,
@@ -15,6 +16,7 @@ from api.schema.anthropic_object import (
     ToolUseBlock,
     Usage,
 )
+from api.spoken import Part, Piece, Spoken
 from workers import contract
 
 _STOP_REASONS: Mapping[str, StopReason] = {
@@ -24,41 +26,7 @@ _STOP_REASONS: Mapping[str, StopReason] = {
 }
 
 
-class Piece(NamedTuple):
-    """A piece of a block; `call` is that of a tool_use."""
-
-    kind: Literal["thinking", "text", "tool_use"]
-    text: str
-    call: contract.CallDelta | None = None
-
-
-class OpenBlock:
-    """A block that grows."""
-
-    def __init__(self, first: Piece) -> None:
-        self.kind = first.kind
-        self.call = first.call
-        self.texts: list[str] = []
-
-    def takes(self, piece: Piece) -> bool:
-        """True if the piece belongs to this block; a call's first piece has its id."""
-        return piece.kind == self.kind and (piece.call is None or piece.call.id is None)
-
-    def empty(self) -> Block:
-        """The block as it begins."""
-        return self._block("")
-
-    def block(self) -> Block:
-        """The block so far."""
-        return self._block("".join(self.texts))
-
-    def _block(self, text: str) -> Block:
-        if self.kind == "text":
-            return TextBlock(text)
-        if self.kind == "thinking":
-            return ThinkingBlock(text)
-        assert self.call is not None
-        return ToolUseBlock(self.call.id or "", self.call.name or "", _input(text))
+HIDES_THINKING = "hides_thinking"  # in a job's echo
 
 
 class MessageView:
@@ -66,8 +34,9 @@ class MessageView:
 
     def __init__(self, job: contract.Job) -> None:
         self.failed: contract.Failed | None = None
-        self.blocks: list[OpenBlock] = []
+        self.spoken = Spoken()
         self.usage = Usage(0, 0)
+        self.hides_thinking = bool(job.echo.get(HIDES_THINKING))
         self._job = job
         self._stop_reason: StopReason | None = None
         self._stop_sequence: str | None = None
@@ -78,7 +47,7 @@ class MessageView:
             if isinstance(event, contract.Tokens):
                 for delta in event.deltas:
                     for piece in self.pieces(delta):
-                        self.say(piece)
+                        self.spoken.say(piece)
             else:
                 self.note(event)
 
@@ -87,30 +56,20 @@ class MessageView:
         if isinstance(event, contract.Started):
             self.usage = Usage(event.prompt_tokens, 0)
         elif isinstance(event, contract.Done):
-            self.usage = Usage.of(event.usage)
+            self.usage = Usage.of(event.usage, self.spoken.reasoning_tokens)
+            is_cut = event.usage.completion_tokens < (self._job.sampling.max_tokens or 0)
+            if self._stop_reason == "max_tokens" and is_cut:
+                self._stop_reason = "model_context_window_exceeded"
         elif isinstance(event, contract.Failed):
             self.failed = event
 
     def pieces(self, delta: contract.Delta) -> Iterator[Piece]:
-        """What one step made, in the order in which it is said."""
+        """What one step made; each has to be said before the next is taken."""
         if delta.finish is not None:
             is_met = delta.finish == "stop" and delta.matched_stop is not None
             self._stop_reason = "stop_sequence" if is_met else _STOP_REASONS[delta.finish]
             self._stop_sequence = delta.matched_stop if is_met else None
-        if delta.reasoning:
-            yield Piece("thinking", delta.reasoning)
-        if delta.text:
-            yield Piece("text", delta.text)
-        for call in delta.calls or ():
-            yield Piece("tool_use", call.arguments, call)
-
-    def say(self, piece: Piece) -> bool:
-        """Put a piece where it belongs; true if it began a block."""
-        begins = not self.blocks or not self.blocks[-1].takes(piece)
-        if begins:
-            self.blocks.append(OpenBlock(piece))
-        self.blocks[-1].texts.append(piece.text)
-        return begins
+        return self.spoken.pieces(delta)
 
     def check(self) -> None:
         """Raise the ApiError that the job ended with, if it did."""
@@ -123,11 +82,26 @@ class MessageView:
 
     def response(self) -> MessageObject:
         """What has been said so far, as Anthropic's message."""
-        return self._object([block.block() for block in self.blocks], self.ending())
+        return self._object([self.block(part) for part in self.spoken.parts], self.ending())
 
     def beginning(self) -> MessageObject:
         """The message before anything was said."""
         return self._object([], {"stop_reason": None, "stop_sequence": None})
+
+    def block(self, part: Part, *, is_empty: bool = False) -> Block:
+        """A part as it is, or as it began."""
+        text = "" if is_empty else part.text
+        if part.kind == "text":
+            return TextBlock(text)
+        if part.kind == "reasoning":
+            shown = "" if self.hides_thinking else text
+            return ThinkingBlock(shown, "" if is_empty else self.signature(part))
+        assert part.call is not None
+        return ToolUseBlock(part.call.id or "", part.call.name or "", _input(text))
+
+    def signature(self, part: Part) -> str:
+        """What clients have to have to give a thought back; we believe them without."""
+        return packed(part.text) if self.hides_thinking else self._job.id
 
     def _object(self, content: list[Block], ending: dict[str, Any]) -> MessageObject:
         job = self._job
@@ -140,5 +114,5 @@ def _input(arguments: str) -> dict[str, Any]:
     """A call's arguments; what is no JSON object, cut off perhaps, is kept as Anthropic advises."""
     try:
         return msgspec.json.decode(arguments or "{}", type=dict[str, Any])
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return {"INVALID_JSON": arguments}

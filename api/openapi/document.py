@@ -12,6 +12,7 @@ import msgspec
 from api.errors import FINAL, KINDS, RETRY_AFTER_S, ErrorResponse
 from api.openapi.operation import EVENTS, JSON, Operation, Reply, Schema
 from api.openapi.parameters import HEADERS, PARAMETERS
+from api.schema.anthropic_object import MessageObject
 from api.schema.refused import RefusedFields
 from api.schema.response import ChatCompletion, TextCompletion
 from api.schema.response_object import ResponseObject
@@ -26,7 +27,7 @@ _ABOUT = (
 _REF = "#/components/schemas/{name}"
 # Any endpoint's answer: msgspec calls it by the name of the class that all Structs have.
 _ANSWER = "Struct"
-_ANSWERS = (ChatCompletion, TextCompletion, ResponseObject)
+_ANSWERS = (ChatCompletion, TextCompletion, ResponseObject, MessageObject)
 _IN_PATH = re.compile(r"\{(\w+)(?::\w+)?\}")
 _NOT_OF_JSON: dict[Any, Schema] = {
     str: {"type": "string"},

@@ -2,12 +2,25 @@
 
 from typing import Any
 
-from api.openapi.operation import ADMIN, BODY, GENERATION, JOB, LOOK_UP, PAGE, Operation, Reply
-from api.openapi.parameters import OF_A_JOB, WISHES
+from api.anthropic.errors import THREAD
+from api.openapi.answers import answers
+from api.openapi.operation import (
+    ADMIN,
+    BODY,
+    GENERATION,
+    JOB,
+    LOOK_UP,
+    PAGE,
+    Operation,
+    Reply,
+)
+from api.openapi.parameters import WISHES
 from api.schema.anthropic import CountRequest, MessagesRequest
 from api.schema.anthropic_object import Count, ErrorObject, MessageObject
 from api.schema.chat import ChatRequest
 from api.schema.re_isq import ReIsq, ReIsqRequest
+from api.schema.response_object import InputCount
+from api.schema.responses import ResponsesRequest
 from api.schema.stored import StoredDeleted, StoredList
 from api.schema.tokens import (
     Detokenized,
@@ -30,8 +43,8 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/messages",
         "Answer a conversation, as Anthropic has it",
-        (Reply("The whole answer.", MessageObject, headers=OF_A_JOB),),
-        GENERATION,
+        answers(MessageObject),
+        GENERATION | {THREAD},
         body=MessagesRequest,
         params=(*WISHES, "Last-Event-ID"),
         streams="Anthropic's named events, each with its number as `id:`.",
@@ -42,7 +55,7 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         "/v1/messages/count_tokens",
         "Count the tokens of a conversation, as Anthropic has it",
         (Reply("The number.", Count),),
-        GENERATION,
+        GENERATION | {THREAD},
         body=CountRequest,
         error=ErrorObject,
     ),
@@ -50,6 +63,14 @@ MORE_OPERATIONS: tuple[Operation, ...] = (
         Operation("POST", prefix + path, summary, (Reply("It.", answer),), GENERATION, body=body)
         for path, summary, body, answer in _QUESTIONS
         for prefix in ("", "/v1")
+    ),
+    Operation(
+        "POST",
+        "/v1/responses/input_tokens",
+        "Count the tokens that a response would have to read",
+        (Reply("The number.", InputCount),),
+        GENERATION | {"previous_response_not_found", "item_not_found"},
+        body=ResponsesRequest,
     ),
     Operation(
         "GET",

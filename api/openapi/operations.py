@@ -4,6 +4,7 @@ from typing import Any
 
 from api.admin import Dropped, Letters
 from api.job_view import JobObject
+from api.openapi.answers import answers
 from api.openapi.more_operations import MORE_OPERATIONS
 from api.openapi.operation import (
     ADMIN,
@@ -16,13 +17,14 @@ from api.openapi.operation import (
     Operation,
     Reply,
 )
-from api.openapi.parameters import OF_A_JOB, WISHES
+from api.openapi.parameters import WISHES
 from api.schema.batch import BatchList, BatchObject, CreateBatch
 from api.schema.chat import ChatRequest
 from api.schema.completion import CompletionRequest
 from api.schema.file import FileDeleted, FileList, FileObject, UploadFields
 from api.schema.response import ChatCompletion, Model, ModelList, TextCompletion
-from api.schema.response_object import Deleted, ItemList, ResponseObject
+from api.schema.response_items import ItemList
+from api.schema.response_object import Deleted, ResponseObject
 from api.schema.responses import ResponsesRequest
 from api.wishes import IDEMPOTENCY_KEY
 
@@ -32,12 +34,6 @@ _READY = (
     Reply("A request would be served now.", dict[str, Any]),
     Reply("It would not: `status` says why.", dict[str, Any], 503, headers=("retry-after",)),
 )
-_LATER = Reply(
-    "The answer comes later, at the job's address.",
-    JobObject,
-    202,
-    headers=("location", "preference-applied", *OF_A_JOB),
-)
 _JOB = Reply("The job at this moment.", JobObject, headers=("x-job-id", "etag"))
 _RESPONSE = Reply("The response at this moment.", ResponseObject, headers=("x-job-id",))
 _BATCH = Reply("The batch at this moment.", BatchObject, headers=("idempotent-replayed",))
@@ -46,16 +42,12 @@ _CHUNKS = "Chunks as OpenAI has them, each with its event number as `id:`, then 
 _NAMED = "The named events of OpenAI's Responses, each with its sequence number as `id:`."
 
 
-def _answer(body: Any) -> tuple[Reply, ...]:
-    return Reply("The whole answer.", body, headers=OF_A_JOB), _LATER
-
-
 OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "POST",
         "/v1/chat/completions",
         "Answer a conversation",
-        _answer(ChatCompletion),
+        answers(ChatCompletion),
         GENERATION,
         body=ChatRequest,
         params=(*WISHES, "Last-Event-ID"),
@@ -65,7 +57,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/completions",
         "Continue a text",
-        _answer(TextCompletion),
+        answers(TextCompletion),
         GENERATION,
         body=CompletionRequest,
         params=(*WISHES, "Last-Event-ID"),
@@ -75,7 +67,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "POST",
         "/v1/responses",
         "Make a response",
-        _answer(ResponseObject),
+        answers(ResponseObject),
         GENERATION | {"previous_response_not_found", "item_not_found"},
         body=ResponsesRequest,
         params=(*WISHES, "Last-Event-ID"),

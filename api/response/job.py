@@ -10,8 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from api.errors import ApiError
-from api.response.conversation import ENDPOINT, Echo, Item, cut, input_id
-from api.schema.responses import Message, Reference, ResponsesRequest
+from api.response.conversation import ENDPOINT, Echo
+from api.response.item import Cut, Item, input_id
+from api.response.turns import messages_of
+from api.schema.response_input import Given, Message
+from api.schema.response_tools import echo_choice, echo_tools
+from api.schema.responses import ResponsesRequest
+from api.tool_results import unmatched
 from workers import contract
 
 # What an item weighs beside its text, so that a million empty ones are too many as well.
@@ -23,9 +28,7 @@ def new_response_id() -> str:
     return f"resp_{uuid.uuid4().hex}"
 
 
-def input_items(
-    response_id: str, inputs: Sequence[Message | Reference], known: Mapping[str, Item]
-) -> list[Item]:
+def input_items(response_id: str, inputs: Sequence[Given], known: Mapping[str, Item]) -> list[Item]:
     """The input as items with ids. Raises ApiError for a reference to what is not `known`."""
     return [_item(response_id, i, part, known) for i, part in enumerate(inputs)]
 
@@ -44,6 +47,8 @@ def response_job(
     """The job that answers `items`, earlier turns first. Raises ApiError."""
     has_instructions = bool(request.instructions)
     instructions = [{"role": "system", "content": request.instructions}] if has_instructions else []
+    wanted = request.wanted_tools()
+    is_one = wanted.is_one or request.parallel_tool_calls is False
     return contract.Job(
         id=response_id,
         kind="chat",
@@ -52,8 +57,15 @@ def response_job(
         created_s=int(time.time()),
         request_id=request_id,
         sampling=request.job_sampling(card.vocab_size),
-        messages=instructions + [item.message() for item in items],
+        messages=instructions + messages_of(items),
         template_kwargs=request.template_kwargs(),
+        tools=wanted.tools,
+        max_calls=1 if is_one else None,
+        must_call=wanted.must_call,
+        strict_tools=wanted.strict,
+        constraint=request.constraint(),
+        tells_reasoning=True,
+        is_capped=True,
         stream=bool(request.stream),
         tenant=tenant,
         endpoint=ENDPOINT,
@@ -66,7 +78,7 @@ def response_job(
 
 def check_size(items: Iterable[Item], max_bytes: int) -> None:
     """Raise ApiError for a conversation that grew beyond what one request may bring."""
-    size = sum(len(item.text.encode()) + _ITEM_BYTES for item in items)
+    size = sum(len((i.text + i.name + i.call_id).encode()) + _ITEM_BYTES for i in items)
     if size > max_bytes:
         raise ApiError(
             "context_length_exceeded",
@@ -75,11 +87,27 @@ def check_size(items: Iterable[Item], max_bytes: int) -> None:
         )
 
 
-def _item(
-    response_id: str, index: int, part: Message | Reference, known: Mapping[str, Item]
-) -> Item:
+def check_calls(items: Iterable[Item]) -> None:
+    """Raise ApiError for a call without its result, and for a result without its call before."""
+    calls, results = unmatched(messages_of(items))
+    if results:
+        what = f"No tool call found for function call output with call_id {results[0][:80]}."
+        raise ApiError("invalid_value", what, "input")
+    if calls:
+        what = f"No tool output found for function call {calls[0][:80]}."
+        raise ApiError("invalid_value", what, "input")
+
+
+def _item(response_id: str, index: int, part: Given, known: Mapping[str, Item]) -> Item:
     if isinstance(part, Message):
-        return Item(input_id(response_id, index), part.role, part.parts)
+        return Item(
+            input_id(response_id, index, part.kind),
+            part.role,
+            part.parts,
+            kind=part.kind,
+            call_id=part.call_id,
+            name=part.name,
+        )
     if part.item_id not in known:
         what = f"Item with id '{part.item_id[:80]}' not found."
         raise ApiError("item_not_found", what, part.param)
@@ -88,7 +116,7 @@ def _item(
 
 def _echo(request: ResponsesRequest, items: Sequence[Item], has_instructions: bool) -> Echo:
     return Echo(
-        items=cut(items),
+        items=tuple(map(Cut.of, items)),
         has_instructions=has_instructions,
         previous_response_id=request.previous_response_id,
         is_background=bool(request.background),
@@ -99,6 +127,8 @@ def _echo(request: ResponsesRequest, items: Sequence[Item], has_instructions: bo
         reasoning_effort=request.effort,
         reasoning_summary=None if request.reasoning is None else request.reasoning.summary,
         safety_identifier=request.safety_identifier,
-        tool_choice=request.tool_choice or "auto",
+        text_format={} if request.format is None else request.format.echo(),
+        tool_choice=echo_choice(request.tool_choice),
+        tools=echo_tools(request.tools or ()),
         user=request.user,
     )

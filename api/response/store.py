@@ -4,12 +4,15 @@ from collections.abc import Iterable
 
 from api.broker import Broker, JobView
 from api.errors import ApiError
-from api.response.conversation import Item, echo_of, is_code, is_response, items_of, response_id_of
-from api.response.job import check_size, input_items
+from api.response.conversation import echo_of, is_response, items_of
+from api.response.item import Item, is_code, response_id_of
+from api.response.job import check_calls, check_size, input_items
 from api.response.view import ResponseView
-from api.schema.responses import Reference, ResponsesRequest
+from api.schema.response_input import Reference
+from api.schema.responses import ResponsesRequest
 from workers import contract
 
+MAX_REFERRED = 64  # responses of which a request may name items; each has to be read
 _CONTINUABLE = ("completed", "incomplete")
 
 
@@ -43,6 +46,7 @@ class ResponseStore:
         known = {item.id: item for item in items} | await self._items(wanted, tenant)
         items += input_items(response_id, inputs, known)
         check_size(items, max_bytes)
+        check_calls(items)
         return items
 
     async def _turns_before(self, response_id: str | None, tenant: str) -> list[Item]:
@@ -58,16 +62,19 @@ class ResponseStore:
         if view.status not in _CONTINUABLE:
             what = f"Previous response '{response_id}' is {view.status}; it cannot be continued."
             raise ApiError("invalid_value", what, param)
-        return [*items_of(found.job), view.turn()]
+        return [*items_of(found.job), *view.turn()]
 
     async def _items(self, item_ids: Iterable[str], tenant: str) -> dict[str, Item]:
         """Those of the items that there are."""
         wanted = {response_id_of(item_id) for item_id in item_ids} - {None}
+        if len(wanted) > MAX_REFERRED:
+            what = f"'input' refers to items of more than {MAX_REFERRED} responses."
+            raise ApiError("invalid_value", what, "input")
         known: dict[str, Item] = {}
         for response_id in wanted:
             found = await self._find(response_id or "", tenant)
             if found is not None:
-                turns = [*items_of(found.job), (await self.read(found.job)).turn()]
+                turns = [*items_of(found.job), *(await self.read(found.job)).turn()]
                 known |= {item.id: item for item in turns}
         return known
 

@@ -3,21 +3,23 @@
 Knows no HTTP, no Redis and no clock.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from api.errors import ApiError
-from api.response.conversation import Item, echo_of, instructions_of, output_id
+from api.response.conversation import echo_of, instructions_of
+from api.response.item import Item
+from api.response.output import Growing, Output
+from api.schema.response_items import ItemStatus, OutputItem
 from api.schema.response_object import (
     IncompleteDetails,
-    ItemMessage,
-    ItemStatus,
-    OutputText,
     Reasoning,
     ResponseError,
     ResponseObject,
     ResponseUsage,
     Status,
 )
+from api.spoken import Piece
 from workers import contract
 
 TERMINAL: tuple[Status, ...] = ("completed", "incomplete", "failed", "cancelled")
@@ -33,11 +35,10 @@ class ResponseView:
 
     def __init__(self, job: contract.Job) -> None:
         self.job = job
-        self.item_id = output_id(job.id)
         self.failed: contract.Failed | None = None
+        self.output = Output(job)
         self._echo = echo_of(job)
         self._is_started = False
-        self._texts: list[str] = []
         self._finish: str | None = None
         self._usage: contract.Usage | None = None
 
@@ -46,29 +47,30 @@ class ResponseView:
         for event in events:
             if isinstance(event, contract.Tokens):
                 for delta in event.deltas:
-                    self.say(delta)
-            elif isinstance(event, contract.Started):
-                self._is_started = True
-            elif isinstance(event, contract.Done):
-                self._usage = event.usage
-            elif isinstance(event, contract.Failed):
-                self.failed = event
+                    for piece in self.pieces(delta):
+                        self.output.say(piece)
+            else:
+                self.note(event)
 
-    def say(self, delta: contract.Delta) -> None:
-        """Take in what one step made."""
-        if delta.text:
-            self._texts.append(delta.text)
+    def note(self, event: contract.Event) -> None:
+        """Take in an event that says nothing."""
+        if isinstance(event, contract.Started):
+            self._is_started = True
+        elif isinstance(event, contract.Done):
+            self.output.end()
+            self._usage = event.usage
+        elif isinstance(event, contract.Failed):
+            self.failed = event
+
+    def pieces(self, delta: contract.Delta) -> Iterator[Piece]:
+        """What one step made; each has to be said before the next is taken."""
         self._finish = delta.finish or self._finish
+        return self.output.pieces(delta)
 
     def check(self) -> None:
         """Raise the ApiError that the job ended with, if it did."""
         if self.failed is not None:
             raise ApiError.of(self.failed)
-
-    @property
-    def text(self) -> str:
-        """What was said so far."""
-        return "".join(self._texts)
 
     @property
     def is_background(self) -> bool:
@@ -84,18 +86,22 @@ class ResponseView:
             return "incomplete" if self._finish == "length" else "completed"
         return "in_progress" if self._is_started else "queued"
 
-    def item(self) -> ItemMessage:
-        """The one message of the output."""
-        status = _ITEM_STATUS.get(self.status, "incomplete")
-        content = [OutputText(self.text)]
-        return ItemMessage(id=self.item_id, role="assistant", content=content, status=status)
+    def status_of(self, item: Growing) -> ItemStatus:
+        """Where an item is in its life: only the last one can be other than complete."""
+        if item is not self.output.items[-1]:
+            return "completed"
+        return _ITEM_STATUS.get(self.status, "incomplete")
 
-    def turn(self) -> Item:
-        """The message as a part of a longer conversation."""
-        return Item(self.item_id, "assistant", (self.text,), self.item().status)
+    def items(self) -> list[OutputItem]:
+        """The output so far."""
+        return [item.view(self.status_of(item)) for item in self.output.items]
+
+    def turn(self) -> list[Item]:
+        """The output as a part of a longer conversation."""
+        return [item.item(self.status_of(item)) for item in self.output.items]
 
     def response(
-        self, *, status: Status | None = None, output: list[ItemMessage] | None = None
+        self, *, status: Status | None = None, output: list[OutputItem] | None = None
     ) -> ResponseObject:
         """The object at this moment, or as it was when it had another status and output."""
         job, echo, status = self.job, self._echo, status or self.status
@@ -112,7 +118,7 @@ class ResponseView:
             max_tool_calls=echo.max_tool_calls,
             metadata=job.metadata,
             model=job.model,
-            output=self._output() if output is None else output,
+            output=self.items() if output is None else output,
             parallel_tool_calls=echo.parallel_tool_calls,
             previous_response_id=echo.previous_response_id,
             prompt_cache_key=echo.prompt_cache_key,
@@ -121,15 +127,20 @@ class ResponseView:
             service_tier=_TIERS[job.service_class],
             store=echo.is_stored,
             temperature=job.sampling.temperature,
-            text={"format": {"type": "text"}},
+            text=self._text(),
             tool_choice=echo.tool_choice,
+            tools=echo.tools,
+            top_logprobs=job.sampling.logprobs or 0,
             top_p=job.sampling.top_p,
-            usage=None if usage is None else ResponseUsage.of(usage),
+            usage=None if usage is None else ResponseUsage.of(usage, self.output.reasoning_tokens),
             user=echo.user,
         )
 
-    def _output(self) -> list[ItemMessage]:
-        return [self.item()] if self._is_started else []
+    def _text(self) -> dict[str, Any]:
+        shape = self._echo.text_format or {"type": "text"}
+        if shape["type"] == "json_schema" and self.job.constraint is not None:
+            shape = {**shape, "schema": self.job.constraint.value}
+        return {"format": shape}
 
     def _error(self) -> ResponseError | None:
         return None if self.failed is None else error_of(self.failed)

@@ -10,15 +10,24 @@ import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
+from api.schema.needed import needed
 from api.schema.sampling import MAX_STOP_LENGTH
-from api.schema.tools import MAX_TOOLS
+from api.schema.tools import (
+    MAX_TOOLS,
+    ChosenTool,
+    FunctionSpec,
+    Tool as NestedTool,
+    ToolChoice as NestedChoice,
+    Wanted,
+    wanted_tools,
+)
 from workers import contract
 
 _Text = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_LENGTH)]
 _Fraction = Annotated[float, Meta(ge=0, le=1)]
 _ToolName = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[a-zA-Z0-9_.-]+$")]
 
-_LACKING = ("mcp_servers", "container", "context_management", "output_format")
+_LACKING = ("mcp_servers", "container", "context_management", "compaction")
 
 
 class Block(msgspec.Struct):
@@ -27,6 +36,7 @@ class Block(msgspec.Struct):
     type: str
     text: str | None = None
     thinking: str | None = None
+    signature: str | None = None  # of a thinking
     id: str | None = None  # of a tool_use
     name: str | None = None
     input: dict[str, Any] | None = None
@@ -41,7 +51,7 @@ Content = str | list[Block]
 class Message(msgspec.Struct):
     """A turn of the conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
     content: Content
 
 
@@ -52,6 +62,16 @@ class Tool(msgspec.Struct):
     input_schema: dict[str, Any] | None = None
     description: str | None = None
     type: str | None = None
+    strict: bool | None = None
+
+    def nested(self, param: str) -> NestedTool:
+        """As a chat has it. Raises ApiError."""
+        if self.type not in (None, "custom"):
+            what = f"Tools of the type '{self.type[:40]}' are not supported by this server."
+            raise ApiError("unsupported_parameter", what, f"{param}.type")
+        schema = needed(self.input_schema, f"{param}.input_schema")
+        spec = FunctionSpec(self.name, self.description, schema, self.strict)
+        return NestedTool("function", spec)
 
 
 class ToolChoice(msgspec.Struct):
@@ -61,19 +81,34 @@ class ToolChoice(msgspec.Struct):
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
+    @property
+    def nested(self) -> NestedChoice:
+        """As a chat has it."""
+        if self.type == "tool":
+            return ChosenTool(type="function", name=self.name)
+        return "required" if self.type == "any" else self.type
+
 
 class Thinking(msgspec.Struct):
     """Whether the model thinks first; a budget is not kept."""
 
-    type: Literal["enabled", "disabled", "adaptive"]
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
+    display: Literal["summarized", "omitted"] | None = None  # nobody sums it up here
+
+
+class OutputFormat(msgspec.Struct):
+    """What the answer must look like."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
 
 
 class OutputConfig(msgspec.Struct):
-    """How the answer is made; a `format` needs what is not here yet."""
+    """How the answer is made."""
 
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: Any = None
+    format: OutputFormat | None = None
 
 
 class Metadata(msgspec.Struct):
@@ -94,45 +129,60 @@ class CountRequest(msgspec.Struct, kw_only=True):
     mcp_servers: Any = None
     container: Any = None
     context_management: Any = None
+    compaction: Any = None
+    thread: Any = None  # a conversation that the server would have to keep
     output_config: OutputConfig | None = None
-    output_format: Any = None
+    output_format: OutputFormat | None = None  # where `output_config.format` was at first
 
     @property
-    def max_calls(self) -> int | None:
-        """Most tool calls of an answer; None: any number."""
-        is_single = self.tool_choice is not None and self.tool_choice.disable_parallel_tool_use
-        return 1 if is_single else None
+    def is_one_call(self) -> bool:
+        """True if an answer may have one tool call at most."""
+        choice = self.tool_choice
+        return choice is not None and bool(choice.disable_parallel_tool_use)
+
+    @property
+    def hides_thinking(self) -> bool:
+        """True if the client does not want to see what is thought."""
+        return self.thinking is not None and self.thinking.display == "omitted"
 
     def template_kwargs(self) -> dict[str, Any]:
         """Variables for the chat template."""
         kwargs: dict[str, Any] = {}
         if self.thinking is not None:
-            kwargs["enable_thinking"] = self.thinking.type != "disabled"
+            kwargs["enable_thinking"] = self.thinking.type in ("enabled", "adaptive")
         if self.output_config is not None and self.output_config.effort is not None:
             kwargs["reasoning_effort"] = self.output_config.effort
         return kwargs
 
-    def wire_tools(self) -> list[dict[str, Any]]:
-        """The tools that the model is shown. Raises ApiError."""
-        choice = None if self.tool_choice is None else self.tool_choice.type
-        if choice in ("any", "tool"):
-            what = f"'tool_choice' '{choice}' is not supported by this server."
-            raise ApiError("unsupported_parameter", what, "tool_choice")
-        tools = [_wire_tool(tool, f"tools[{i}]") for i, tool in enumerate(self.tools or ())]
-        names = [tool["function"]["name"] for tool in tools]
-        if len(set(names)) < len(names):
-            raise ApiError("invalid_value", "Tool names must be unique.", "tools")
-        return [] if choice == "none" else tools
+    def wanted_tools(self) -> Wanted:
+        """The tools that the model may or must call. Raises ApiError."""
+        nested = [tool.nested(f"tools[{i}]") for i, tool in enumerate(self.tools or ())]
+        choice = None if self.tool_choice is None else self.tool_choice.nested
+        wanted = wanted_tools(nested, choice, name_at="name")
+        wanted.check_beside(self.constraint())
+        return wanted
+
+    def constraint(self) -> contract.Constraint | None:
+        """What the answer must look like. Raises ApiError."""
+        newer = None if self.output_config is None else self.output_config.format
+        if newer is not None and self.output_format is not None:
+            what = "'output_format' is an older name of 'output_config.format'; give one of them."
+            raise ApiError("invalid_value", what, "output_format")
+        asked = newer or self.output_format
+        if asked is None:
+            return None
+        param = "output_format" if newer is None else "output_config.format"
+        return contract.Constraint("json_schema", asked.schema, f"{param}.schema")
 
     def check(self) -> None:
         """Raise ApiError for a field that asks for what we lack."""
-        lacking = {name: getattr(self, name) for name in _LACKING}
-        if self.output_config is not None:
-            lacking["output_config.format"] = self.output_config.format
-        for name, value in lacking.items():
-            if value:
+        for name in _LACKING:
+            if getattr(self, name):
                 what = f"'{name}' is not supported by this server."
                 raise ApiError("unsupported_parameter", what, name)
+        if self.thread is not None:
+            what = "This server keeps no threads: send the whole conversation."
+            raise ApiError("thread_unsupported_request", what, "thread")
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -169,18 +219,3 @@ class MessagesRequest(CountRequest, kw_only=True):
         """As a job keeps it."""
         user_id = None if self.metadata is None else self.metadata.user_id
         return {} if user_id is None else {"user_id": user_id}
-
-
-def _wire_tool(tool: Tool, param: str) -> dict[str, Any]:
-    """As a chat template sees it: in OpenAI's form."""
-    if tool.type not in (None, "custom"):
-        what = f"Tools of the type '{tool.type[:40]}' are not supported by this server."
-        raise ApiError("unsupported_parameter", what, f"{param}.type")
-    if tool.input_schema is None:
-        param = f"{param}.input_schema"
-        what = f"Missing required parameter: '{param}'."
-        raise ApiError("missing_required_parameter", what, param)
-    function: dict[str, Any] = {"name": tool.name, "parameters": tool.input_schema}
-    if tool.description is not None:
-        function["description"] = tool.description
-    return {"type": "function", "function": function}

@@ -6,7 +6,9 @@ import msgspec
 
 from workers import contract
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal[
+    "end_turn", "max_tokens", "stop_sequence", "tool_use", "model_context_window_exceeded"
+]
 
 
 class TextBlock(msgspec.Struct, frozen=True, tag="text"):
@@ -16,10 +18,10 @@ class TextBlock(msgspec.Struct, frozen=True, tag="text"):
 
 
 class ThinkingBlock(msgspec.Struct, frozen=True, tag="thinking"):
-    """What is thought; we sign nothing, for we believe what comes back."""
+    """What is thought, and what a client gives back with it."""
 
     thinking: str
-    signature: str = ""
+    signature: str
 
 
 class ToolUseBlock(msgspec.Struct, frozen=True, tag="tool_use"):
@@ -33,6 +35,12 @@ class ToolUseBlock(msgspec.Struct, frozen=True, tag="tool_use"):
 Block = TextBlock | ThinkingBlock | ToolUseBlock
 
 
+class OutputDetails(msgspec.Struct, frozen=True):
+    """What the output tokens were for."""
+
+    thinking_tokens: int
+
+
 class Usage(msgspec.Struct, frozen=True):
     """Tokens; those of the prompt are the sum of the three that begin with or contain `input`."""
 
@@ -40,12 +48,16 @@ class Usage(msgspec.Struct, frozen=True):
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    output_tokens_details: OutputDetails | msgspec.UnsetType = msgspec.UNSET  # once it is over
 
     @classmethod
-    def of(cls, usage: contract.Usage) -> "Usage":
+    def of(cls, usage: contract.Usage, thinking_tokens: int) -> "Usage":
         """Anthropic's form of our counts."""
         fresh = usage.prompt_tokens - usage.cached_tokens
-        return cls(fresh, usage.completion_tokens, usage.cached_tokens)
+        details = OutputDetails(thinking_tokens)
+        return cls(
+            fresh, usage.completion_tokens, usage.cached_tokens, output_tokens_details=details
+        )
 
 
 class MessageObject(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
@@ -66,11 +78,19 @@ class Count(msgspec.Struct, frozen=True):
     input_tokens: int
 
 
+class ErrorDetails(msgspec.Struct, frozen=True):
+    """What a client needs to know to go on without what is not supported."""
+
+    error_code: str
+    unsupported: list[str]
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """What went wrong, in Anthropic's words for it."""
 
     type: str
     message: str
+    details: ErrorDetails | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorObject(msgspec.Struct, frozen=True, tag="error"):

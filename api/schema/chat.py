@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
+from api.schema.needed import needed
 from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
 from api.schema.structured import NAMES as STRUCTURED
 from api.schema.tools import ToolChoice, Tools, Wanted, wanted_tools
@@ -49,6 +50,7 @@ class Message(msgspec.Struct):
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
+    reasoning_content: str | None = None
 
 
 class ChatRequest(SamplingFields, kw_only=True):
@@ -104,9 +106,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     def wanted_tools(self) -> Wanted:
         """The tools that the model may or must call. Raises ApiError."""
         wanted = wanted_tools(self.tools, self.tool_choice)
-        if wanted.must_call and (constraint := self.constraint()) is not None:
-            what = f"A tool must be called, so '{constraint.param}' can say nothing."
-            raise ApiError("invalid_value", what, constraint.param)
+        wanted.check_beside(self.constraint())
         return wanted
 
     def continues_message(self) -> bool:
@@ -138,6 +138,8 @@ def template_kwargs(
         kwargs["enable_thinking"] = enable_thinking
     if reasoning_effort is not None:
         kwargs["reasoning_effort"] = reasoning_effort
+    if reasoning_effort == "none":  # templates have a switch, and few of them know this word
+        kwargs.setdefault("enable_thinking", False)
     return kwargs
 
 
@@ -148,6 +150,8 @@ def _wire(message: Message, param: str) -> dict[str, Any]:
         wire["name"] = message.name
     if message.tool_calls:
         wire["tool_calls"] = msgspec.to_builtins(message.tool_calls)
+    if message.reasoning_content:
+        wire["reasoning_content"] = message.reasoning_content
     if message.tool_call_id is not None:
         wire["tool_call_id"] = message.tool_call_id
     return wire
@@ -173,9 +177,4 @@ def _text(part: Part, param: str) -> str:
             f"This model reads text only; '{param}' has the type '{part.type[:40]}'.",
             param,
         )
-    if part.text is None:
-        param = f"{param}.text"
-        raise ApiError(
-            "missing_required_parameter", f"Missing required parameter: '{param}'.", param
-        )
-    return part.text
+    return needed(part.text, f"{param}.text")

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from api.errors import ApiError
+from api.schema.needed import missing
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -38,11 +39,9 @@ def invalid(complaint: str) -> ApiError:
     match = _PATH.match(complaint)
     what, path = (match["what"], match["path"]) if match else (complaint, "")
     param = path.replace("[...]", "")
-    if missing := _MISSING.match(what):
-        param = f"{param}.{missing['field']}".lstrip(".")
-        return ApiError(
-            "missing_required_parameter", f"Missing required parameter: '{param}'.", param
-        )
+    if absent := _MISSING.match(what):
+        param = f"{param}.{absent['field']}".lstrip(".")
+        return missing(param)
     code = "invalid_type" if what.startswith("Expected") and ", got " in what else "invalid_value"
     where = f" for '{param}'" if param else ""
     return ApiError(code, f"Invalid value{where}: {what[:1].lower()}{what[1:]}.", param or None)

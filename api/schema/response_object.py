@@ -3,49 +3,14 @@
 Knows no HTTP and no job.
 """
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
 
+from api.schema.response_items import OutputItem
 from workers import contract
 
 Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-ItemStatus = Literal["in_progress", "completed", "incomplete"]
-
-
-class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
-    """A piece of what was put in."""
-
-    text: str
-
-
-class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
-    """A piece of what the assistant said."""
-
-    text: str
-    annotations: tuple[()] = ()
-    logprobs: tuple[()] = ()
-
-
-class ItemMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message item, of the input or of the output."""
-
-    id: str
-    role: str
-    content: Sequence[InputText | OutputText]
-    status: ItemStatus = "completed"
-    type: str = "message"
-
-
-class ItemList(msgspec.Struct, frozen=True):
-    """GET /v1/responses/{id}/input_items; the ids are empty if the page is."""
-
-    data: list[ItemMessage]
-    first_id: str
-    last_id: str
-    has_more: bool
-    object: str = "list"
 
 
 class ResponseError(msgspec.Struct, frozen=True):
@@ -73,7 +38,7 @@ class InputDetails(msgspec.Struct, frozen=True):
 class OutputDetails(msgspec.Struct, frozen=True):
     """What the output tokens were for."""
 
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class ResponseUsage(msgspec.Struct, frozen=True):
@@ -86,13 +51,13 @@ class ResponseUsage(msgspec.Struct, frozen=True):
     total_tokens: int
 
     @classmethod
-    def of(cls, usage: contract.Usage) -> "ResponseUsage":
+    def of(cls, usage: contract.Usage, reasoning_tokens: int) -> "ResponseUsage":
         """OpenAI's form of what the worker counted."""
         return cls(
             usage.prompt_tokens,
             InputDetails(usage.cached_tokens),
             usage.completion_tokens,
-            OutputDetails(),
+            OutputDetails(reasoning_tokens),
             usage.prompt_tokens + usage.completion_tokens,
         )
 
@@ -119,7 +84,7 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_calls: int | None = None
     metadata: dict[str, str]
     model: str
-    output: list[ItemMessage]
+    output: list[OutputItem]
     parallel_tool_calls: bool = True
     previous_response_id: str | None = None
     prompt_cache_key: str | None = None
@@ -129,8 +94,8 @@ class ResponseObject(msgspec.Struct, frozen=True, kw_only=True):
     store: bool
     temperature: float | None = None
     text: dict[str, Any]
-    tool_choice: str = "auto"
-    tools: tuple[()] = ()
+    tool_choice: str | dict[str, Any] = "auto"
+    tools: tuple[dict[str, Any], ...] = ()
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: str = "disabled"
@@ -144,3 +109,10 @@ class Deleted(msgspec.Struct, frozen=True):
     id: str
     object: str = "response"
     deleted: bool = True
+
+
+class InputCount(msgspec.Struct, frozen=True):
+    """POST /v1/responses/input_tokens."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"

@@ -1,25 +1,28 @@
-"""The body of a Responses request, and the items and sampling that it asks for.
+"""The body of a Responses request, and the sampling, tools and format that it asks for.
 
 Knows no HTTP, no template and no earlier response.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.chat import Scalar, template_kwargs
-from api.schema.sampling import SamplingFields, _PositiveInt
+from api.schema.response_input import Given, InputItem, Message, given_items
+from api.schema.response_tools import FlatTools, TextFormat, wanted_flat
+from api.schema.sampling import SamplingFields, TopLogprobs, _PositiveInt
+from api.schema.structured import NAMES as STRUCTURED
+from api.schema.tools import ToolChoice, Wanted
 from workers import contract
-
-MAX_REFERENCES = 64
 
 _Name = Annotated[str, Meta(max_length=512)]
 
-_TEXT_TYPES = ("input_text", "output_text", "text")
-# Known ways to ask for more in the answer; these add nothing to a plain text answer.
+LOGPROBS = "message.output_text.logprobs"
+# Known ways to ask for more in the answer; all but the first add nothing to ours.
 _INCLUDABLE = (
+    LOGPROBS,
     "reasoning.encrypted_content",
     "message.input_image.image_url",
     "file_search_call.results",
@@ -41,47 +44,10 @@ REFUSED = (
 )
 
 
-class InputPart(msgspec.Struct):
-    """A piece of an item's content."""
-
-    type: str
-    text: str | None = None
-    refusal: str | None = None
-
-
-class InputItem(msgspec.Struct):
-    """A message, in the easy form or the full one, or a reference to an earlier item."""
-
-    type: str | None = None
-    role: Literal["system", "developer", "user", "assistant"] | None = None
-    content: str | list[InputPart] | None = None
-    id: str | None = None
-
-    @property
-    def reference(self) -> str | None:
-        """The id of the earlier item that this one stands for."""
-        is_bare = self.type is None and self.role is None and self.content is None
-        return self.id if self.type == "item_reference" or is_bare else None
-
-
-class Message(msgspec.Struct, frozen=True):
-    """A message of the input, checked."""
-
-    role: str
-    parts: tuple[str, ...]
-
-
-class Reference(msgspec.Struct, frozen=True):
-    """An item of an earlier response; `param` is where the request names it."""
-
-    item_id: str
-    param: str
-
-
 class TextConfig(msgspec.Struct):
     """What the text should look like."""
 
-    format: Any = None
+    format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
@@ -95,6 +61,10 @@ class ReasoningConfig(msgspec.Struct):
 class ResponsesRequest(SamplingFields, kw_only=True):
     """POST /v1/responses."""
 
+    supported: ClassVar[frozenset[str]] = (STRUCTURED - {"response_format"}) | {
+        *("tools", "tool_choice", "top_logprobs"),
+    }
+
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     max_output_tokens: _PositiveInt | None = None
@@ -102,7 +72,10 @@ class ResponsesRequest(SamplingFields, kw_only=True):
     background: bool | None = None
     store: bool | None = None
     previous_response_id: str | None = None
+    tools: FlatTools | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    top_logprobs: TopLogprobs | None = None
     truncation: Literal["auto", "disabled"] | None = None
     include: list[str] | None = None
     text: TextConfig | None = None
@@ -124,6 +97,11 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         return self.store is not False
 
     @property
+    def format(self) -> TextFormat | None:
+        """What the text must be."""
+        return None if self.text is None else self.text.format
+
+    @property
     def effort(self) -> str | None:
         """How much the model should think."""
         return None if self.reasoning is None else self.reasoning.effort
@@ -141,36 +119,51 @@ class ResponsesRequest(SamplingFields, kw_only=True):
         self._check_text()
         self._check_include()
 
-    def inputs(self) -> list[Message | Reference]:
+    def inputs(self) -> list[Given]:
         """The input's items in order. Raises ApiError."""
         if isinstance(self.input, str):
             return [Message("user", (self.input,))]
-        items = [_checked(item, f"input[{i}]") for i, item in enumerate(self.input)]
-        if sum(isinstance(item, Reference) for item in items) > MAX_REFERENCES:
-            what = f"'input' has more than {MAX_REFERENCES} references."
-            raise ApiError("invalid_value", what, "input")
-        return items
+        return given_items(self.input)
 
     def job_sampling(self, vocab_size: int) -> contract.Sampling:
         """What the sampler gets. Raises ApiError."""
         return self.sampling(self.max_output_tokens, vocab_size)
+
+    def num_logprobs(self) -> int | None:
+        """As SamplingFields has it. Raises ApiError."""
+        if LOGPROBS in (self.include or ()):
+            return self.top_logprobs or 0
+        if self.top_logprobs:
+            what = f"'top_logprobs' needs '{LOGPROBS}' in 'include'."
+            raise ApiError("invalid_value", what, "top_logprobs")
+        return None
+
+    def constraint(self) -> contract.Constraint | None:
+        """What the answer must look like. Raises ApiError."""
+        other = super().constraint()
+        shape = None if self.format is None else self.format.constraint()
+        if shape is not None and other is not None:
+            what = f"'{shape.param}' and '{other.param}' exclude each other; ask in one way."
+            raise ApiError("invalid_value", what, other.param.partition(".")[0])
+        return shape or other
+
+    def wanted_tools(self) -> Wanted:
+        """The tools that the model may or must call. Raises ApiError."""
+        wanted = wanted_flat(self.tools or (), self.tool_choice)
+        wanted.check_beside(self.constraint())
+        return wanted
 
     def template_kwargs(self) -> dict[str, Any]:
         """Extra variables for the chat template. Raises ApiError for a name that is taken."""
         return template_kwargs(self.chat_template_kwargs, self.enable_thinking, self.effort)
 
     def _check_text(self) -> None:
-        if self.text is None:
-            return
-        if self.text.format not in (None, {}, {"type": "text"}):
-            raise unsupported("text.format", "Only text.format.type 'text' is supported.")
-        if self.text.verbosity not in (None, "medium"):
-            raise unsupported("text.verbosity", "Only text.verbosity 'medium' is supported.")
+        if self.text is not None and self.text.verbosity not in (None, "medium"):
+            what = "No model here knows 'text.verbosity'; leave it out and ask in words."
+            raise unsupported("text.verbosity", what)
 
     def _check_include(self) -> None:
         for i, name in enumerate(self.include or ()):
-            if name == "message.output_text.logprobs":
-                raise unsupported(f"include[{i}]", "Log probabilities are not supported.")
             if name not in _INCLUDABLE:
                 what = f"Invalid value for 'include[{i}]': '{name[:80]}'."
                 raise ApiError("invalid_value", what, f"include[{i}]")
@@ -179,34 +172,3 @@ class ResponsesRequest(SamplingFields, kw_only=True):
 def unsupported(param: str, what: str) -> ApiError:
     """The error for a field that we know and do not support."""
     return ApiError("unsupported_parameter", what, param)
-
-
-def _checked(item: InputItem, param: str) -> Message | Reference:
-    if item.reference is not None:
-        return Reference(item.reference, f"{param}.id")
-    if item.type not in (None, "message"):
-        what = f"'{param}' has the type '{item.type[:40]}'; this server takes messages only."
-        raise ApiError("unsupported_content", what, param)
-    if item.role is None:
-        raise _missing(f"{param}.role")
-    if item.content is None:
-        raise _missing(f"{param}.content")
-    if isinstance(item.content, str):
-        return Message(item.role, (item.content,))
-    where = f"{param}.content"
-    return Message(item.role, tuple(_text(p, f"{where}[{i}]") for i, p in enumerate(item.content)))
-
-
-def _text(part: InputPart, param: str) -> str:
-    if part.type not in (*_TEXT_TYPES, "refusal"):
-        what = f"This model reads text only; '{param}' has the type '{part.type[:40]}'."
-        raise ApiError("unsupported_content", what, param)
-    field = "refusal" if part.type == "refusal" else "text"
-    text: str | None = getattr(part, field)
-    if text is None:
-        raise _missing(f"{param}.{field}")
-    return text
-
-
-def _missing(param: str) -> ApiError:
-    return ApiError("missing_required_parameter", f"Missing required parameter: '{param}'.", param)

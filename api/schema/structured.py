@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from api.errors import ApiError
 from api.schema.decode import invalid
+from api.schema.needed import needed
 from workers.contract import Constraint
 
 T = TypeVar("T")
@@ -100,10 +101,7 @@ def _of_response_format(value: Any) -> Iterator[Constraint]:
         yield Constraint("json_object", param="response_format")
     if asked.type == "json_schema":
         param = "response_format.json_schema"
-        if asked.json_schema is None:
-            what = f"Missing required parameter: '{param}'."
-            raise ApiError("missing_required_parameter", what, param)
-        yield Constraint("json_schema", asked.json_schema.schema, param)
+        yield Constraint("json_schema", needed(asked.json_schema, param).schema, param)
 
 
 def _of_grammar(value: Any) -> Iterator[Constraint]:

@@ -5,8 +5,10 @@ import json
 import msgspec
 import pytest
 
+from api.anthropic.signature import unpacked
 from api.anthropic.stream import MessageFrames
 from api.anthropic.view import MessageView
+from api.schema.anthropic_object import ThinkingBlock
 from tests.api.test_stream import job
 from workers.contract import (
     MESSAGES,
@@ -16,6 +18,7 @@ from workers.contract import (
     Event,
     Failed,
     Retried,
+    Sampling,
     Started,
     Tokens,
     Usage,
@@ -35,7 +38,7 @@ LOG: list[Event] = [
     Done(6, Usage(9, 5, 4)),
 ]
 CONTENT = [
-    {"type": "thinking", "thinking": "Hm.", "signature": ""},
+    {"type": "thinking", "thinking": "Hm.", "signature": JOB.id},
     {"type": "text", "text": "Wait. "},
     {"type": "tool_use", "id": "c0", "name": "add", "input": {"x": 1}},
     {"type": "tool_use", "id": "c1", "name": "f", "input": {}},
@@ -71,6 +74,7 @@ def test_a_whole_message_has_its_blocks_in_order():
         "cache_read_input_tokens": 4,
         "cache_creation_input_tokens": 0,
         "output_tokens": 5,
+        "output_tokens_details": {"thinking_tokens": 1},
     }
     assert (message["id"], message["type"], message["role"]) == (JOB.id, "message", "assistant")
 
@@ -80,7 +84,7 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert [name for _, name, _ in frames] == [
         "message_start",
         *("content_block_start", "content_block_delta", "content_block_delta"),  # thinking
-        "content_block_stop",
+        *("content_block_delta", "content_block_stop"),  # its signature
         *("content_block_start", "content_block_delta", "content_block_stop"),  # text
         *("content_block_start", "content_block_delta", "content_block_delta"),  # a call
         "content_block_stop",
@@ -103,6 +107,7 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert [(data["index"], *data["delta"].values()) for data in deltas] == [
         (0, "thinking_delta", "Hm"),
         (0, "thinking_delta", "."),
+        (0, "signature_delta", JOB.id),
         (1, "text_delta", "Wait. "),
         (2, "input_json_delta", '{"x"'),
         (2, "input_json_delta", ":1}"),
@@ -111,6 +116,19 @@ def test_a_stream_opens_fills_and_closes_each_block_in_turn():
     assert frames[0][2]["message"]["content"] == []
     assert frames[-2][2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
     assert frames[-2][2]["usage"]["output_tokens"] == 5
+
+
+def test_thoughts_that_are_not_to_be_seen_are_in_their_signature_alone():
+    hidden = msgspec.structs.replace(JOB, echo={"hides_thinking": True})
+    frames = parse(MessageFrames(hidden).render(LOG))
+    deltas = [data["delta"] for _, _, data in frames if data["type"] == "content_block_delta"]
+    assert "thinking_delta" not in [delta["type"] for delta in deltas]
+    signature = deltas[0]["signature"]
+    assert unpacked(signature) == "Hm."
+    view = MessageView(hidden)
+    view.add(LOG)
+    assert view.response().content[0] == ThinkingBlock("", signature)
+    assert [int(number) for number, _, _ in frames] == list(range(len(frames)))
 
 
 def test_a_client_goes_on_behind_any_frame_also_in_the_middle_of_a_step():
@@ -141,6 +159,21 @@ def test_each_end_has_anthropics_name(finish, stop, reason):
     assert delta == {"stop_reason": reason, "stop_sequence": stop}
 
 
+def test_an_answer_that_filled_the_context_says_so_and_not_that_it_had_its_tokens():
+    spec = msgspec.structs.replace(JOB, sampling=Sampling(seed=1, max_tokens=5))
+    for num_tokens, reason in ((5, "max_tokens"), (4, "model_context_window_exceeded")):
+        log: list[Event] = [
+            Started(0, 9),
+            Tokens(1, (Delta(0, (1,), "a", "length"),)),
+            Done(2, Usage(9, num_tokens)),
+        ]
+        frames = parse(MessageFrames(spec).render(log))
+        assert frames[-2][2]["delta"]["stop_reason"] == reason
+        view = MessageView(spec)
+        view.add(log)
+        assert view.response().stop_reason == reason
+
+
 def test_text_after_a_call_is_a_block_of_its_own():
     call = CallDelta(0, "c0", "f", "{}")
     log = said(Delta(0, (1,), "a", calls=(call,)), Delta(0, (2,), "b", "stop"))
@@ -150,6 +183,12 @@ def test_text_after_a_call_is_a_block_of_its_own():
 def test_arguments_that_are_cut_off_are_kept_as_they_are():
     log = said(Delta(0, (1,), "", "length", calls=(CallDelta(0, "c0", "f", '{"x": '),)))
     assert whole(log)["content"][0]["input"] == {"INVALID_JSON": '{"x": '}
+
+
+def test_arguments_that_are_nested_too_deeply_are_kept_as_they_are():
+    deep = '{"x":' + "[" * 5000 + "]" * 5000 + "}"
+    log = said(Delta(0, (1,), "", "stop", calls=(CallDelta(0, "c0", "f", deep),)))
+    assert whole(log)["content"][0]["input"] == {"INVALID_JSON": deep}
 
 
 def test_an_answer_of_nothing_has_no_block():

@@ -198,7 +198,9 @@ BAD_REQUESTS = [
     text("tools in a completion", REFUSED, "tools", tools=[tool(F)]),
     chat("tool_choice required without tools", VALUE, "tool_choice", tool_choice="required"),
     chat("an unknown tool", VALUE, "tool_choice", tools=[tool(F)], tool_choice=named("x")),
-    chat("a tool of no name", MISSING, "tool_choice.function", tool_choice={"type": "function"}),
+    chat(
+        "a tool of no name", MISSING, "tool_choice.function.name", tool_choice={"type": "function"}
+    ),
     chat(
         "a schema and a tool that must be called",
         VALUE,

@@ -3,6 +3,7 @@
 import json
 
 import anthropic
+import pydantic
 import pytest
 
 HI = [{"role": "user", "content": "echo hello there"}]
@@ -60,8 +61,61 @@ def test_the_client_gets_thoughts_and_calls_whole_and_streamed(client):
     for message in (whole, streamed):
         thinking, text, call = message.content
         assert (thinking.thinking, text.text) == ("Hm.", "Wait.")
+        assert thinking.signature == message.id
+        assert message.usage.output_tokens_details.thinking_tokens == 1
         assert (call.id, call.name, call.input) == ("call_1", "add", {"x": 1})
         assert message.stop_reason == "tool_use"
+
+
+def test_an_answer_is_an_earlier_turn_as_it_is(client, fake_worker):
+    first = ask(client, "act", tools=[TOOL])
+    result = {"type": "tool_result", "tool_use_id": "call_1", "content": "echo two"}
+    turns = [
+        {"role": "user", "content": "act"},
+        first.to_param(),
+        {"role": "user", "content": [result]},
+    ]
+    second = client.messages.create(model="any", max_tokens=50, messages=turns, tools=[TOOL])
+    assert second.content[0].text == "two "
+    turn = fake_worker.specs[second.id].messages[1]
+    assert (turn["content"], turn["reasoning_content"]) == ("Wait.", "Hm.")
+    assert turn["tool_calls"][0]["function"] == {"name": "add", "arguments": '{"x":1}'}
+
+
+def test_its_loop_over_tools_hears_that_there_are_no_threads_and_does_without(client):
+    @anthropic.beta_tool
+    def add(x: int) -> str:
+        """Adds."""
+        return f"echo {x + 1}"
+
+    turns = [{"role": "user", "content": "act"}]
+    runner = client.beta.messages.tool_runner(
+        model="any", max_tokens=50, tools=[add], messages=turns
+    )
+    assert [message.stop_reason for message in runner] == ["tool_use", "end_turn"]
+    assert runner.until_done().content[0].text == "2 "
+
+
+class Point(pydantic.BaseModel):
+    x: int
+
+
+def test_the_client_s_parser_asks_for_a_schema_and_reads_what_comes(client, fake_worker):
+    messages = [{"role": "user", "content": 'echo {"x":1}'}]
+    options = {"model": "any", "max_tokens": 50, "messages": messages, "output_format": Point}
+    parsed = client.messages.parse(**options)
+    assert parsed.parsed_output == Point(x=1)
+    constraint = fake_worker.specs[parsed.id].constraint
+    assert (constraint.kind, constraint.value["required"]) == ("json_schema", ["x"])
+    with client.messages.stream(**options) as stream:
+        assert stream.get_final_message().parsed_output == Point(x=1)
+
+
+def test_a_call_can_be_demanded(client, fake_worker):
+    choice = {"type": "any", "disable_parallel_tool_use": True}
+    made = ask(client, "act", tools=[TOOL], tool_choice=choice)
+    spec = fake_worker.specs[made.id]
+    assert (spec.must_call, spec.max_calls, made.stop_reason) == (True, 1, "tool_use")
 
 
 def test_the_stop_sequence_that_was_met_is_named(client):

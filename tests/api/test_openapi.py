@@ -14,6 +14,7 @@ from api.errors import KINDS
 from api.openapi.document import openapi
 from api.openapi.operations import OPERATIONS
 from api.openapi.page import page
+from api.wishes import PREFER
 
 # Of no operation in particular: of what is none, and of a batch's lines.
 ELSEWHERE = {"method_not_allowed"}
@@ -99,6 +100,14 @@ def test_what_can_be_streamed_says_so(document):
         path = operation.path.replace(":path", "")
         ok = document["paths"][path][operation.method.lower()]["responses"].get("200", {})
         assert ("text/event-stream" in ok.get("content", {})) == bool(operation.streams)
+
+
+def test_what_may_come_later_says_so_and_in_which_forms(document):
+    for operation in OPERATIONS:
+        if PREFER in operation.params:
+            assert 202 in {reply.status for reply in operation.replies}, operation.path
+    forms = {ref["$ref"].rpartition("/")[2] for ref in schema_of(document, "Struct")["anyOf"]}
+    assert forms == {"ChatCompletion", "TextCompletion", "ResponseObject", "MessageObject"}
 
 
 class Reader(html.parser.HTMLParser):

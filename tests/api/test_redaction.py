@@ -29,6 +29,13 @@ def test_text_is_never_shown_wherever_it_stands(body):
     assert SECRET not in json.dumps(redacted(body))
 
 
+def test_what_a_tool_is_called_with_is_not_looked_into():
+    call = {"type": "tool_use", "name": "find", "input": {"id": "patient-7", "status": "ill"}}
+    assert redacted({"content": [call]}) == {
+        "content": [{"type": "tool_use", "name": "[4 characters]", "input": "[an object]"}]
+    }
+
+
 def test_how_is_kept_and_what_is_sized():
     body = {
         "model": "org/m",

@@ -7,10 +7,12 @@ import msgspec
 import pytest
 
 from api.errors import ApiError
-from api.response.conversation import Item, echo_of, input_id, items_of, output_id, response_id_of
+from api.response.conversation import echo_of, items_of
+from api.response.item import Item, input_id, output_id, response_id_of
 from api.response.job import check_size, input_items, response_job
 from api.schema.decode import decode_body
-from api.schema.responses import Message, Reference, ResponsesRequest
+from api.schema.response_input import Message, Reference
+from api.schema.responses import ResponsesRequest
 from workers.contract import Job, ModelCard
 
 CARD = ModelCard(name="tiny", queue="q", context_length=64, vocab_size=100, created_s=1)
@@ -123,6 +125,10 @@ def test_what_is_stored_lives_longer_and_what_is_in_the_background_runs_on():
     assert made(background=True).is_detached
 
 
+def test_an_answer_may_end_where_the_context_does():
+    assert made(max_output_tokens=10_000_000).is_capped
+
+
 def test_the_echo_says_what_was_asked():
     echo = echo_of(
         made(
@@ -149,6 +155,17 @@ def test_the_echo_says_what_was_asked():
 TYPE, VALUE, MISSING = "invalid_type", "invalid_value", "missing_required_parameter"
 REFUSED, CONTENT = "unsupported_parameter", "unsupported_content"
 
+LOGPROBS = "message.output_text.logprobs"
+ADD: dict[str, Any] = {"type": "function", "name": "add", "parameters": {"type": "object"}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "name": name}
+
+
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    return {"type": "allowed_tools", "mode": mode, "tools": [named(name) for name in names]}
+
 
 def item(**fields: Any) -> dict[str, Any]:
     return {"input": [fields]}
@@ -166,26 +183,59 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (item(role="user"), MISSING, "input[0].content"),
     (item(content="x"), MISSING, "input[0].role"),
     (item(role="tool", content="x"), VALUE, "input[0].role"),
-    (item(type="function_call", name="f"), CONTENT, "input[0]"),
-    (item(type="function_call_output", call_id="1"), CONTENT, "input[0]"),
-    (item(type="reasoning", id="rs_1"), CONTENT, "input[0]"),
+    (item(type="function_call", name="f"), MISSING, "input[0].call_id"),
+    (item(type="function_call", call_id="1", arguments="{}"), MISSING, "input[0].name"),
+    (item(type="function_call", call_id="1", name="f"), MISSING, "input[0].arguments"),
+    (item(type="function_call_output", output="x"), MISSING, "input[0].call_id"),
+    (item(type="function_call_output", call_id="1"), MISSING, "input[0].output"),
+    (
+        item(type="function_call_output", call_id="1", output=[{"type": "input_image"}]),
+        CONTENT,
+        "input[0].output[0]",
+    ),
+    (
+        item(type="reasoning", content=[{"type": "reasoning_text"}]),
+        MISSING,
+        "input[0].content[0].text",
+    ),
+    (item(type="reasoning", id="rs_1", summary=[], encrypted_content="x"), VALUE, "input"),
+    (item(type="computer_call"), CONTENT, "input[0]"),
+    (item(type="item_reference"), MISSING, "input[0].id"),
     (part(type="input_image", image_url="data:"), CONTENT, "input[0].content[0]"),
     (part(type="input_text"), MISSING, "input[0].content[0].text"),
     (part(type="refusal", text="x"), MISSING, "input[0].content[0].refusal"),
-    ({"input": [{"id": f"m{i}"} for i in range(65)]}, VALUE, "input"),
     ({"background": True, "store": False}, VALUE, "store"),
     ({"truncation": "auto"}, REFUSED, "truncation"),
     ({"truncation": "some"}, VALUE, "truncation"),
-    ({"text": {"format": {"type": "json_object"}}}, REFUSED, "text.format"),
+    ({"text": {"format": {"type": "xml"}}}, VALUE, "text.format.type"),
+    ({"text": {"format": {"type": "json_schema", "schema": {}}}}, MISSING, "text.format.name"),
+    ({"text": {"format": {"type": "json_schema", "name": "a"}}}, MISSING, "text.format.schema"),
+    ({"text": {"format": {"type": "json_schema", "name": "a b"}}}, VALUE, "text.format.name"),
+    ({"text": {"format": {"type": "json_object"}}, "guided_regex": "a"}, VALUE, "guided_regex"),
+    ({"response_format": {"type": "json_object"}}, REFUSED, "response_format"),
     ({"text": {"verbosity": "low"}}, REFUSED, "text.verbosity"),
-    ({"tools": [{"type": "function"}]}, REFUSED, "tools"),
-    ({"tool_choice": "required"}, REFUSED, "tool_choice"),
-    ({"top_logprobs": 2}, REFUSED, "top_logprobs"),
+    ({"tools": [{"type": "function"}]}, MISSING, "tools[0].name"),
+    ({"tools": [{"type": "web_search"}]}, REFUSED, "tools[0].type"),
+    ({"tools": [ADD, ADD]}, VALUE, "tools[1].name"),
+    ({"tools": [ADD | {"name": "a b"}]}, VALUE, "tools[0].name"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, MISSING, "tools[0].name"),
+    ({"tool_choice": "required"}, VALUE, "tool_choice"),
+    ({"tool_choice": "any"}, VALUE, "tool_choice"),
+    ({"tool_choice": {"type": "web_search"}, "tools": [ADD]}, VALUE, "tool_choice.type"),
+    ({"tool_choice": named("f"), "tools": [ADD]}, VALUE, "tool_choice"),
+    ({"tool_choice": {"type": "function"}, "tools": [ADD]}, MISSING, "tool_choice.name"),
+    ({"tool_choice": allowed("f"), "tools": [ADD]}, VALUE, "tool_choice.tools[0]"),
+    (
+        {"tool_choice": "required", "tools": [ADD], "text": {"format": {"type": "json_object"}}},
+        VALUE,
+        "text.format",
+    ),
+    ({"top_logprobs": 2}, VALUE, "top_logprobs"),
+    ({"top_logprobs": 21, "include": [LOGPROBS]}, VALUE, "top_logprobs"),
     ({"conversation": "conv_1"}, REFUSED, "conversation"),
     ({"prompt": {"id": "p"}}, REFUSED, "prompt"),
     ({"n": 2}, REFUSED, "n"),
     ({"max_tokens": 2}, REFUSED, "max_tokens"),
-    ({"include": ["message.output_text.logprobs"]}, REFUSED, "include[0]"),
     ({"include": ["everything"]}, VALUE, "include[0]"),
     ({"max_output_tokens": 0}, VALUE, "max_output_tokens"),
     ({"temperature": 3}, VALUE, "temperature"),

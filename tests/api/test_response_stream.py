@@ -8,8 +8,10 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.response.conversation import ENDPOINT, Echo, Item, cut, items_of
+from api.response.conversation import ENDPOINT, Echo, items_of
+from api.response.item import Cut, Item
 from api.response.stream import ResponseFrames
+from api.response.turns import messages_of
 from api.response.view import ResponseView
 from api.shape import answer_of, frames_of
 from workers.contract import (
@@ -35,7 +37,7 @@ ITEMS = [Item("msg_a", "developer", ("be", "brief\n")), Item("msg_b", "user", ("
 
 def job(*, instructions: str | None = None, **echo: Any) -> Job:
     head = [{"role": "system", "content": instructions}] if instructions else []
-    fields = Echo(items=cut(ITEMS), has_instructions=bool(instructions), **echo)
+    fields = Echo(items=tuple(map(Cut.of, ITEMS)), has_instructions=bool(instructions), **echo)
     spec = Job(
         id=f"resp_{CODE}",
         kind="chat",
@@ -43,7 +45,7 @@ def job(*, instructions: str | None = None, **echo: Any) -> Job:
         home="x",
         created_s=5,
         sampling=Sampling(seed=1, max_tokens=9, top_p=0.5),
-        messages=head + [item.message() for item in ITEMS],
+        messages=head + messages_of(ITEMS),
         endpoint=ENDPOINT,
         echo=msgspec.to_builtins(fields),
         metadata={"a": "b"},

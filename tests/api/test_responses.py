@@ -368,6 +368,15 @@ def test_an_item_reference_is_resolved(api, fake_worker):
     assert (reply.status, reply.json["error"]["param"]) == (400, "input[0].id")
 
 
+def test_items_of_many_responses_cannot_be_referred_to_at_once(api):
+    names = [f"msg_{i:032x}" for i in range(65)]
+    reply = create(api, [{"type": "item_reference", "id": name} for name in names])
+    assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_value")
+    first = create(api, "echo one").json["output"][0]["id"]
+    again = [{"type": "item_reference", "id": first}] * 65
+    assert create(api, [*again, {"role": "user", "content": "echo two"}]).status == 200
+
+
 def test_input_items_come_in_pages(api):
     first = create(api, "echo one").json["id"]
     body = [{"role": "user", "content": f"echo {i}"} for i in range(4)]

@@ -120,7 +120,7 @@ def test_an_output_is_an_input_as_it_is(client, fake_worker):
         ({"background": True, "store": False}, "store"),
         ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
         ({"truncation": "auto"}, "truncation"),
-        ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ],
 )
 def test_bad_input_is_a_bad_request_with_its_param(client, options, param):

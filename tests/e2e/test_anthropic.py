@@ -1,5 +1,7 @@
 """The real anthropic client against the running server: messages, streams, counts, resumes."""
 
+import json
+
 import anthropic
 import httpx2
 import pytest
@@ -7,6 +9,13 @@ import pytest
 QUESTION = [{"role": "user", "content": "What is Tramontane?"}]
 STORY = [{"role": "user", "content": "Tell me a long story."}]
 GREEDY = {"temperature": 0}  # the client knows no sampling parameters any more
+ARGUMENTS = {
+    "type": "object",
+    "properties": {"x": {"type": "integer", "minimum": 0, "maximum": 9}},
+    "required": ["x"],
+    "additionalProperties": False,
+}
+ADD = {"name": "add", "input_schema": ARGUMENTS, "strict": True}
 TOOL = {"name": "weather", "description": "The weather.", "input_schema": {"type": "object"}}
 
 
@@ -60,6 +69,11 @@ def test_ends_have_their_names(claude):
     assert stopped.content[0].text == whole[: whole.index(stop)]
 
 
+def test_a_limit_beyond_the_context_is_no_reason_to_refuse(claude):
+    message = ask(claude, max_tokens=20_000)
+    assert message.stop_reason in ("end_turn", "model_context_window_exceeded")
+
+
 def test_an_answer_that_was_begun_goes_on(claude):
     whole = ask(claude).content[0].text
     begun = whole[: len(whole) // 2].rstrip()
@@ -78,9 +92,32 @@ def test_a_conversation_with_a_tool_is_read(claude):
     assert ask(claude, turns, tools=[TOOL]).usage.output_tokens > 0
 
 
+@pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "add"}])
+def test_a_call_that_is_demanded_is_made(claude, choice):
+    choice = {**choice, "disable_parallel_tool_use": True}
+    options = {"max_tokens": 300, "tools": [ADD], "tool_choice": choice}
+    [call] = ask(claude, **options).content
+    assert (call.type, call.name) == ("tool_use", "add")
+    assert 0 <= call.input["x"] <= 9
+    with claude.messages.stream(
+        model="any", messages=QUESTION, extra_body=GREEDY, **options
+    ) as stream:
+        message = stream.get_final_message()
+    assert message.content[0].input == call.input
+    assert message.stop_reason == "tool_use"
+
+
+def test_an_answer_follows_its_schema(claude):
+    message = ask(claude, output_config={"format": {"type": "json_schema", "schema": ARGUMENTS}})
+    assert list(json.loads(message.content[0].text)) == ["x"]
+
+
 def test_what_is_refused_is_its_exception(claude):
-    with pytest.raises(anthropic.BadRequestError, match="not supported"):
-        ask(claude, tools=[TOOL], tool_choice={"type": "any"})
+    with pytest.raises(anthropic.BadRequestError, match="no tool called"):
+        ask(claude, tools=[TOOL], tool_choice={"type": "tool", "name": "news"})
+    bad = {"format": {"type": "json_schema", "schema": {"type": "colour"}}}
+    with pytest.raises(anthropic.BadRequestError, match="colour"):
+        ask(claude, output_config=bad)
     with pytest.raises(anthropic.BadRequestError, match="context length"):
         ask(claude, [{"role": "user", "content": "word " * 5000}])
 

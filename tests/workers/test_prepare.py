@@ -4,6 +4,7 @@ import math
 import resource
 import time
 
+import msgspec
 import pytest
 
 from engine.errors import InvalidInput, PromptTooLong
@@ -114,6 +115,17 @@ def test_prompt_and_answer_must_fit_the_context(text, num_prompt, max_tokens, fi
     assert (refusal.value.code, refusal.value.param) == ("context_length_exceeded", "prompt")
 
 
+@pytest.mark.parametrize(("num_prompt", "room"), [(60, 4), (63, 1), (64, None)])
+def test_a_capped_answer_takes_what_room_there_is(text, num_prompt, room):
+    job = make_job(prompts=[[5] * num_prompt], max_tokens=5)
+    job = msgspec.structs.replace(job, is_capped=True)
+    if room is None:
+        with pytest.raises(PromptTooLong, match="65"):
+            prepare(job, text, INFO)
+    else:
+        assert prepare(job, text, INFO)[0].params.max_tokens == room
+
+
 @pytest.mark.parametrize(
     ("endpoint", "param"), [("/v1/responses", "input"), ("/v1/chat/completions", "messages")]
 )
@@ -121,6 +133,16 @@ def test_a_prompt_that_is_too_long_goes_by_the_name_its_endpoint_has_for_it(text
     job = chat(endpoint=endpoint, max_tokens=64)
     with pytest.raises(PromptTooLong) as refusal:
         prepare(job, text, INFO)
+    assert refusal.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "param"), [("/v1/responses", "input"), ("/v1/chat/completions", "messages")]
+)
+def test_what_a_template_refuses_goes_by_the_name_its_endpoint_has_for_it(text, endpoint, param):
+    strict = text._replace(chat_template=ChatTemplate("{{ raise_exception('no') }}", {}))
+    with pytest.raises(InvalidInput, match="refused") as refusal:
+        prepare(chat(endpoint=endpoint), strict, INFO)
     assert refusal.value.param == param
 
 
