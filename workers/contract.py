@@ -25,6 +25,7 @@ from workers.keys import (
     arq_job_key as arq_job_key,
     arq_retry_key as arq_retry_key,
     cancel_key as cancel_key,
+    class_key as class_key,
     control_channel as control_channel,
     idempotency_key as idempotency_key,
     isq_channel as isq_channel,

@@ -1,5 +1,7 @@
 """What several choices, a seed, stop strings and usage promise, crash or not."""
 
+from typing import Any
+
 import openai
 import pytest
 
@@ -7,7 +9,7 @@ from tests.e2e.test_durability import kill_tree
 
 STORY = [{"role": "user", "content": "Tell me a long story."}]
 NUM_TOKENS = 100
-HOT = {
+HOT: dict[str, Any] = {
     "messages": STORY,
     "model": "any",
     "n": 3,
