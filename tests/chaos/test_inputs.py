@@ -64,7 +64,7 @@ CASES = {
     ),
     "17 max_tokens 0": (chat(max_tokens=0), "max_tokens"),
     "17 max_tokens -1": (chat(max_tokens=-1), "max_tokens"),
-    "17 max_tokens 1e9": (chat(max_tokens=10**9), None),
+    "17 max_tokens 1e9": (chat(max_tokens=10**9), "messages"),
     "17 an empty prompt": (text([]), "prompt"),
     "17 a token id beyond the vocabulary": (text([1, 1 << 20]), "prompt"),
     "17 a negative token id": (text([1, -1]), "prompt[1]"),
