@@ -38,7 +38,7 @@ def open_collector(
 ) -> "Collector | None":
     """Where the spans of this process go, if anywhere; `service` is its name there.
 
-    Raises SettingError if the SDK is not installed, or for an endpoint that is no URL.
+    Raises SettingError if the SDK is not installed, and for what it or we cannot take.
     """
     url = traces_url(endpoint, variables() if environ is None else environ)
     if not url:
@@ -52,4 +52,7 @@ def open_collector(
             f"{VARIABLE} is set, but traces need an extra that is not installed: "
             "pip install 'tramontane[otel]', or unset it"
         ) from error
-    return Collector.at(url, service)
+    try:
+        return Collector.at(url, service)
+    except ValueError as error:
+        raise SettingError(f"an OTEL_… variable has a bad value: {error}") from error

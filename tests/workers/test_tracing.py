@@ -52,6 +52,12 @@ def test_what_cannot_work_stops_the_start(endpoint, environ, message):
         open_collector(endpoint, "s", environ)
 
 
+def test_what_the_sdk_refuses_is_said_as_a_setting(monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "100000")  # more than its queue holds
+    with pytest.raises(SettingError, match=r"OTEL_… variable .*max_export_batch_size"):
+        open_collector("http://127.0.0.1:1", "s", {})
+
+
 def test_a_missing_sdk_is_one_sentence_that_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "workers.collector", raising=False)
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
