@@ -198,7 +198,7 @@ async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float |
         _log_end(run)
         _measure_end(service.runs.meter, run)
         if service.spans is not None:
-            service.spans.ran(claim, run)
+            service.spans.ran(claim, run, [c.finish for c in run.choices if c.finish])
 
 
 def _follow(service: Service, claim: Claim, run: JobRun) -> None:

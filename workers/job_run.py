@@ -116,11 +116,6 @@ class JobRun:
         end = self.ended.result()
         return "done" if end == "over" else end
 
-    @property
-    def finishes(self) -> list[str]:
-        """Why each choice ended, of those that did."""
-        return [choice.finish for choice in self.choices if choice.finish is not None]
-
     def sequence_ids(self) -> dict[str, Choice]:
         """The sequences that are not finished, by their id in the engine."""
         return {self.sequence_id(c): c for c in self.choices if c.finish is None}

@@ -5,7 +5,7 @@ when they are over, so a worker that is killed leaves none of what it was at.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from opentelemetry.context import Context
@@ -16,7 +16,10 @@ from workers.collector import Collector, context_of, nanoseconds
 from workers.contract import Job, Usage
 
 PROVIDER = "tramontane"
-_OPERATIONS = {"completion": "text_completion"}  # the others are called as we call them
+_OPERATIONS = {
+    "completion": "text_completion",
+    "embedding": "embeddings",
+}  # the others are called as we call them
 _SAMPLING = (
     *("max_tokens", "temperature", "top_p", "top_k"),
     *("presence_penalty", "frequency_penalty", "seed"),
@@ -47,11 +50,6 @@ class Attempt(Protocol):
         ...
 
     @property
-    def finishes(self) -> list[str]:
-        """Why each choice ended, of those that did."""
-        ...
-
-    @property
     def outcome(self) -> str:
         """How it ended: `done`, an error's code, or why another attempt goes on."""
         ...
@@ -79,13 +77,14 @@ class JobSpans:
         _fail(span, code)
         span.end()
 
-    def ran(self, claim: Attempted, run: Attempt) -> None:
-        """An attempt is over, whatever came of it."""
+    def ran(self, claim: Attempted, run: Attempt, finishes: Sequence[str]) -> None:
+        """An attempt is over, whatever came of it; `finishes` are those of its answers."""
         job, now_s = run.job, time.time()
         offset_s = now_s - time.monotonic()
         name = f"{_operation(job)} {job.model}"
         span = self._start(name, context_of(claim.trace), claim.taken_s)
         span.set_attributes({**_standing(claim), **dict(_asked(job)), **_answered(run)})
+        span.set_attribute("gen_ai.response.finish_reasons", finishes)
         if run.outcome not in ("done", "left"):
             _fail(span, run.outcome)
         within = set_span_in_context(span, Context())
@@ -142,7 +141,6 @@ def _answered(run: Attempt) -> dict[str, AttributeValue]:
     return {
         "gen_ai.response.id": run.job.id,
         "gen_ai.response.model": run.job.model,
-        "gen_ai.response.finish_reasons": run.finishes,
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
