@@ -33,18 +33,36 @@ def traces_url(endpoint: str, environ: Mapping[str, str]) -> str:
     return url
 
 
+def check_tracing(endpoint: str, environ: Mapping[str, str]) -> str:
+    """`traces_url`, if traces can go there: the SDK is installed, and it is a URL of HTTP.
+
+    Raises SettingError.
+    """
+    url = traces_url(endpoint, environ)
+    if url and not url.startswith(("http://", "https://")):
+        raise SettingError(f"{VARIABLE}={endpoint or url}: an http:// or https:// URL is wanted")
+    if url:
+        _collector_class()
+    return url
+
+
 def open_collector(
     endpoint: str, service: str, environ: Mapping[str, str] | None = None
 ) -> "Collector | None":
     """Where the spans of this process go, if anywhere; `service` is its name there.
 
-    Raises SettingError if the SDK is not installed, and for what it or we cannot take.
+    Raises SettingError as `check_tracing` does, and for what the SDK does not take.
     """
-    url = traces_url(endpoint, variables() if environ is None else environ)
+    url = check_tracing(endpoint, variables() if environ is None else environ)
     if not url:
         return None
-    if not url.startswith(("http://", "https://")):
-        raise SettingError(f"{VARIABLE}={endpoint or url}: an http:// or https:// URL is wanted")
+    try:
+        return _collector_class().at(url, service)
+    except ValueError as error:
+        raise SettingError(f"an OTEL_… variable has a bad value: {error}") from error
+
+
+def _collector_class() -> "type[Collector]":
     try:
         from workers.collector import Collector
     except ImportError as error:
@@ -52,7 +70,4 @@ def open_collector(
             f"{VARIABLE} is set, but traces need an extra that is not installed: "
             "pip install 'tramontane[otel]', or unset it"
         ) from error
-    try:
-        return Collector.at(url, service)
-    except ValueError as error:
-        raise SettingError(f"an OTEL_… variable has a bad value: {error}") from error
+    return Collector
