@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := build/clients
 
 .PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu perplexity clean
 
@@ -39,9 +40,15 @@ nightly-llama-cpp: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
 	$(BIN)/python -m pytest -m nightly $(wildcard tests/engine/*/test_llama_cpp*.py)
 
+# instructor wants an older openai than ours; openai for Node.js is left out where there is no npm.
 # -W: the clients leave sockets open.
 nightly-clients: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,clients]'
+	$(PYTHON) -m venv $(CLIENTS)/instructor
+	$(CLIENTS)/instructor/bin/python -m pip install --quiet --disable-pip-version-check 'instructor>=1.17,<2'
+	if command -v npm; then npm install --silent --no-audit --no-fund --prefix $(CLIENTS)/npm 'openai@7'; fi
+	INSTRUCTOR_PYTHON=$(CLIENTS)/instructor/bin/python \
+	OPENAI_NPM=$$(if test -d $(CLIENTS)/npm; then echo $(CLIENTS)/npm; fi) \
 	$(BIN)/python -m pytest -m nightly -W ignore tests/e2e/clients
 
 nightly-lm-eval: $(STAMP)

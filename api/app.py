@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import falcon
 import falcon.asgi
@@ -45,6 +45,10 @@ from api.responses import InputTokens, Responses, StoredResponse
 from api.tokens import Asking, Detokenizes, Templates, Tokenizes
 from api.weight_changes import WeightChanges
 from workers.environment import load
+from workers.tracing import open_collector
+
+if TYPE_CHECKING:
+    from api.request_spans import RequestSpans
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +76,13 @@ class Application:
     """The ASGI callable. `begin_drain` is for servers that can tell it of a coming shutdown."""
 
     def __init__(self, config: ApiConfig) -> None:
+        self._spans = _request_spans(config)
         log = _request_log(config)
         self._access = None if config.access_log == "off" else AccessLog(config.access_log)
         self._broker = Broker(config)
         gate = Gate(KeyWatch(config).keys)
         self._falcon = falcon.asgi.App(
-            middleware=[_Middleware(self._broker, gate, log, self._access)]
+            middleware=[_Middleware(self._broker, gate, log, self._access, self._spans)]
         )
         self._metrics = HttpMetrics()
         self._falcon.add_route("/metrics", Metrics(self._broker, self._metrics))
@@ -103,9 +108,12 @@ class Application:
             return
         exchange = scope[EXCHANGE_KEY] = Exchange(scope)
         self._metrics.begin()
+        span = None if self._spans is None else self._spans.begin(exchange, scope["headers"])
         try:
             await self._serve(scope, receive, send)
         finally:
+            if self._spans is not None and span is not None:
+                self._spans.end(span, exchange)
             self._metrics.end(exchange)
             if self._access is not None:
                 self._access.note(exchange)
@@ -140,12 +148,18 @@ class _Middleware:
     """The broker's life, request ids, tenants, and the log of answers in one piece."""
 
     def __init__(
-        self, broker: Broker, gate: Gate, log: RequestLog | None, access: AccessLog | None
+        self,
+        broker: Broker,
+        gate: Gate,
+        log: RequestLog | None,
+        access: AccessLog | None,
+        spans: "RequestSpans | None",
     ) -> None:
         self._broker = broker
         self._gate = gate
         self._log = log
         self._access = access
+        self._spans = spans
 
     async def process_startup(self, scope: Scope, event: dict[str, Any]) -> None:
         await self._broker.start()
@@ -156,6 +170,8 @@ class _Middleware:
             self._log.close()
         if self._access is not None:
             self._access.close()
+        if self._spans is not None:
+            await self._spans.close()
 
     async def process_request(self, req: Request, resp: Response) -> None:
         given = req.get_header("x-request-id")
@@ -187,6 +203,15 @@ class _Middleware:
             duration_s=round(time.monotonic() - req.context.started_s, 6),
             body=resp.data,
         )
+
+
+def _request_spans(config: ApiConfig) -> "RequestSpans | None":
+    collector = open_collector(config.otlp_endpoint, "tramontane-api")
+    if collector is None:
+        return None
+    from api.request_spans import RequestSpans  # it imports an extra
+
+    return RequestSpans(collector)
 
 
 def _request_log(config: ApiConfig) -> RequestLog | None:

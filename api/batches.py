@@ -8,6 +8,7 @@ from falcon.asgi import Request, Response
 from api.batch.state import Batch, BatchState
 from api.batch.store import BatchStore, is_batch_id, missing, new_batch_id
 from api.errors import ApiError
+from api.exchange import exchange_of
 from api.file_store import FileStore, StoredFile, missing as missing_file
 from api.generation import Generation, send_json
 from api.hooks.callback import HEADER, webhook_url
@@ -94,9 +95,11 @@ class Batches:
             what = f"The purpose of the input file must be 'batch', not '{file.view.purpose}'."
             raise ApiError("invalid_value", what, "input_file_id")
         url = webhook_url(req.get_header(HEADER), req.context.tenant, self._generation.config)
-        return self._batch(request, file, url)
+        return self._batch(request, file, url, exchange_of(req).trace)
 
-    def _batch(self, request: CreateBatch, file: StoredFile, webhook: str) -> Batch:
+    def _batch(
+        self, request: CreateBatch, file: StoredFile, webhook: str, trace: dict[str, str]
+    ) -> Batch:
         now_s = int(self._files.clock())
         expiry = request.output_expires_after
         return Batch(
@@ -111,4 +114,5 @@ class Batches:
             metadata=request.metadata,
             output_ttl_s=0 if expiry is None else expiry.seconds,
             webhook=webhook,
+            trace=trace,
         )

@@ -156,6 +156,14 @@ class ApiConfig(msgspec.Struct, frozen=True, kw_only=True):
     request_logging_keep: Annotated[
         int, setting("How many request logs that were set aside are kept.", ge=0, le=1000)
     ] = 5
+    otlp_endpoint: Annotated[
+        str,
+        setting(
+            "URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; it needs the "
+            "extra `otel`. The other OTEL_… variables hold as well. Empty: none.",
+            variable="OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+    ] = ""
     access_log: Annotated[
         Literal["off", "text", "json"],
         setting("A line on stdout for each request that is over; never what was said in it."),

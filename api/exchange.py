@@ -29,6 +29,7 @@ class Exchange:
         "seat",
         "status",
         "tenant",
+        "trace",
     )
 
     def __init__(self, scope: dict[str, Any]) -> None:
@@ -38,6 +39,7 @@ class Exchange:
         self.status = 0  # 0: the connection went before an answer
         self.request_id = self.tenant = self.job_id = ""
         self.seat: Seat | None = None
+        self.trace: dict[str, str] = {}  # W3C headers: the span of this request, if it has one
         self.began_s = time.monotonic()
 
     def note(self, req: Request, resp: Response) -> None:

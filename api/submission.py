@@ -13,6 +13,7 @@ from api.auth import Tenant
 from api.broker import Broker
 from api.config import ApiConfig
 from api.errors import ApiError
+from api.exchange import exchange_of
 from api.hooks.callback import HEADER as WEBHOOK_HEADER, webhook_url
 from api.idempotency import tell_earlier
 from api.job_store import unknown
@@ -64,7 +65,7 @@ class Submission:
 
     def _on_terms(self, req: Request, job: contract.Job, tier: str | None) -> contract.Job:
         tenant, wishes = req.context.tenant, req.context.wishes
-        job = on_terms(job, tenant, wishes, route=req.path, tier=tier)
+        job = on_terms(job, tenant, wishes, route=req.path, tier=tier, trace=exchange_of(req).trace)
         if not job.is_detached:  # whoever waits is told by the answer
             return job
         url = webhook_url(req.get_header(WEBHOOK_HEADER), tenant, self._config)

@@ -40,6 +40,7 @@ def on_terms(
     *,
     route: str,
     tier: str | None,
+    trace: dict[str, str] | None = None,
 ) -> contract.Job:
     """The job as its tenant and the request's headers make it.
 
@@ -52,6 +53,7 @@ def on_terms(
         service_class=service_class(tenant, wishes.service_class, tier),
         endpoint=job.endpoint or route,
         is_detached=is_detached,
+        trace=trace or {},
     )
 
 

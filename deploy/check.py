@@ -27,12 +27,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """The settings were checked on the way here; this looks at the API keys, webhooks, the kind of
-    token source, the files of in-situ quantisation, and Redis.
+    """The settings were checked on the way here; this looks at the API keys, webhooks, traces, the
+    kind of token source, the files of in-situ quantisation, and Redis.
 
     Raises StartError.
     """
-    roles.check_api(load(ApiConfig, environ))
+    roles.check_api(load(ApiConfig, environ), environ)
     _check_worker(load(WorkerConfig, environ))
     url = environ.get("REDIS_URL", "")
     if not url:

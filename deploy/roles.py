@@ -11,6 +11,7 @@ from api.key_file import configured_keys
 from deploy import packages
 from deploy.errors import StartError
 from workers.environment import SettingError, load
+from workers.tracing import check_tracing
 
 
 def worker_command() -> list[str]:
@@ -24,17 +25,18 @@ def api_command(environ: Mapping[str, str]) -> list[str]:
     Raises StartError if it could not write its request log, or would not start with its settings.
     """
     config = load(ApiConfig, environ)
-    check_api(config)
+    check_api(config, environ)
     _check_log(config.request_logging_file)
     *command, app = server.command(config)
     return [*command, f"--pythonpath={packages.ROOT}", app]
 
 
-def check_api(config: ApiConfig) -> None:
-    """Raises StartError for API keys or webhooks that an HTTP server would not start with."""
+def check_api(config: ApiConfig, environ: Mapping[str, str]) -> None:
+    """Raises StartError for API keys, webhooks or traces that no HTTP server starts with."""
     try:
         configured_keys(config)
         check_settings(config)
+        check_tracing(config.otlp_endpoint, environ)
     except SettingError as error:
         raise StartError(str(error)) from error
 

@@ -30,6 +30,11 @@ def test_the_api_imports_neither_engine_nor_worker() -> None:
     assert not {"engine", "kernels", "deploy", "arq"} & ours
 
 
+@pytest.mark.parametrize("module", ["api.app", "workers.__main__"])
+def test_an_extra_is_imported_by_nobody_who_did_not_ask_for_it(module: str) -> None:
+    assert not any(name.startswith("opentelemetry") for name in imported_by(module))
+
+
 def test_kernels_is_our_own_package() -> None:
     import kernels
 

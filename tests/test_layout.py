@@ -12,7 +12,7 @@ MAX_LINES = 400
 # Training text for the built-in model is data, whatever its length.
 SEEN_BY_THE_API = (
     *("contract", "counts", "keys", "metric_families", "questions"),
-    *("environment", "redis_policy"),
+    *("environment", "redis_policy", "tracing", "collector"),
 )
 DATA = ROOT / "engine" / "builtin" / "corpus"
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
@@ -47,8 +48,13 @@ from workers.service import Service
 from workers.subscription import Subscription
 from workers.system import system_fingerprint
 from workers.token_log import TokenLog
+from workers.tracing import open_collector
 from workers.watch import Watch
 from workers.worker import EngineWorker
+
+if TYPE_CHECKING:
+    from workers.collector import Collector
+    from workers.job_spans import JobSpans
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +64,15 @@ GOODBYE_S = 1.0
 async def run_worker(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingError, LoadError, EngineDied."""
     check_isq(engine_config(config))
+    collector = open_collector(config.otlp_endpoint, "tramontane-worker")
+    try:
+        await _with_redis(config, collector)
+    finally:
+        if collector is not None:
+            await collector.close()
+
+
+async def _with_redis(config: WorkerConfig, collector: "Collector | None") -> None:
     files = await _find(config)
     text = await asyncio.to_thread(load_text_model, files, template_choice(config))
     name = config.model_name or files.name
@@ -67,13 +82,18 @@ async def run_worker(config: WorkerConfig) -> None:
         with contextlib.suppress(*TRANSIENT):
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
                 await check_policy(client, config.redis_url)
-        await _load_and_serve(config, files, text, name, client)
+        await _load_and_serve(config, files, text, name, client, collector)
     finally:
         await close(client)
 
 
 async def _load_and_serve(
-    config: WorkerConfig, files: ModelFiles, text: TextModel, name: str, client: ArqRedis
+    config: WorkerConfig,
+    files: ModelFiles,
+    text: TextModel,
+    name: str,
+    client: ArqRedis,
+    collector: "Collector | None",
 ) -> None:
     scripts = Scripts(client)
     worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -85,12 +105,20 @@ async def _load_and_serve(
         assert engine.info is not None
         grammars = GrammarTrial(files, engine.info.vocab_size, text.tokenizer.eos_ids)
         service = _service(config, worker, name, text, engine, scripts, token_log, runs, grammars)
+        if collector is not None:
+            service = service._replace(spans=_job_spans(collector))
         service.pulse.isq, service.pulse.isq_change = service.info.isq, change
         requantizer = Requantizer(scripts, place, engine, service.pulse)
         try:
             await _serve(service, requantizer, client)
         finally:
             await grammars.close()
+
+
+def _job_spans(collector: "Collector") -> "JobSpans":
+    from workers.job_spans import JobSpans  # it imports an extra
+
+    return JobSpans(collector)
 
 
 @contextlib.asynccontextmanager

@@ -53,6 +53,7 @@ class Opened(NamedTuple):
 class _Basics(msgspec.Struct):
     home: str = ""
     result_ttl_s: int = 0
+    trace: dict[str, str] = {}
 
 
 async def open_attempt(
@@ -65,15 +66,16 @@ async def open_attempt(
         keys=[key(claim.job_id) for key in (lease_key, job_key, log_key, cancel_key)],
         args=[claim.owner, fence, claim.attempt, job_ttl_s, fingerprint],
     )
-    return _opened(claim.job_id, reply) if reply[0] else None
+    return _opened(claim, reply) if reply[0] else None
 
 
-def _opened(job_id: str, reply: list[Any]) -> Opened:
+def _opened(claim: Claim, reply: list[Any]) -> Opened:
     spec, is_cancelled, left_ms, maker = reply[1:5]
     entries = reply[5:]
     events, damage = _decode(entries)
     basics = _basics(spec)
-    log = JobLog(job_id, basics.home, entries, sum(num_events(event) for event in events))
+    claim.trace = basics.trace
+    log = JobLog(claim.job_id, basics.home, entries, sum(num_events(event) for event in events))
     log.is_over = bool(events) and is_terminal(events[-1])
     log.result_ttl_s = basics.result_ttl_s
     return Opened(

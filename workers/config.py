@@ -172,6 +172,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             le=65535,
         ),
     ] = 0
+    otlp_endpoint: Annotated[
+        str,
+        setting(
+            "URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces; it needs the "
+            "extra `otel`. The other OTEL_… variables hold as well. Empty: none.",
+            variable="OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
+    ] = ""
     log: Annotated[LogLevel, setting("How much is logged.")] = "info"
     engine: Annotated[
         str,

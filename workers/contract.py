@@ -25,6 +25,7 @@ from workers.keys import (
     arq_job_key as arq_job_key,
     arq_retry_key as arq_retry_key,
     cancel_key as cancel_key,
+    class_key as class_key,
     control_channel as control_channel,
     idempotency_key as idempotency_key,
     isq_channel as isq_channel,
@@ -155,6 +156,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cost: int = 0  # tokens that it is charged before they are counted
     result_ttl_s: int = 0  # how long the answer outlives the end; 0: the worker's setting
     webhook: str = ""  # who is told of the end
+    trace: dict[str, str] = {}  # W3C headers: the span of the request that made it
     batch: str = ""  # the batch that it is a line of
     line: int = -1
     echo: dict[str, Any] = {}  # what the endpoint repeats of its request

@@ -55,6 +55,8 @@ async def generate(ctx: dict[str, Any], job_id: str) -> None:
         claim.lose()
         return
     opened.log.on_fenced = claim.lose
+    if service.spans is not None:
+        service.spans.taken(claim)
     try:
         end = await _attempt(service, claim, opened)
     except asyncio.CancelledError:
@@ -150,6 +152,8 @@ def _refusal(service: Service, opened: Opened) -> Failure | None:
 async def _refuse(service: Service, claim: Claim, opened: Opened, failure: Failure) -> End:
     await close_attempt(service.token_log, claim, opened, failure)
     service.runs.meter.failed(failure.code)
+    if service.spans is not None:
+        service.spans.refused(claim, failure.code)
     logger.info("job %s refused: %s", claim.job_id, failure.code)
     return "over"
 
@@ -193,6 +197,8 @@ async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float |
         run.hand_back()
         _log_end(run)
         _measure_end(service.runs.meter, run)
+        if service.spans is not None:
+            service.spans.ran(claim, run, [c.finish for c in run.choices if c.finish])
 
 
 def _follow(service: Service, claim: Claim, run: JobRun) -> None:

@@ -33,6 +33,8 @@ class GrammarTrial:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._turn = asyncio.Semaphore(MAX_AT_ONCE)
+        self._starting = asyncio.Lock()
+        self._is_loaded = False  # the child has answered: its vocabulary is there
 
     async def check(self, grammar: str, param: str | None) -> None:
         """Raise InvalidInput for a grammar that does not compile, or not within the limits."""
@@ -60,7 +62,7 @@ class GrammarTrial:
             try:
                 assert process.stdin is not None
                 process.stdin.write(frame(Trial(number, grammar)))
-                async with asyncio.timeout(LOAD_S if number == 0 else ANSWER_S):
+                async with asyncio.timeout(ANSWER_S if self._is_loaded else LOAD_S):
                     return await answer
             except (ConnectionError, TimeoutError):
                 await self.close()
@@ -69,18 +71,23 @@ class GrammarTrial:
         raise RuntimeError("the trial of grammars does not answer")
 
     async def _child(self) -> asyncio.subprocess.Process:
-        if self._process is None:
-            pipe = asyncio.subprocess.PIPE
-            command = (sys.executable, "-m", "workers.grammar_child")
-            environ = {**variables(), **_ALONE}
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, env=environ
-            )
-            assert process.stdin is not None
-            process.stdin.write(frame(self._order))
-            self._process = process
-            self._reading = asyncio.create_task(self._read(process))
-        return self._process
+        async with self._starting:
+            if self._process is None:
+                self._process = await self._start()
+            return self._process
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "workers.grammar_child")
+        environ = {**variables(), **_ALONE}
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, env=environ
+        )
+        assert process.stdin is not None
+        process.stdin.write(frame(self._order))
+        self._is_loaded = False
+        self._reading = asyncio.create_task(self._read(process))
+        return process
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -88,6 +95,7 @@ class GrammarTrial:
             while True:
                 size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
                 verdict = decode_verdict(await process.stdout.readexactly(size))
+                self._is_loaded = True
                 answer = self._answers.get(verdict.id)
                 if answer is not None and not answer.done():
                     answer.set_result(verdict.problem)

@@ -74,6 +74,11 @@ def leases_key(queue: str) -> str:
     return f"{queue}:leases"
 
 
+def class_key(queue: str, service_class: str) -> str:
+    """ZSET: the queue's waiting jobs of a class, by when they came in ms."""
+    return f"{queue}:class:{service_class}"
+
+
 def tenants_key(queue: str) -> str:
     """HASH: how many of the queue's jobs each tenant has."""
     return f"{queue}:tenants"

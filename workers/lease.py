@@ -72,7 +72,9 @@ class Claim:
         self.service_class = service_class
         self.result_ttl_s = 0  # how long record and log outlive the end; 0: as configured
         self.outcome = "done"  # or the code it failed with
-        self.enqueued_s = time.time()  # by the API's clock, once the queue's record was read
+        self.taken_s = time.time()
+        self.enqueued_s = self.taken_s  # by the API's clock, once the queue's record was read
+        self.trace: dict[str, str] = {}  # the job's, once its record was read
         self.used_tokens = -1  # what it cost, once that is known
         self.owner = f"{worker}:{attempt}"
         self.ending: Ending = "hand_back"

@@ -1,6 +1,6 @@
 """What one worker is made of, passed to whoever needs it. Builds and runs nothing itself."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.messages import EngineInfo
 from engine.text.text_model import TextModel
@@ -12,6 +12,9 @@ from workers.lease import Leases
 from workers.redis_link import Scripts
 from workers.runs import Runs
 from workers.token_log import TokenLog
+
+if TYPE_CHECKING:
+    from workers.job_spans import JobSpans
 
 
 class Service(NamedTuple):
@@ -29,3 +32,4 @@ class Service(NamedTuple):
     runs: Runs
     pulse: Pulse
     grammars: GrammarTrial
+    spans: "JobSpans | None" = None  # where traces are wanted

@@ -37,6 +37,7 @@ class Ticket(NamedTuple):
     batch: str
     number: int
     endpoint: str
+    trace: dict[str, str]
 
     @property
     def request_id(self) -> str:
@@ -147,6 +148,7 @@ def as_line(job: contract.Job, ticket: Ticket) -> contract.Job:
         result_ttl_s=RESULT_TTL_S,
         batch=ticket.batch,
         line=ticket.number,
+        trace=ticket.trace,
         stream=False,
         include_usage=False,
     )

@@ -39,7 +39,7 @@ async def prepare(endpoints: Mapping[str, Endpoint], batch: Batch, line: Line) -
     form = read_line(line, batch.endpoint)
     body = bytes(form.body)
     job_id = job_id_of(batch.id, line.number)
-    ticket = Ticket(job_id, batch.tenant, batch.id, line.number, batch.endpoint)
+    ticket = Ticket(job_id, batch.tenant, batch.id, line.number, batch.endpoint, trace=batch.trace)
     result: Prepared | ApiError
     try:
         result = await endpoints[batch.endpoint].prepare(body, ticket)

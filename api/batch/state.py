@@ -37,6 +37,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     output_ttl_s: int = 0
     webhook: str = ""  # who is told of the end
+    trace: dict[str, str] = {}  # W3C headers: the span of the request that made it
 
 
 class OpenLine(msgspec.Struct, frozen=True, array_like=True):

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 
@@ -21,6 +20,7 @@ from api.config import ApiConfig
 from api.server import command
 from tests.api.batch_app import BatchApp, process
 from tests.api.fake_worker import FakeWorker
+from workers.environment import settings_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,14 +66,13 @@ class ApiServer:
         self.start()
 
     def start(self) -> None:
-        names = {field.name for field in msgspec.structs.fields(ApiConfig)}
+        settings = [s for s in settings_of(ApiConfig) if s.field not in ("port", "web_concurrency")]
         environ = {k: v for k, v in os.environ.items() if not k.startswith("TRAMONTANE_")}
-        for name in names - {"redis_url", "port", "web_concurrency"}:
-            value = getattr(self.config, name)
+        for setting in settings:
+            value = getattr(self.config, setting.field)
             if value != "":
                 text = str(value).lower() if isinstance(value, bool) else str(value)
-                environ[f"TRAMONTANE_{name.upper()}"] = text
-        environ |= {"REDIS_URL": self.config.redis_url}
+                environ[setting.variable] = text
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command(self.config), cwd=ROOT, env=environ, stdout=log, stderr=log

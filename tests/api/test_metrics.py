@@ -125,3 +125,29 @@ def test_without_redis_the_requests_are_shown_all_the_same(redis_server, directo
     finally:
         server.kill()
         redis_server.start()
+
+
+def test_what_waits_is_shown_by_model_and_class(
+    redis_server, directory, start_api, make_worker, wait
+):
+    def depth(name, service_class):
+        labels = {"model_name": "tiny/demo", "service_class": service_class}
+        return scrape(server)[key(f"tramontane_queue_{name}", **labels)]
+
+    worker = make_worker(redis_server.url)
+    worker.start()
+    server = start_api(redis_server.url, directory, redis_timeout_s=15)
+    try:
+        wait(lambda: server.get("/ready").status == 200, "the worker is known")
+        assert depth("jobs", "default") == depth("oldest_seconds", "default") == 0
+        worker.stop()
+        for service_class in ("default", "default", "batch"):
+            headers = {"prefer": "respond-async", "x_priority": service_class}
+            body = {"messages": "echo hi"}
+            assert server.request("POST", CHAT, body, **headers).status == 202
+        assert (depth("jobs", "default"), depth("jobs", "batch")) == (2, 1)
+        assert depth("jobs", "interactive") == 0
+        assert 0 < depth("oldest_seconds", "batch") <= depth("oldest_seconds", "default")
+    finally:
+        server.kill()
+        worker.stop()

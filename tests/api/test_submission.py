@@ -12,6 +12,7 @@ from api.auth import Tenant
 from api.broker import JobView
 from api.config import ApiConfig
 from api.errors import ApiError
+from api.exchange import EXCHANGE_KEY
 from api.submission import Submission
 from api.wishes import Wishes
 from workers.contract import Job, Sampling
@@ -61,12 +62,15 @@ class Reply:
         self.headers |= headers
 
 
-async def submit(queue, wishes=None, headers=None, **tenant):
+async def submit(queue, wishes=None, headers=None, trace=None, **tenant):
     given = headers or {}
     context = SimpleNamespace(
         tenant=Tenant("t", **tenant), wishes=wishes or Wishes(), started_s=time.monotonic()
     )
-    request: Any = SimpleNamespace(context=context, path="/r", get_header=given.get)
+    exchange = SimpleNamespace(trace=trace or {})
+    request: Any = SimpleNamespace(
+        context=context, path="/r", get_header=given.get, scope={EXCHANGE_KEY: exchange}
+    )
     reply: Any = Reply()
     config = ApiConfig(webhook_secret="whsec_" + "A" * 32)
     job = await Submission(queue, config).submit(request, reply, JOB, "q", None)
@@ -99,6 +103,12 @@ async def test_a_job_that_is_in_the_queue_is_named():
     job, headers = await submit(Queue(Accepted("j", True)))
     assert (job.id, job.tenant, job.endpoint) == ("j", "t", "/r")
     assert headers == {"x-job-id": "j"}
+
+
+async def test_a_job_carries_the_trace_of_its_request():
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    job, _ = await submit(Queue(Accepted("j", True)), trace=trace)
+    assert job.trace == trace
 
 
 async def test_what_is_left_is_told():

@@ -130,3 +130,11 @@ def test_neither_check_nor_server_starts_with_a_bad_webhook(redis_url, capsys) -
     assert "TRAMONTANE_WEBHOOK_SECRET is refused" in capsys.readouterr().err
     with pytest.raises(StartError, match="must begin with https"):
         roles.api_command({"TRAMONTANE_WEBHOOK_URL": "c.example"})
+
+
+def test_neither_check_nor_server_starts_with_traces_that_go_nowhere(redis_url, capsys) -> None:
+    assert cli.main(["check", "--redis-url", redis_url, "--otlp-endpoint", "c:4318"]) == 2
+    assert "an http:// or https:// URL is wanted" in capsys.readouterr().err
+    protocol = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    with pytest.raises(StartError, match="http/protobuf only"):
+        roles.api_command({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c", **protocol})
