@@ -80,7 +80,7 @@ class Sampler:
         self._restrict(logits, sampled.rows, np.flatnonzero(records["is_restricted"]))
         self._mask_stops(logits, sampled, records)
         if masks is not None:
-            self._obey(logits, sampled.rows, masks)
+            sampling.forbid(logits, masks.lines, masks.forbidden())
         ids = sampling.best(logits)
         drawn = np.flatnonzero(records["is_drawn"])
         if drawn.size:
@@ -134,17 +134,6 @@ class Sampler:
         columns = [self._stop_ids[row] for row in sampled.rows[index].tolist()]
         lines = np.repeat(index, [len(ids) for ids in columns])
         logits[self._tensor(lines), self._tensor(np.concatenate(columns))] = -torch.inf
-
-    def _obey(self, logits: Tensor, rows: Int64, masks: "Masks") -> None:
-        """Leave what the grammars allow. Where other rules left nothing of that, it is all even."""
-        stop_ids = [self._stop_ids[row] for row in rows[masks.lines].tolist()]
-        allowed = self._tensor(masks.allowed(stop_ids))
-        where = self._tensor(masks.lines)
-        kept = torch.where(allowed, logits[where], -torch.inf)
-        is_empty = kept.amax(-1, keepdim=True) == -torch.inf
-        if is_empty.any():
-            kept = torch.where(is_empty & allowed, 0.0, kept)
-        logits[where] = kept
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
         logits = logits / self._tensor(records["temperature"])[:, None]

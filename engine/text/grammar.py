@@ -21,6 +21,10 @@ _LIMITS: dict[str, Any] = {
     "verbose_errors": False,  # else they show the text so far
 }
 MAX_ERROR = 300
+# Where a state allows all of such a slice of the vocabulary, nobody walks through its tokens. The
+# library's own slices are for what JSON strings may hold; these are what people write in regexes.
+_CLASSES = ("[a-z]", "[A-Za-z]", "[A-Za-z0-9_]", "[a-z ]", "[A-Za-z ]", "[A-Za-z0-9_ ]")
+SLICES = (*(f"{letters}{{1,16}}" for letters in _CLASSES), *LLTokenizer.general_slices())
 
 
 class Matching(NamedTuple):
@@ -56,7 +60,12 @@ def make_vocabulary(
         raise InvalidInput("This model has no token that ends an answer; it takes no grammar.")
     source = _Source(tokenizer, vocab_size, eos_ids[0])
     return Matching(
-        LLTokenizer(source, n_vocab=vocab_size, eos_token=eos_ids),  # type: ignore[arg-type]
+        LLTokenizer(
+            source,  # type: ignore[arg-type]
+            n_vocab=vocab_size,
+            eos_token=eos_ids,
+            slices=list(SLICES),
+        ),
         tuple(eos_ids),
     )
 
