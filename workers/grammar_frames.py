@@ -25,10 +25,11 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What is wrong with it, if anything."""
+    """What is wrong with it, if anything; and what an engine takes in its place, if not it."""
 
     id: int
     problem: str
+    converted: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)

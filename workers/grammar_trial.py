@@ -11,7 +11,7 @@ from engine.errors import InvalidInput
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES
 from workers.environment import variables
-from workers.grammar_frames import Order, Trial, decode_verdict, frame
+from workers.grammar_frames import Order, Trial, Verdict, decode_verdict, frame
 
 MAX_BYTES = 262_144
 MAX_KNOWN = 512  # grammars that were tried before and are good
@@ -27,35 +27,38 @@ class GrammarTrial:
 
     def __init__(self, files: ModelFiles, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._order = Order(files, vocab_size, tuple(eos_ids))
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, str] = OrderedDict()
         self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[str]] = {}
+        self._answers: dict[int, asyncio.Future[Verdict]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._turn = asyncio.Semaphore(MAX_AT_ONCE)
 
-    async def check(self, grammar: str, param: str | None) -> None:
-        """Raise InvalidInput for a grammar that does not compile, or not within the limits."""
+    async def check(self, grammar: str, param: str | None) -> str:
+        """What an engine is to be given for `grammar`.
+
+        Raises InvalidInput for one that does not compile, or not within the limits.
+        """
         if grammar in self._known:
             self._known.move_to_end(grammar)
-            return
+            return self._known[grammar]
         if len(grammar) > MAX_BYTES:
-            what = f"It has more than {MAX_BYTES} bytes."
-        else:
-            async with self._turn:
-                what = await self._try(grammar)
-        if what:
-            raise InvalidInput(f"This cannot be followed as a grammar. {what}", param)
-        self._known[grammar] = None
+            raise _refusal(f"It has more than {MAX_BYTES} bytes.", param)
+        async with self._turn:
+            verdict = await self._try(grammar)
+        if verdict.problem:
+            raise _refusal(verdict.problem, param)
+        self._known[grammar] = verdict.converted or grammar
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
+        return verdict.converted or grammar
 
-    async def _try(self, grammar: str) -> str:
-        """What is wrong with it. A child that dies is no one's fault: it is tried once more."""
+    async def _try(self, grammar: str) -> Verdict:
+        """What the child says of it. A child that dies is no one's fault: it is tried once more."""
         for _ in range(2):
             process = await self._child()
             number = next(self._numbers)
-            answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
             self._answers[number] = answer
             try:
                 assert process.stdin is not None
@@ -90,7 +93,7 @@ class GrammarTrial:
                 verdict = decode_verdict(await process.stdout.readexactly(size))
                 answer = self._answers.get(verdict.id)
                 if answer is not None and not answer.done():
-                    answer.set_result(verdict.problem)
+                    answer.set_result(verdict)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionResetError("the trial of grammars ended"))
@@ -105,3 +108,7 @@ class GrammarTrial:
             await process.wait()
         if reading is not None:
             await reading
+
+
+def _refusal(what: str, param: str | None) -> InvalidInput:
+    return InvalidInput(f"This cannot be followed as a grammar. {what}", param)

@@ -5,10 +5,9 @@ grammars of which the first is the whole.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
-
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from engine.errors import InvalidInput
 
@@ -16,7 +15,6 @@ from engine.errors import InvalidInput
 WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
 _BODY = "body"
 _WORDS = "/(?s:.*)/"
-MAX_GBNF = 4_096  # it is read in Python, in time that grows with the square: 60 ms at most
 
 
 def of_json_schema(schema: Any) -> str:
@@ -55,16 +53,10 @@ def of_lark(grammar: str) -> str:
 
 
 def of_gbnf_or_lark(grammar: str) -> str:
-    """As vLLM takes them: Lark, or llama.cpp's GBNF. Raises InvalidInput."""
-    if "::=" not in grammar:
+    """As vLLM takes them: Lark, or llama.cpp's GBNF, which `gbnf.py` is to convert."""
+    if "::=" not in grammar or re.search(r"(?m)^\s*(%llguidance\b|start\s*:)", grammar):
         return of_lark(grammar)
-    if len(grammar) > MAX_GBNF:
-        what = f"A GBNF grammar has at most {MAX_GBNF} characters; Lark may have more."
-        raise InvalidInput(what)
-    try:
-        return of_lark(any_to_lark(grammar))
-    except (GbnfToLarkError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"The grammar cannot be read: {error}") from error
+    return _grammars(gbnf=grammar)
 
 
 def of_llguidance(grammar: Any) -> str:
