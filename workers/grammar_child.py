@@ -16,7 +16,7 @@ from engine.text.gbnf import with_lark
 from engine.text.grammar import MAX_ERROR, Matching, make_vocabulary, try_grammar
 from engine.text.text_model import load_vocabulary
 from workers.engine_frames import FrameBuffer
-from workers.grammar_frames import Order, Trial, Verdict, decode_order, decode_trial, frame
+from workers.grammar_frames import LOADED, Order, Trial, Verdict, decode_order, decode_trial, frame
 
 CPU_S = 0.5
 WALL_S = 0.8
@@ -67,6 +67,7 @@ class Trials:
         for body in self._buffer.feed(data):
             if self._matching is None and not self._refusal:
                 self._load(decode_order(body))
+                _write(_OURS, frame(Verdict(LOADED, self._refusal)))
             else:
                 self._try(decode_trial(body))
         return bool(data)

@@ -8,6 +8,8 @@ import msgspec
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES, encode_path
 
+LOADED = -1  # the id of the child's first verdict: it takes trials now
+
 
 class Order(msgspec.Struct, frozen=True):
     """First frame: whose vocabulary."""

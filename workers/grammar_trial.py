@@ -33,6 +33,7 @@ class GrammarTrial:
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._turn = asyncio.Semaphore(MAX_AT_ONCE)
+        self._start = asyncio.Lock()  # else each of several first grammars starts a child
 
     async def check(self, grammar: str, param: str | None) -> str:
         """What an engine is to be given for `grammar`.
@@ -56,41 +57,50 @@ class GrammarTrial:
     async def _try(self, grammar: str) -> Verdict:
         """What the child says of it. A child that dies is no one's fault: it is tried once more."""
         for _ in range(2):
-            process = await self._child()
             number = next(self._numbers)
             answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
-            self._answers[number] = answer
             try:
+                process = await self._child()
+                self._answers[number] = answer
                 assert process.stdin is not None
                 process.stdin.write(frame(Trial(number, grammar)))
-                async with asyncio.timeout(LOAD_S if number == 0 else ANSWER_S):
+                async with asyncio.timeout(ANSWER_S):
                     return await answer
-            except (ConnectionError, TimeoutError):
+            except (ConnectionError, EOFError, TimeoutError):
                 await self.close()
             finally:
                 self._answers.pop(number, None)
         raise RuntimeError("the trial of grammars does not answer")
 
     async def _child(self) -> asyncio.subprocess.Process:
-        if self._process is None:
-            pipe = asyncio.subprocess.PIPE
-            command = (sys.executable, "-m", "workers.grammar_child")
-            environ = {**variables(), **_ALONE}
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=pipe, stdout=pipe, env=environ
-            )
-            assert process.stdin is not None
-            process.stdin.write(frame(self._order))
-            self._process = process
-            self._reading = asyncio.create_task(self._read(process))
-        return self._process
+        async with self._start:
+            if self._process is None:
+                self._process = await self._start_child()
+                self._reading = asyncio.create_task(self._read(self._process))
+            return self._process
+
+    async def _start_child(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        command = (sys.executable, "-m", "workers.grammar_child")
+        environ = {**variables(), **_ALONE}
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, env=environ
+        )
+        assert process.stdin is not None
+        process.stdin.write(frame(self._order))
+        try:
+            async with asyncio.timeout(LOAD_S):
+                await _next(process)
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
+        return process
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
-                size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
-                verdict = decode_verdict(await process.stdout.readexactly(size))
+                verdict = await _next(process)
                 answer = self._answers.get(verdict.id)
                 if answer is not None and not answer.done():
                     answer.set_result(verdict)
@@ -108,6 +118,13 @@ class GrammarTrial:
             await process.wait()
         if reading is not None:
             await reading
+
+
+async def _next(process: asyncio.subprocess.Process) -> Verdict:
+    """The child's next word; the first says that it has loaded."""
+    assert process.stdout is not None
+    size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
+    return decode_verdict(await process.stdout.readexactly(size))
 
 
 def _refusal(what: str, param: str | None) -> InvalidInput:

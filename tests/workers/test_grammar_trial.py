@@ -105,10 +105,31 @@ async def test_gbnf_comes_back_as_what_an_engine_takes(trial):
 
 
 async def test_an_answer_longer_than_a_pipe_holds_arrives_beside_others(trial):
-    words = " | ".join(f'"{"word" * 50}{i}"' for i in range(700))
+    words = " | ".join(f'"{"word" * 50}{i}"' for i in range(350))
     long, short = of_gbnf_or_lark(f"root ::= {words}"), [of_regex(f"b{{{i}}}") for i in range(1, 5)]
     converted, *others = await asyncio.gather(
         trial.check(long, None), *(trial.check(grammar, None) for grammar in short)
     )
-    assert len(converted) > 1 << 17
+    assert len(converted) > 1 << 16
     assert others == short
+
+
+async def test_the_first_grammars_share_one_child(trial, monkeypatch):
+    started = []
+    start = trial._start_child
+
+    async def count():
+        started.append(1)
+        return await start()
+
+    monkeypatch.setattr(trial, "_start_child", count)
+    await asyncio.gather(*(trial.check(of_regex(f"c{{{i}}}"), None) for i in range(1, 5)))
+    assert len(started) == 1
+
+
+async def test_a_child_that_does_not_start_is_an_error_of_ours(trial, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="does not answer"):
+        await trial.check(of_regex("a"), None)
+    monkeypatch.undo()
+    await trial.check(of_regex("a"), None)
