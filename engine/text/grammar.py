@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from engine.errors import InvalidInput
+from engine.text.spelling import Spelling
 from engine.text.tokenizer import Tokenizer
 
 # A tenth to a half of llguidance's own: what needs more takes seconds, or gigabytes.
@@ -44,10 +45,11 @@ class _Source:
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(i) for i in range(vocab_size)]
         self.special_token_ids = sorted(i for i in tokenizer.special_ids if i < vocab_size)
-        self._tokenizer = tokenizer
+        self._spelling = Spelling(tokenizer, self.tokens)
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """The ids of a text that is the only one which can come next."""
+        return self._spelling.ids(text)
 
 
 def make_vocabulary(

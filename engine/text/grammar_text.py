@@ -37,14 +37,35 @@ def of_json_object() -> str:
     return of_json_schema({"type": "object"})
 
 
-def of_regex(regex: str) -> str:
-    """Text that a regex (of Rust's kind) matches as a whole."""
-    return _grammars(lark_grammar="start: /" + _for_lark(regex) + "/")
+def of_regex(regex: str, *, is_led: bool = False) -> str:
+    """Text that a regex (of Rust's kind) matches as a whole.
+
+    `is_led`: nobody sees the first space of the text, so one may come before.
+    """
+    body = "/" + _for_lark(regex) + "/"
+    if not is_led:
+        return _grammars(lark_grammar="start: " + body)
+    unled = "BODY & ~/ (?s:.*)/"
+    return _grammars(lark_grammar=f'start: " " BODY | UNLED\nBODY: {body}\nUNLED: {unled}\n')
 
 
-def of_choice(texts: Sequence[str]) -> str:
-    """One of several texts."""
+def of_choice(texts: Sequence[str], *, is_led: bool = False) -> str:
+    """One of several texts; `is_led` as above."""
+    if is_led:
+        texts = [f" {text}" for text in texts] + [t for t in texts if not t.startswith(" ")]
     return _grammars(lark_grammar="start: " + " | ".join(map(literal, texts)))
+
+
+def led(grammar: str, *, is_free: bool, name: str = "shown") -> str:
+    """`grammar` for a text whose first space nobody sees: with one more before.
+
+    It may be missing if `is_free`, where nothing that the grammar allows begins with a space.
+    `name` is for the grammar, if it has none.
+    """
+    document, name = _named(grammar, name)
+    lark = f'start: " "{"?" if is_free else ""} @{name}'
+    document["grammars"].insert(0, {"lark_grammar": lark})
+    return json.dumps(document, ensure_ascii=False)
 
 
 def of_lark(grammar: str) -> str:
