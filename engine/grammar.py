@@ -5,9 +5,10 @@ step's masks are computed in another while the forward runs: llguidance lets go 
 """
 
 import os
-from collections.abc import Callable, Sequence as Items
+from collections.abc import Callable, Collection, Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from llguidance import LLExecutor, LLMatcher
@@ -59,40 +60,42 @@ class Grammar:
             self.is_over = self.matcher.is_stopped()
 
 
+class Bound(NamedTuple):
+    """A row of logits that must follow a grammar, and the ids that end its sequence."""
+
+    line: int
+    grammar: Grammar
+    stop_ids: Collection[int]
+
+
 class Masks:
     """A step's masks: `lines` are the rows of logits that have one."""
 
-    def __init__(
-        self,
-        lines: Items[int],
-        grammars: Items[Grammar],
-        vocab_size: int,
-        eos_ids: Items[int],
-    ) -> None:
-        self.lines: Int64 = np.asarray(lines, dtype=np.int64)
-        self._grammars = grammars
+    def __init__(self, rows: Items[Bound], vocab_size: int, eos_ids: Items[int]) -> None:
+        self.lines: Int64 = np.asarray([row.line for row in rows], dtype=np.int64)
+        self._rows = rows
         self._vocab_size = vocab_size
         self._eos_ids = list(eos_ids)
-        self._bits = allocate_token_bitmask(len(lines), vocab_size)
-        self.computed: Future[None]
+        self.computed: Future[NDArray[np.bool_]]
 
-    def fill(self, executor: LLExecutor) -> None:
-        """Compute them; for a thread."""
-        matchers = [(grammar.matcher, line) for line, grammar in enumerate(self._grammars)]
-        fill_next_token_bitmask_par(executor, matchers, self._bits)
+    def compute(self, executor: LLExecutor) -> NDArray[np.bool_]:
+        """What must not come next [G, V]; for a thread.
 
-    def allowed(self, stop_ids: Items[Int64]) -> NDArray[np.bool_]:
-        """What may come next [G, V], once it is computed.
-
-        Where the grammar may end, so may the sequence, by any of its own `stop_ids`.
+        Where the grammar may end, so may the sequence, by any of its own ids.
         """
-        self.computed.result()
-        words = self._bits.view(np.uint8)
-        allowed = np.unpackbits(words, axis=1, count=self._vocab_size, bitorder="little")
-        for line, ids in enumerate(stop_ids):
-            if allowed[line, self._eos_ids].any():
-                allowed[line, ids] = 1
-        return allowed.view(np.bool_)
+        bits = allocate_token_bitmask(len(self._rows), self._vocab_size)
+        matchers = [(row.grammar.matcher, index) for index, row in enumerate(self._rows)]
+        fill_next_token_bitmask_par(executor, matchers, bits)
+        words = np.invert(bits).view(np.uint8)
+        forbidden = np.unpackbits(words, axis=1, count=self._vocab_size, bitorder="little")
+        for row, is_out in zip(self._rows, forbidden, strict=True):
+            if not is_out[self._eos_ids].all():
+                is_out[list(row.stop_ids)] = 0
+        return forbidden.view(np.bool_)
+
+    def forbidden(self) -> NDArray[np.bool_]:
+        """What `compute` made, once it is there."""
+        return self.computed.result()
 
 
 class Grammars:
@@ -115,10 +118,10 @@ class Grammars:
     def _compile(self, grammar: str, output_ids: Items[int]) -> Grammar:
         return Grammar(make_matcher(self._vocabulary.tokenizer, grammar), output_ids)
 
-    def begin(self, lines: Items[int], grammars: Items[Grammar]) -> Masks:
+    def begin(self, rows: Items[Bound]) -> Masks:
         """Begin to compute what may come next."""
-        masks = Masks(lines, grammars, self._vocab_size, self._vocabulary.eos_ids)
-        masks.computed = self._masker.submit(masks.fill, self._executor)
+        masks = Masks(rows, self._vocab_size, self._vocabulary.eos_ids)
+        masks.computed = self._masker.submit(masks.compute, self._executor)
         return masks
 
     @cached_property

@@ -90,14 +90,14 @@ class Runner:
         """Have what the grammars allow computed beside the forward."""
         if self.grammars is None:
             return None
-        pairs = [
-            (line, grammar)
-            for line, index in enumerate(step.sampled)
-            if (grammar := step.sequences[index].grammar) is not None
+        from engine.grammar import Bound
+
+        rows = [
+            Bound(line, sequence.grammar, sequence.rule.stop_ids)
+            for line, sequence in enumerate(step.sequences[index] for index in step.sampled)
+            if sequence.grammar is not None
         ]
-        if not pairs:
-            return None
-        return self.grammars.begin(*zip(*pairs, strict=True))
+        return self.grammars.begin(rows) if rows else None
 
     def _accept(self, step: Step, token_ids: list[int]) -> None:
         """Let the grammars go on behind what was sampled; an end is not theirs to judge."""

@@ -105,7 +105,7 @@ class Sampler:
         self._restrict(logits, sampled.rows, needs.of(_WORDS))
         self._mask_stops(logits, sampled, records, needs.of(_MIN_TOKENS))
         if masks is not None:
-            self._obey(logits, sampled.rows, masks)
+            sampling.forbid(logits, masks.lines, masks.forbidden())
         ids = self._choose(logits, sampled, records, needs)
         if penalized.size:
             self._counts.add(self._tensor(sampled.rows[penalized]), ids[self._tensor(penalized)])
@@ -170,17 +170,6 @@ class Sampler:
         columns = [self._stop_ids[row] for row in sampled.rows[index].tolist()]
         lines = np.repeat(index, [len(ids) for ids in columns])
         logits[self._tensor(lines), self._tensor(np.concatenate(columns))] = -torch.inf
-
-    def _obey(self, logits: Tensor, rows: Int64, masks: "Masks") -> None:
-        """Leave what the grammars allow. Where other rules left nothing of that, it is all even."""
-        stop_ids = [self._stop_ids[row] for row in rows[masks.lines].tolist()]
-        allowed = self._tensor(masks.allowed(stop_ids))
-        where = self._tensor(masks.lines)
-        kept = torch.where(allowed, logits[where], -torch.inf)
-        is_empty = kept.amax(-1, keepdim=True) == -torch.inf
-        if is_empty.any():
-            kept = torch.where(is_empty & allowed, 0.0, kept)
-        logits[where] = kept
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64, needs: _Needs) -> Tensor:
         logits = logits / self._tensor(records["temperature"])[:, None]

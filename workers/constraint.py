@@ -5,6 +5,7 @@ from typing import Any
 from engine.errors import InvalidInput
 from engine.text import grammar_text
 from engine.text.chat_template import ChatTemplate
+from engine.text.constraint import grammar_of as constraint_grammar
 from engine.text.text_model import TextModel
 from engine.text.tokenizer import Tokenizer
 from engine.text.tools.grammar import Caller, calls_grammar, speech_grammar
@@ -17,15 +18,17 @@ def grammar_of(job: Job, text: TextModel, hearing: Hearing | None) -> str:
 
     Raises InvalidInput.
     """
+    has_begun = hearing is not None and hearing.is_thinking
+    is_led = text.tokenizer.drops_first_space and not (job.continues_text or has_begun)
     try:
-        grammar = _grammar(job, text)
+        grammar = _grammar(job, text, is_led=is_led)
     except RecursionError as error:
         raise InvalidInput("A schema is nested too deeply.", param_of(job)) from error
     thinking = None if hearing is None else hearing.thinking
     if not grammar or hearing is None or thinking is None:
         return grammar
     begin, end = (spell(text.tokenizer, mark) for mark in thinking)
-    return grammar_text.behind_reasoning(grammar, begin, end, has_begun=hearing.is_thinking)
+    return grammar_text.behind_reasoning(grammar, begin, end, has_begun=has_begun)
 
 
 def param_of(job: Job) -> str | None:
@@ -33,14 +36,16 @@ def param_of(job: Job) -> str | None:
     return job.constraint.param if job.constraint is not None else "tools"
 
 
-def _grammar(job: Job, text: TextModel) -> str:
-    answer = "" if job.constraint is None else _of_constraint(job.constraint)
+def _grammar(job: Job, text: TextModel, *, is_led: bool) -> str:
+    answer = "" if job.constraint is None else _of_constraint(job.constraint, is_led=is_led)
     if text.chat_template is None or not job.tools:
         return answer
     if not (job.must_call or job.strict_tools or answer):
         return answer
     is_free = not (job.must_call or answer)
     calls = _calls(job, text.tokenizer, text.chat_template, is_free=is_free)
+    if is_led and not is_free:
+        calls = grammar_text.led(calls, is_free=True, name="led_calls")
     return grammar_text.either(calls, answer) if answer else calls
 
 
@@ -61,24 +66,9 @@ def _loose(tool: dict[str, Any]) -> dict[str, Any]:
     return {"function": {"name": tool["function"]["name"]}}
 
 
-def _of_constraint(constraint: Constraint) -> str:
-    value: Any = constraint.value
+def _of_constraint(constraint: Constraint, *, is_led: bool) -> str:
     try:
-        match constraint.kind:
-            case "json_schema":
-                return grammar_text.of_json_schema(value)
-            case "json_object":
-                return grammar_text.of_json_object()
-            case "regex":
-                return grammar_text.of_regex(value)
-            case "choice":
-                return grammar_text.of_choice(value)
-            case "lark":
-                return grammar_text.of_lark(value)
-            case "gbnf":
-                return grammar_text.of_gbnf_or_lark(value)
-            case "llguidance":
-                return grammar_text.of_llguidance(value)
+        return constraint_grammar(constraint.kind, constraint.value, is_led=is_led)
     except InvalidInput as error:
         raise InvalidInput(str(error), constraint.param) from error
 

@@ -167,7 +167,8 @@ async def _prepare(service: Service, claim: Claim, opened: Opened) -> JobRun:
     else:
         plans = prepare(job, service.text, service.info)
     if plans and plans[0].params.grammar:
-        await service.grammars.check(plans[0].params.grammar, param_of(job))
+        grammar = await service.grammars.check(plans[0].params.grammar, param_of(job))
+        plans = [plan.with_grammar(grammar) for plan in plans]
     run = JobRun(
         job,
         plans,

@@ -9,14 +9,14 @@ import selectors
 import signal
 import sys
 from pathlib import Path
-
-import msgspec
+from typing import NamedTuple
 
 from engine.errors import EngineError
-from engine.text.grammar import Matching, make_vocabulary, try_grammar
+from engine.text.gbnf import with_lark
+from engine.text.grammar import MAX_ERROR, Matching, make_vocabulary, try_grammar
 from engine.text.text_model import load_vocabulary
 from workers.engine_frames import FrameBuffer
-from workers.grammar_frames import Order, Trial, Verdict, decode_order, decode_trial, frame
+from workers.grammar_frames import LOADED, Order, Trial, Verdict, decode_order, decode_trial, frame
 
 CPU_S = 0.5
 WALL_S = 0.8
@@ -34,37 +34,40 @@ def main() -> int:
     return 0
 
 
+class _Running(NamedTuple):
+    """A process that tries a grammar: whose it is, and what it has said so far."""
+
+    pid: int
+    trial_id: int
+    said: bytearray
+
+
 class Trials:
-    """The processes that try a grammar, by id, and the trials that they are at."""
+    """The processes that try a grammar, by the pipe that each speaks through."""
 
     def __init__(self) -> None:
-        self._running: dict[int, int] = {}
+        self._running: dict[int, _Running] = {}
+        self._selector = selectors.DefaultSelector()
         self._buffer = FrameBuffer()
         self._matching: Matching | None = None
         self._refusal = ""
 
     def run(self) -> None:
         """Take orders until there are no more."""
-        wakes, wake = os.pipe()
-        os.set_blocking(wake, False)
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        signal.set_wakeup_fd(wake)
-        selector = selectors.DefaultSelector()
-        selector.register(_THEIRS, selectors.EVENT_READ)
-        selector.register(wakes, selectors.EVENT_READ)
+        self._selector.register(_THEIRS, selectors.EVENT_READ)
         while True:
-            ready = {key.fd for key, _ in selector.select()}
-            if wakes in ready:
-                os.read(wakes, READ_BYTES)
-                self._reap()
-            if _THEIRS in ready and not self._read():
-                return
+            for key, _ in self._selector.select():
+                if key.fd != _THEIRS:
+                    self._hear(key.fd)
+                elif not self._read():
+                    return
 
     def _read(self) -> bool:
         data = os.read(_THEIRS, READ_BYTES)
         for body in self._buffer.feed(data):
             if self._matching is None and not self._refusal:
                 self._load(decode_order(body))
+                _write(_OURS, frame(Verdict(LOADED, self._refusal)))
             else:
                 self._try(decode_trial(body))
         return bool(data)
@@ -78,43 +81,57 @@ class Trials:
 
     def _try(self, trial: Trial) -> None:
         if self._matching is None:
-            _answer(Verdict(trial.id, self._refusal))
+            _write(_OURS, frame(Verdict(trial.id, self._refusal)))
             return
+        ours, theirs = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _try_here(self._matching, trial)
-        self._running[pid] = trial.id
+            _try_here(self._matching, trial, theirs)
+        os.close(theirs)
+        self._running[ours] = _Running(pid, trial.id, bytearray())
+        self._selector.register(ours, selectors.EVENT_READ)
 
-    def _reap(self) -> None:
-        """Answer for those that could not."""
-        while self._running:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            number = self._running.pop(pid)
-            if status != 0:
-                _answer(Verdict(number, TOO_MUCH))
+    def _hear(self, pipe: int) -> None:
+        """Some of an answer; when that is over pass it on, or answer for those that could not."""
+        running = self._running[pipe]
+        if data := os.read(pipe, READ_BYTES):
+            running.said.extend(data)
+            return
+        del self._running[pipe]
+        self._selector.unregister(pipe)
+        os.close(pipe)
+        _, status = os.waitpid(running.pid, 0)
+        is_whole = status == 0
+        _write(_OURS, running.said if is_whole else frame(Verdict(running.trial_id, TOO_MUCH)))
 
 
-def _try_here(matching: Matching, trial: Trial) -> None:
+def _try_here(matching: Matching, trial: Trial, pipe: int) -> None:
     """Answer and end. A limit that is met ends the process on the spot, wherever it is."""
     status = 1
     try:
-        for number in (signal.SIGALRM, signal.SIGPROF):
-            signal.signal(number, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, WALL_S)
         signal.setitimer(signal.ITIMER_PROF, CPU_S)
         _limit_memory()
         os.nice(10)
-        problem = ""
-        try:
-            try_grammar(matching.tokenizer, trial.grammar)
-        except EngineError as error:
-            problem = str(error)
-        _answer(Verdict(trial.id, problem))
+        _write(pipe, frame(_verdict(matching, trial)))
         status = 0
     finally:
         os._exit(status)
+
+
+def _verdict(matching: Matching, trial: Trial) -> Verdict:
+    try:
+        grammar = with_lark(trial.grammar)
+        try_grammar(matching.tokenizer, grammar)
+    except EngineError as error:
+        return Verdict(trial.id, str(error)[:MAX_ERROR])
+    return Verdict(trial.id, "", "" if grammar == trial.grammar else grammar)
+
+
+def _write(pipe: int, data: bytes | bytearray) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(pipe, rest) :]
 
 
 def _limit_memory() -> None:
@@ -123,12 +140,6 @@ def _limit_memory() -> None:
         now = int(sizes.read_text().split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY_BYTES, most))
-
-
-def _answer(verdict: Verdict) -> None:
-    """In one write, short enough to be one for the pipe too."""
-    short = msgspec.structs.replace(verdict, problem=verdict.problem[:400])
-    os.write(_OURS, frame(short))
 
 
 if __name__ == "__main__":

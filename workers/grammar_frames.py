@@ -8,6 +8,8 @@ import msgspec
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES, encode_path
 
+LOADED = -1  # the id of the child's first verdict: it takes trials now
+
 
 class Order(msgspec.Struct, frozen=True):
     """First frame: whose vocabulary."""
@@ -25,10 +27,11 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What is wrong with it, if anything."""
+    """What is wrong with it, if anything; and what an engine takes in its place, if not it."""
 
     id: int
     problem: str
+    converted: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)

@@ -11,7 +11,7 @@ from engine.errors import InvalidInput
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES
 from workers.environment import variables
-from workers.grammar_frames import Order, Trial, decode_verdict, frame
+from workers.grammar_frames import Order, Trial, Verdict, decode_verdict, frame
 
 MAX_BYTES = 262_144
 MAX_KNOWN = 512  # grammars that were tried before and are good
@@ -27,56 +27,59 @@ class GrammarTrial:
 
     def __init__(self, files: ModelFiles, vocab_size: int, eos_ids: Iterable[int]) -> None:
         self._order = Order(files, vocab_size, tuple(eos_ids))
-        self._known: OrderedDict[str, None] = OrderedDict()
+        self._known: OrderedDict[str, str] = OrderedDict()
         self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[str]] = {}
+        self._answers: dict[int, asyncio.Future[Verdict]] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._turn = asyncio.Semaphore(MAX_AT_ONCE)
-        self._starting = asyncio.Lock()
-        self._is_loaded = False  # the child has answered: its vocabulary is there
+        self._start = asyncio.Lock()  # else each of several first grammars starts a child
 
-    async def check(self, grammar: str, param: str | None) -> None:
-        """Raise InvalidInput for a grammar that does not compile, or not within the limits."""
+    async def check(self, grammar: str, param: str | None) -> str:
+        """What an engine is to be given for `grammar`.
+
+        Raises InvalidInput for one that does not compile, or not within the limits.
+        """
         if grammar in self._known:
             self._known.move_to_end(grammar)
-            return
+            return self._known[grammar]
         if len(grammar) > MAX_BYTES:
-            what = f"It has more than {MAX_BYTES} bytes."
-        else:
-            async with self._turn:
-                what = await self._try(grammar)
-        if what:
-            raise InvalidInput(f"This cannot be followed as a grammar. {what}", param)
-        self._known[grammar] = None
+            raise _refusal(f"It has more than {MAX_BYTES} bytes.", param)
+        async with self._turn:
+            verdict = await self._try(grammar)
+        if verdict.problem:
+            raise _refusal(verdict.problem, param)
+        self._known[grammar] = verdict.converted or grammar
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
+        return verdict.converted or grammar
 
-    async def _try(self, grammar: str) -> str:
-        """What is wrong with it. A child that dies is no one's fault: it is tried once more."""
+    async def _try(self, grammar: str) -> Verdict:
+        """What the child says of it. A child that dies is no one's fault: it is tried once more."""
         for _ in range(2):
-            process = await self._child()
             number = next(self._numbers)
-            answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            self._answers[number] = answer
+            answer: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
             try:
+                process = await self._child()
+                self._answers[number] = answer
                 assert process.stdin is not None
                 process.stdin.write(frame(Trial(number, grammar)))
-                async with asyncio.timeout(ANSWER_S if self._is_loaded else LOAD_S):
+                async with asyncio.timeout(ANSWER_S):
                     return await answer
-            except (ConnectionError, TimeoutError):
+            except (ConnectionError, EOFError, TimeoutError):
                 await self.close()
             finally:
                 self._answers.pop(number, None)
         raise RuntimeError("the trial of grammars does not answer")
 
     async def _child(self) -> asyncio.subprocess.Process:
-        async with self._starting:
+        async with self._start:
             if self._process is None:
-                self._process = await self._start()
+                self._process = await self._start_child()
+                self._reading = asyncio.create_task(self._read(self._process))
             return self._process
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start_child(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
         command = (sys.executable, "-m", "workers.grammar_child")
         environ = {**variables(), **_ALONE}
@@ -85,20 +88,22 @@ class GrammarTrial:
         )
         assert process.stdin is not None
         process.stdin.write(frame(self._order))
-        self._is_loaded = False
-        self._reading = asyncio.create_task(self._read(process))
+        try:
+            async with asyncio.timeout(LOAD_S):
+                await _next(process)
+        except BaseException:
+            process.kill()
+            await process.wait()
+            raise
         return process
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
         with contextlib.suppress(asyncio.IncompleteReadError):
             while True:
-                size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
-                verdict = decode_verdict(await process.stdout.readexactly(size))
-                self._is_loaded = True
+                verdict = await _next(process)
                 answer = self._answers.get(verdict.id)
                 if answer is not None and not answer.done():
-                    answer.set_result(verdict.problem)
+                    answer.set_result(verdict)
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionResetError("the trial of grammars ended"))
@@ -113,3 +118,14 @@ class GrammarTrial:
             await process.wait()
         if reading is not None:
             await reading
+
+
+async def _next(process: asyncio.subprocess.Process) -> Verdict:
+    """The child's next word; the first says that it has loaded."""
+    assert process.stdout is not None
+    size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
+    return decode_verdict(await process.stdout.readexactly(size))
+
+
+def _refusal(what: str, param: str | None) -> InvalidInput:
+    return InvalidInput(f"This cannot be followed as a grammar. {what}", param)

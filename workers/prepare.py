@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from engine.config import SamplingParams
 from engine.errors import InvalidInput, PromptTooLong
 from engine.messages import EngineInfo
@@ -32,6 +34,10 @@ class Plan(NamedTuple):
     prompt_ids: list[int]
     params: SamplingParams
     hearing: Hearing | None = None
+
+    def with_grammar(self, grammar: str) -> "Plan":
+        """The same with the grammar that an engine takes."""
+        return self._replace(params=msgspec.structs.replace(self.params, grammar=grammar))
 
 
 class Prompt(NamedTuple):

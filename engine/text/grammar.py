@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from engine.errors import InvalidInput
+from engine.text.spelling import Spelling
 from engine.text.tokenizer import Tokenizer
 
 # A tenth to a half of llguidance's own: what needs more takes seconds, or gigabytes.
@@ -21,6 +22,10 @@ _LIMITS: dict[str, Any] = {
     "verbose_errors": False,  # else they show the text so far
 }
 MAX_ERROR = 300
+# Where a state allows all of such a slice of the vocabulary, nobody walks through its tokens. The
+# library's own slices are for what JSON strings may hold; these are what people write in regexes.
+_CLASSES = ("[a-z]", "[A-Za-z]", "[A-Za-z0-9_]", "[a-z ]", "[A-Za-z ]", "[A-Za-z0-9_ ]")
+SLICES = (*(f"{letters}{{1,16}}" for letters in _CLASSES), *LLTokenizer.general_slices())
 
 
 class Matching(NamedTuple):
@@ -40,10 +45,11 @@ class _Source:
         self.bos_token_id = tokenizer.bos_id
         self.tokens = [tokenizer.token_bytes(i) for i in range(vocab_size)]
         self.special_token_ids = sorted(i for i in tokenizer.special_ids if i < vocab_size)
-        self._tokenizer = tokenizer
+        self._spelling = Spelling(tokenizer, self.tokens)
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False)
+        """The ids of a text that is the only one which can come next."""
+        return self._spelling.ids(text)
 
 
 def make_vocabulary(
@@ -56,7 +62,12 @@ def make_vocabulary(
         raise InvalidInput("This model has no token that ends an answer; it takes no grammar.")
     source = _Source(tokenizer, vocab_size, eos_ids[0])
     return Matching(
-        LLTokenizer(source, n_vocab=vocab_size, eos_token=eos_ids),  # type: ignore[arg-type]
+        LLTokenizer(
+            source,  # type: ignore[arg-type]
+            n_vocab=vocab_size,
+            eos_token=eos_ids,
+            slices=list(SLICES),
+        ),
         tuple(eos_ids),
     )
 

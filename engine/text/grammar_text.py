@@ -5,10 +5,9 @@ grammars of which the first is the whole.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
-
-from llguidance.gbnf_to_lark import GbnfToLarkError, any_to_lark
 
 from engine.errors import InvalidInput
 
@@ -16,7 +15,6 @@ from engine.errors import InvalidInput
 WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
 _BODY = "body"
 _WORDS = "/(?s:.*)/"
-MAX_GBNF = 4_096  # it is read in Python, in time that grows with the square: 60 ms at most
 
 
 def of_json_schema(schema: Any) -> str:
@@ -39,14 +37,35 @@ def of_json_object() -> str:
     return of_json_schema({"type": "object"})
 
 
-def of_regex(regex: str) -> str:
-    """Text that a regex (of Rust's kind) matches as a whole."""
-    return _grammars(lark_grammar="start: /" + _for_lark(regex) + "/")
+def of_regex(regex: str, *, is_led: bool = False) -> str:
+    """Text that a regex (of Rust's kind) matches as a whole.
+
+    `is_led`: nobody sees the first space of the text, so one may come before.
+    """
+    body = "/" + _for_lark(regex) + "/"
+    if not is_led:
+        return _grammars(lark_grammar="start: " + body)
+    unled = "BODY & ~/ (?s:.*)/"
+    return _grammars(lark_grammar=f'start: " " BODY | UNLED\nBODY: {body}\nUNLED: {unled}\n')
 
 
-def of_choice(texts: Sequence[str]) -> str:
-    """One of several texts."""
+def of_choice(texts: Sequence[str], *, is_led: bool = False) -> str:
+    """One of several texts; `is_led` as above."""
+    if is_led:
+        texts = [f" {text}" for text in texts] + [t for t in texts if not t.startswith(" ")]
     return _grammars(lark_grammar="start: " + " | ".join(map(literal, texts)))
+
+
+def led(grammar: str, *, is_free: bool, name: str = "shown") -> str:
+    """`grammar` for a text whose first space nobody sees: with one more before.
+
+    It may be missing if `is_free`, where nothing that the grammar allows begins with a space.
+    `name` is for the grammar, if it has none.
+    """
+    document, name = _named(grammar, name)
+    lark = f'start: " "{"?" if is_free else ""} @{name}'
+    document["grammars"].insert(0, {"lark_grammar": lark})
+    return json.dumps(document, ensure_ascii=False)
 
 
 def of_lark(grammar: str) -> str:
@@ -55,16 +74,10 @@ def of_lark(grammar: str) -> str:
 
 
 def of_gbnf_or_lark(grammar: str) -> str:
-    """As vLLM takes them: Lark, or llama.cpp's GBNF. Raises InvalidInput."""
-    if "::=" not in grammar:
+    """As vLLM takes them: Lark, or llama.cpp's GBNF, which `gbnf.py` is to convert."""
+    if "::=" not in grammar or re.search(r"(?m)^\s*(%llguidance\b|start\s*:)", grammar):
         return of_lark(grammar)
-    if len(grammar) > MAX_GBNF:
-        what = f"A GBNF grammar has at most {MAX_GBNF} characters; Lark may have more."
-        raise InvalidInput(what)
-    try:
-        return of_lark(any_to_lark(grammar))
-    except (GbnfToLarkError, ValueError, RecursionError) as error:
-        raise InvalidInput(f"The grammar cannot be read: {error}") from error
+    return _grammars(gbnf=grammar)
 
 
 def of_llguidance(grammar: Any) -> str:

@@ -40,6 +40,11 @@ class Tokenizer:
         self._backend = backend
         self._pieces: dict[int, Piece] = {}
 
+    @property
+    def drops_first_space(self) -> bool:
+        """Whether a space at the very beginning of a text is not shown."""
+        return bool(self.rule.unspaced) or (self.rule.max_lead > 0 and self.rule.lead == " ")
+
     def _named_id(self, backend: tokenizers.Tokenizer, name: str) -> int | None:
         token = self.special_tokens.get(name)
         return None if token is None else backend.token_to_id(token)

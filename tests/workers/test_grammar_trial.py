@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from engine.errors import InvalidInput
-from engine.text.grammar_text import of_json_schema, of_lark, of_regex
+from engine.text.grammar_text import of_gbnf_or_lark, of_json_schema, of_lark, of_regex
 from workers.grammar_trial import MAX_BYTES, GrammarTrial
 
 
@@ -33,6 +33,11 @@ def choices(count, width):
     return {"anyOf": [{"properties": {key: {"type": "string"} for key in part}} for part in names]}
 
 
+def chain(length):
+    rules = [f'r{i} ::= r{i + 1} | "a"' for i in range(length)]
+    return "\n".join(["root ::= r0", *rules, f'r{length} ::= "b"'])
+
+
 HOSTILE = {
     "no schema": of_json_schema({"type": "colour"}),
     "a loop": of_json_schema({"$ref": "#/a", "a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}}),
@@ -45,6 +50,10 @@ HOSTILE = {
     "endless": of_lark("start: s\ns: s"),
     "no json": '{"grammars": [',
     "no list": json.dumps({"grammars": 7}),
+    "no gbnf": of_gbnf_or_lark("a ::= ["),
+    "gbnf without a root": of_gbnf_or_lark('a ::= "b"'),
+    "gbnf of many rules": of_gbnf_or_lark(chain(4000)),
+    "gbnf nested deep": of_gbnf_or_lark("root ::= " + "(" * 9000 + '"a"' + ")" * 9000),
 }
 
 
@@ -66,7 +75,7 @@ async def test_good_ones_pass_beside_bad_ones(trial):
         return_exceptions=True,
     )
     assert all(isinstance(result, InvalidInput) for result in results[: len(HOSTILE)])
-    assert results[len(HOSTILE) :] == [None] * len(good)
+    assert results[len(HOSTILE) :] == good
 
 
 async def test_a_recursive_schema_is_no_problem(trial):
@@ -92,3 +101,43 @@ async def test_what_was_tried_is_not_tried_again(trial):
     await trial.close()
     await trial.check(of_regex("a"), None)
     assert trial._process is None
+
+
+async def test_gbnf_comes_back_as_what_an_engine_takes(trial):
+    grammar = of_gbnf_or_lark('root ::= "\\u0041" item\nitem ::= [bc]+')
+    converted = await trial.check(grammar, None)
+    [part] = json.loads(converted)["grammars"]
+    assert part["lark_grammar"].count("start:") == 1
+    assert await trial.check(grammar, None) == converted, "from memory too"
+    assert await trial.check(of_regex("a"), None) == of_regex("a")
+
+
+async def test_an_answer_longer_than_a_pipe_holds_arrives_beside_others(trial):
+    words = " | ".join(f'"{"word" * 50}{i}"' for i in range(350))
+    long, short = of_gbnf_or_lark(f"root ::= {words}"), [of_regex(f"b{{{i}}}") for i in range(1, 5)]
+    converted, *others = await asyncio.gather(
+        trial.check(long, None), *(trial.check(grammar, None) for grammar in short)
+    )
+    assert len(converted) > 1 << 16
+    assert others == short
+
+
+async def test_the_first_grammars_share_one_child(trial, monkeypatch):
+    started = []
+    start = trial._start_child
+
+    async def count():
+        started.append(1)
+        return await start()
+
+    monkeypatch.setattr(trial, "_start_child", count)
+    await asyncio.gather(*(trial.check(of_regex(f"c{{{i}}}"), None) for i in range(1, 5)))
+    assert len(started) == 1
+
+
+async def test_a_child_that_does_not_start_is_an_error_of_ours(trial, monkeypatch):
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(RuntimeError, match="does not answer"):
+        await trial.check(of_regex("a"), None)
+    monkeypatch.undo()
+    await trial.check(of_regex("a"), None)
