@@ -263,4 +263,6 @@ def _card(name: str, info: EngineInfo) -> ModelCard:
         kv_tokens=info.kv_tokens,
         max_seqs=info.max_seqs,
         isq_types=info.isq_types,
+        task=info.task,
+        vector_size=info.vector_size,
     )

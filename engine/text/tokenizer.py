@@ -9,6 +9,7 @@ from tokenizers import processors
 from engine.errors import InvalidInput
 from engine.text.control_text import ControlText
 from engine.text.decoding import DecodeRule, Piece
+from engine.text.model_input import ModelInput, model_input
 
 
 class Tokenizer:
@@ -67,9 +68,20 @@ class Tokenizer:
             )
             return encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
-            raise InvalidInput(
-                "The text has half of a surrogate pair; it is not Unicode."
-            ) from error
+            raise _not_unicode() from error
+
+    def encode_input(
+        self, first: str, second: str | None = None, max_tokens: int = 0, max_second: int = 0
+    ) -> ModelInput:
+        """A text, or a pair, as an encoder's input; `model_input` says what the bounds mean.
+
+        Raises InvalidInput for text that is not Unicode.
+        """
+        try:
+            texts = (first,) if second is None else (first, second)
+            return model_input(self._backend, texts, max_tokens, max_second)
+        except (TypeError, UnicodeEncodeError) as error:
+            raise _not_unicode() from error
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`, all at once; `Detokenizer` gives the same piece by piece."""
@@ -100,6 +112,10 @@ class Tokenizer:
         """`piece` as UTF-8 bytes."""
         piece = self.piece(token_id)
         return piece.encode() if isinstance(piece, str) else piece
+
+
+def _not_unicode() -> InvalidInput:
+    return InvalidInput("The text has half of a surrogate pair; it is not Unicode.")
 
 
 def set_added_ends(
