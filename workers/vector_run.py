@@ -37,9 +37,7 @@ class VectorRun(Run[Input]):
 
     makes_tokens = False
 
-    def __init__(
-        self, job: Job, inputs: Sequence[Input], attempt: Attempt, *, window: int
-    ) -> None:
+    def __init__(self, job: Job, inputs: Sequence[Input], attempt: Attempt, *, window: int) -> None:
         super().__init__(job, inputs, attempt)
         self._window = window
         self._num_sent = 0  # inputs that went in, or were in the log

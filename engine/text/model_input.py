@@ -26,7 +26,8 @@ def model_input(
     """The input of one text, or of a pair; special tokens written out in them count as such.
 
     It has `max_tokens` at most, if that is not 0: the ends of texts are dropped, the longer one's
-    first, as transformers does it; `max_second` bounds a pair's second text before. Raises TypeError or UnicodeEncodeError for what is not Unicode.
+    first, as transformers does it; `max_second` bounds a pair's second text before that. Raises
+    TypeError or UnicodeEncodeError for what is not Unicode.
     """
     # A batch: unlike `encode`, it lets other threads run, for minutes if the text is long.
     first, *rest = backend.encode_batch_fast(list(texts), add_special_tokens=False)
