@@ -1,13 +1,10 @@
 """What goes into an engine and what comes out: token ids, as data that can cross processes."""
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
-from engine.config import SamplingParams
-
-# What an engine makes of a sequence: tokens, a vector, or a classifier's scores.
-Task = Literal["generate", "embed", "score"]
+from engine.config import SamplingParams, Task
 
 
 class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):

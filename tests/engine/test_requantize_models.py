@@ -30,7 +30,7 @@ def files() -> ModelFiles:
 
 
 def load(files: ModelFiles, isq: str) -> Engine:
-    return load_engine(files, EngineConfig(isq=isq, max_seqs=8, kv_cache_bytes=8_000_000))
+    return load_generator(files, EngineConfig(isq=isq, max_seqs=8, kv_cache_bytes=8_000_000))
 
 
 def requests(before: dict[str, list[int]]) -> list[SequenceRequest]:
