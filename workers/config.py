@@ -54,6 +54,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     arch: Annotated[
         str, setting("Family that config.json has to name (`llama`, `qwen2`, …). Unset: any.")
     ] = ""
+    task: Annotated[
+        Literal["auto", "generate", "embed", "score"],
+        setting(
+            "What the model is for: text, embeddings, or scores of pairs. `auto`: what its files "
+            "say."
+        ),
+    ] = "auto"
     model_name: Annotated[
         str, setting("Name the model is served under. Unset: taken from its files.")
     ] = ""
@@ -182,6 +189,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None) -> EngineConfig:
     """What the engine process is started with. `environ` says where a machine keeps caches."""
     return EngineConfig(
+        task=config.task,
         device=config.device,
         dtype=DTYPES.get(config.dtype, config.dtype),
         max_seqs=config.max_seqs,

@@ -40,6 +40,8 @@ def model_input(
         first.truncate(shares[0])
         if second is not None:
             second.truncate(shares[1])
+    if second is not None and backend.post_processor is None:
+        return ModelInput(first.ids + second.ids, [0] * len(first) + [1] * len(second))
     whole = backend.post_process(first, second, add_special_tokens=True)
     return ModelInput(whole.ids, whole.type_ids)
 
