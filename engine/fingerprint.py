@@ -15,7 +15,7 @@ _SAMPLE_BYTES = 4096
 _HEAD_BYTES = 1 << 16  # safetensors and GGUF name their tensors, with shapes, at the beginning
 _VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "tekken.json"),
-    *("vocab.json", "merges.txt", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "added_tokens.json", "vocab.txt"),
 )
 
 

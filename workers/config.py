@@ -54,13 +54,6 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     arch: Annotated[
         str, setting("Family that config.json has to name (`llama`, `qwen2`, …). Unset: any.")
     ] = ""
-    task: Annotated[
-        Literal["auto", "generate", "embed", "score"],
-        setting(
-            "What the model is for: text, embeddings, or scores of pairs. `auto`: what its files "
-            "say."
-        ),
-    ] = "auto"
     model_name: Annotated[
         str, setting("Name the model is served under. Unset: taken from its files.")
     ] = ""
@@ -78,6 +71,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     jinja_explicit: Annotated[
         str, setting("Chat template that goes before all others, --chat-template included.")
     ] = ""
+    task: Annotated[
+        Literal["auto", "generate", "embed", "score"],
+        setting(
+            "What the model is for: `generate` text, `embed` texts or `score` pairs of them; "
+            "`auto` is what its files say."
+        ),
+    ] = "auto"
     device: Annotated[str, setting("`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "f32", "bf16", "f16"],

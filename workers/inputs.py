@@ -60,8 +60,9 @@ class _Maker:
     def __init__(self, job: Job, text: TextModel, info: EngineInfo) -> None:
         asked = job.max_input_tokens
         self._limit = info.context_length
-        self._cut_to = self._limit if asked < 0 else min(asked, self._limit)  # 0: nothing is cut
-        self._cut_second_to = job.max_document_tokens
+        # None: nothing is cut
+        self._cut_to = min(asked if asked > 0 else self._limit, self._limit) if asked else None
+        self._cut_second_to = job.max_document_tokens or None
         self._param = job.prompt_param
         self._text = text
         self._info = info
@@ -79,20 +80,20 @@ class _Maker:
         first, second = source
         if isinstance(first, list):
             check_ids(first, self._info, self._param)
-            return Input(number, first[: self._cut_to] if self._cut_to else first)
-        first = self._bounded(number, first, self._cut_to)
-        if second is not None:
+            return Input(number, first[: self._cut_to])
+        first, tokenizer = self._bounded(number, first, self._cut_to), self._text.tokenizer
+        if second is None:
+            ids, type_ids = tokenizer.encode_text(first, self._cut_to)
+        else:
             second = self._bounded(number, second, self._cut_second_to or self._cut_to)
-        ids, type_ids = self._text.tokenizer.encode_input(
-            first, second, self._cut_to, self._cut_second_to
-        )
+            ids, type_ids = tokenizer.encode_pair(first, second, self._cut_to, self._cut_second_to)
         return Input(number, ids, type_ids if any(type_ids) else ())
 
-    def _bounded(self, number: int, text: str, cut_to: int) -> str:
+    def _bounded(self, number: int, text: str, cut_to: int | None) -> str:
         """The text without what is cut in any case; one that can never fit is refused before it
         is tokenized.
         """
-        if cut_to:
+        if cut_to is not None:
             return text[: cut_to * MAX_CHARS_PER_TOKEN]
         if num_tokens := tokens_beyond(text, self._text, self._limit):
             raise InputTooLong(number, num_tokens, self._limit, self._param)

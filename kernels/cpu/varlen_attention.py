@@ -18,9 +18,13 @@ def varlen_attention(
     queries, keys, values = (x.transpose(0, 1).unsqueeze(0) for x in (query, key, value))
     for begin, end in itertools.pairwise(bounds):
         if begin < end:
-            parts = (x[:, :, begin:end] for x in (queries, keys, values))
             attended = F.scaled_dot_product_attention(
-                *parts, attn_mask=masks.of(end - begin), scale=scale, enable_gqa=True
+                queries[:, :, begin:end],
+                keys[:, :, begin:end],
+                values[:, :, begin:end],
+                attn_mask=masks.of(end - begin),
+                scale=scale,
+                enable_gqa=True,
             )
             output[begin:end] = attended[0].transpose(0, 1)
     return output

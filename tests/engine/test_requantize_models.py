@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig
-from engine.engine import Engine, load_engine
+from engine.engine import Engine, load_generator
 from engine.messages import SequenceRequest
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles, ModelRef, resolve

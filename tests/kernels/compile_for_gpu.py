@@ -132,9 +132,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             name = f"{label} of {num_sequences}{' window cap' if window else ''}"
             yield name, lambda args=args: paged_attention(*args)
         for window in (0, 64):
-            args = (query, key, key, _starts(8), dim**-0.5, window)
+            packed = (query, key, key, _starts(8), dim**-0.5, window)
             name = f"{label}{' window' if window else ''}"
-            yield name, lambda args=args: varlen_attention(*args)
+            yield name, lambda packed=packed: varlen_attention(*packed)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:

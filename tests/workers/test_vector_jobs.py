@@ -37,7 +37,7 @@ async def test_pairs_are_tokenized_as_pairs(local_worker, wire, text):
     job = make_job(kind="score", prompts=["q", "one", "two"], num_queries=1)
     await wire.enqueue(job)
     events = await wire.finished()
-    expected = [text.tokenizer.encode_input("q", document) for document in ("one", "two")]
+    expected = [text.tokenizer.encode_pair("q", document) for document in ("one", "two")]
     scores = [vector_of(ids, type_ids if any(type_ids) else [], 1) for ids, type_ids in expected]
     assert vectors_of(events) == scores
     assert worker.service.runs.meter.counts.generation_tokens == 0
@@ -155,7 +155,7 @@ def test_a_document_is_cut_by_itself_before_it_joins_its_query(text):
     prompts = ["a query", "the document goes on and on"]
     job = make_job(kind="score", prompts=prompts, num_queries=1, max_document_tokens=2)
     (pair,) = inputs_of(job, text, INFO)
-    ids = text.tokenizer.encode_input(*prompts).ids
+    ids = text.tokenizer.encode_pair(*prompts).ids
     document = text.tokenizer.encode(prompts[1], add_special_tokens=False)
     assert len(pair.prompt_ids) == len(ids) - len(document) + 2
 
@@ -169,4 +169,4 @@ def test_a_huge_text_is_refused_before_it_is_tokenized_whole(text):
 def test_queries_meet_the_documents_of_their_number(text):
     job = make_job(kind="score", prompts=["a", "b", "c", "d"], num_queries=2)
     pairs = [made.prompt_ids for made in inputs_of(job, text, INFO)]
-    assert pairs == [text.tokenizer.encode_input(*pair).ids for pair in ("ac", "bd")]
+    assert pairs == [text.tokenizer.encode_pair(*pair).ids for pair in ("ac", "bd")]

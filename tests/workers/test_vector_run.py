@@ -15,6 +15,15 @@ from workers.token_log import JobLog, TokenLog
 from workers.vector_run import MAX_ENTRY_BYTES, Input, VectorRun
 
 
+class DeadlyDoor(Door):
+    is_dead = False
+
+    def add(self, request):
+        if self.is_dead:
+            raise EngineDied("gone")
+        super().add(request)
+
+
 class Table:
     """A run of inputs of `lengths` tokens with its engine, its log and its router."""
 
@@ -143,12 +152,9 @@ async def test_an_input_that_the_engine_refuses_ends_the_job():
 
 
 async def test_an_engine_that_is_gone_when_more_is_to_go_in_gives_the_job_back():
-    table = Table([4] * 3, window=4)
-
-    def add(request):
-        raise EngineDied("gone")
-
-    table.door.add = add
+    door = DeadlyDoor()
+    table = Table([4] * 3, window=4, door=door)
+    door.is_dead = True
     table.step(0)
     assert table.run.ended.result() == "engine_died"
     assert vectors_of(table.events) == [vector(0)]

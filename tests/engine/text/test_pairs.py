@@ -7,13 +7,12 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 
 from engine.errors import InvalidInput
 from engine.text.decoding import parse_decoder
-from engine.text.model_input import model_input
 from engine.text.tokenizer import Tokenizer
 
 TEXTS = ["the quick brown fox", "jumps", "over the lazy dog and over all the other dogs again", ""]
 
 
-@pytest.fixture(scope="module", params=["bert", "roberta", "end", "bare"])
+@pytest.fixture(scope="module", params=["bert", "roberta", "end"])
 def backend(request):
     backend = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -28,9 +27,13 @@ def backend(request):
             single="$A [SEP]", pair="$A [SEP] $B:1 [SEP]:1", special_tokens=[sep]
         ),
     }
-    if request.param in made:
-        backend.post_processor = made[request.param]
+    backend.post_processor = made[request.param]
     return backend
+
+
+@pytest.fixture(scope="module")
+def ours(backend):
+    return Tokenizer(backend, parse_decoder({"type": "WordPiece", "prefix": "##"}), {})
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +46,32 @@ def theirs(backend):
     return fast
 
 
-@pytest.mark.parametrize("max_tokens", [0, 4, 5, 8, 11, 100])
+@pytest.mark.parametrize("max_tokens", [None, 4, 5, 8, 11, 100])
 @pytest.mark.parametrize("second", [None, *filter(None, TEXTS)])  # "" is none to transformers
 @pytest.mark.parametrize("first", TEXTS)
-def test_it_is_what_transformers_makes_cut_or_not(backend, theirs, first, second, max_tokens):
-    ids, type_ids = model_input(
-        backend, (first,) if second is None else (first, second), max_tokens
+def test_it_is_what_transformers_makes_cut_or_not(ours, theirs, first, second, max_tokens):
+    made = (
+        ours.encode_text(first, max_tokens)
+        if second is None
+        else ours.encode_pair(first, second, max_tokens)
     )
     cut = {"truncation": True, "max_length": max_tokens} if max_tokens else {}
     expected = theirs(first, second, **cut)
-    assert ids == expected["input_ids"]
-    assert type_ids == expected["token_type_ids"]
+    assert made.ids == expected["input_ids"]
+    assert made.type_ids == expected["token_type_ids"]
 
 
-def test_the_second_text_can_have_a_bound_of_its_own(backend):
-    short = model_input(backend, (TEXTS[0], "over the"))
-    assert model_input(backend, (TEXTS[0], "over the lazy dog"), 0, 2) == short
-    assert model_input(backend, (TEXTS[0], "over the"), 0, 9) == short
+def test_the_second_text_can_have_a_bound_of_its_own(ours):
+    short = ours.encode_pair(TEXTS[0], "over the")
+    assert ours.encode_pair(TEXTS[0], "over the lazy dog", max_second=2) == short
+    assert ours.encode_pair(TEXTS[0], "over the", max_second=9) == short
 
 
-def test_what_is_not_unicode_is_refused(backend):
-    tokenizer = Tokenizer(backend, parse_decoder({"type": "ByteLevel"}), {})
+def test_what_is_not_unicode_is_refused(ours):
     with pytest.raises(InvalidInput, match="not Unicode"):
-        tokenizer.encode_input("a", "\ud800")
+        ours.encode_pair("a", "\ud800")
+
+
+def test_a_cut_that_leaves_no_room_for_the_special_tokens_is_refused(ours):
+    with pytest.raises(InvalidInput, match="no room"):
+        ours.encode_pair("a", "b", 0)
