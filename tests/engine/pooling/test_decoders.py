@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaForSequenceClassification,
@@ -13,6 +14,7 @@ from transformers import (
 
 from engine.errors import LoadError
 from tests.engine.models import tiny
+from tests.engine.models.gguf_files import write_gguf
 from tests.engine.models.tiny import randomise
 from tests.engine.pooling import modules
 from tests.engine.weights.tiny_tokenizer import write_tokenizer
@@ -88,6 +90,14 @@ def test_qwen3_embeddings_files_name_a_language_model_that_they_have_no_head_of(
     save_file(bare, path)
     (vector,) = vectors(load(tmp_path), [tiny.prompts()[3]])
     assert (vector - length_one(states(model, tiny.prompts()[3])[-1])).abs().max() <= TOLERANCE
+
+
+def test_a_gguf_file_that_is_asked_for_vectors_gives_its_last_states(load, vectors, tmp_path):
+    model = tiny.make_model("qwen3")
+    path = write_gguf(model, tmp_path / "tiny.gguf", Type.F32)
+    engine = load(path, task="embed")
+    for text, vector in zip(tiny.prompts(), vectors(engine, tiny.prompts()), strict=True):
+        assert (vector - length_one(states(model, text)[-1])).abs().max() <= TOLERANCE
 
 
 CLASSIFIERS = {"qwen3": Qwen3ForSequenceClassification, "llama": LlamaForSequenceClassification}
