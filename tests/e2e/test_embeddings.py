@@ -99,7 +99,8 @@ class Fleet:
         tokens = self.tokenizer(text, return_tensors="pt", **cut)
         states = self.bert(**tokens).last_hidden_state[0]
         mean = states.double().mean(0)
-        return (mean / mean.norm()).numpy()
+        scaled: np.ndarray = (mean / mean.norm()).numpy()
+        return scaled
 
     @torch.inference_mode()
     def score(self, query: str, document: str) -> float:
