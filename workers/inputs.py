@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from engine.errors import EngineError, InvalidInput
 from engine.messages import EngineInfo
+from engine.text.pair_template import is_for_pairs
 from engine.text.text_model import TextModel
 from workers.contract import Job
+from workers.pair_prompt import PairPrompt
 from workers.prepare import MAX_CHARS_PER_TOKEN, check_ids, tokens_beyond
 from workers.vector_run import Input
 
@@ -64,14 +66,21 @@ class _Maker:
         self._cut_to = min(asked if asked > 0 else self._limit, self._limit) if asked else None
         self._cut_second_to = job.max_document_tokens or None
         self._param = job.prompt_param
+        self._pairs: PairPrompt | None = None
+        if text.chat_template is not None and is_for_pairs(text.chat_template):
+            self._pairs = PairPrompt(text.chat_template, text.tokenizer, job.created_s)
         self._text = text
         self._info = info
 
     def make(self, number: int, source: _Source) -> Input:
         """One input. Raises EngineError."""
         made = self._made(number, source)
-        if len(made.prompt_ids) > self._limit:
-            raise InputTooLong(number, len(made.prompt_ids), self._limit, self._param)
+        num_tokens = len(made.prompt_ids)
+        if self._cut_to is not None and num_tokens > self._cut_to:
+            what = f"The query of input {number} alone makes {num_tokens} tokens of it"
+            raise InvalidInput(f"{what}; {self._cut_to} are wanted.", self._param)
+        if num_tokens > self._limit:
+            raise InputTooLong(number, num_tokens, self._limit, self._param)
         if not made.prompt_ids:
             raise InvalidInput(f"Input {number} has no tokens.", self._param)
         return made
@@ -84,9 +93,12 @@ class _Maker:
         first, tokenizer = self._bounded(number, first, self._cut_to), self._text.tokenizer
         if second is None:
             ids, type_ids = tokenizer.encode_text(first, self._cut_to)
-        else:
-            second = self._bounded(number, second, self._cut_second_to or self._cut_to)
-            ids, type_ids = tokenizer.encode_pair(first, second, self._cut_to, self._cut_second_to)
+            return Input(number, ids, type_ids if any(type_ids) else ())
+        second = self._bounded(number, second, self._cut_second_to or self._cut_to)
+        bounds = self._cut_to, self._cut_second_to
+        if self._pairs is not None:
+            return Input(number, self._pairs.encode(first, second, *bounds))
+        ids, type_ids = tokenizer.encode_pair(first, second, *bounds)
         return Input(number, ids, type_ids if any(type_ids) else ())
 
     def _bounded(self, number: int, text: str, cut_to: int | None) -> str:
