@@ -19,7 +19,7 @@ def estimated(job: contract.Job, context_length: int | None) -> contract.Job:
     """
     prompt = prompt_tokens(job)
     answer = job.sampling.max_tokens or UNSAID_TOKENS
-    if job.kind in ("embedding", "score"):
+    if job.makes_vectors:
         answer = 0
     if context_length is not None:
         answer = min(answer, context_length)

@@ -12,7 +12,7 @@ from api.response.conversation import is_response
 from api.response.stream import NOTHING_MISSING, ResponseFrames
 from api.response.view import ResponseView
 from api.stream import Frames
-from api.vector_view import VectorFrames, makes_vectors, view_of
+from api.vector_view import VectorFrames, view_of
 from workers import contract
 
 
@@ -51,7 +51,7 @@ def frames_of(job: contract.Job, fingerprint: str = "", after: int = -1) -> Rend
     """The frames of a job's stream behind number `after`."""
     if numbers_frames(job):
         return _numbered(job, after)
-    if makes_vectors(job):
+    if job.makes_vectors:
         return VectorFrames(job, after)
     return Frames(job, fingerprint, after)
 
@@ -60,7 +60,7 @@ def answer_of(job: contract.Job, fingerprint: str = "") -> Whole:
     """The whole answer of a job."""
     if _is_message(job):
         return MessageView(job)
-    if makes_vectors(job):
+    if job.makes_vectors:
         return view_of(job)
     return ResponseView(job) if is_response(job) else Answer(job, fingerprint)
 

@@ -172,13 +172,8 @@ class VectorFrames:
                 frames.append(b"id: %d\ndata: %b\n\n" % (event.offset + i, _json(item)))
 
 
-def makes_vectors(job: contract.Job) -> bool:
-    """True for a job whose log has vectors."""
-    return job.kind in ("embedding", "score")
-
-
 def view_of(job: contract.Job) -> VectorView:
-    """The whole answer of a job that `makes_vectors`."""
+    """The whole answer of a job that makes vectors."""
     if not job.num_queries:
         return EmbeddingView(job)
     return RankingView(job) if job.endpoint in contract.RERANKS else ScoreView(job)

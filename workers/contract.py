@@ -185,6 +185,11 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
         return "messages" if self.kind == "chat" else "prompt"
 
     @property
+    def makes_vectors(self) -> bool:
+        """True if its log has vectors and no text."""
+        return self.kind in ("embedding", "score")
+
+    @property
     def num_choices(self) -> int:
         """How many texts or vectors the job makes."""
         if self.kind == "score":

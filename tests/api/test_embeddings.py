@@ -203,3 +203,14 @@ def test_a_job_is_charged_for_its_inputs_alone(vector_api, vector_workers):
     spec = vector_workers["m/embed"].specs[job_id]
     assert (spec.prompt_tokens, spec.cost) == (5, 5)
     assert isinstance(spec, contract.Job)
+
+
+@pytest.mark.parametrize(("prefer", "ttl_s"), [(None, 60), ("respond-async", 0)])
+def test_vectors_that_somebody_waited_for_do_not_stay_long(
+    vector_api, vector_workers, prefer, ttl_s
+):
+    headers = {} if prefer is None else {"Prefer": prefer}
+    reply = vector_api.request("POST", PATH, {"model": "m/embed", "input": "a"}, **headers)
+    job_id = reply.headers["x-job-id"]
+    assert vector_api.get(f"/v1/jobs/{job_id}?wait=20").json["state"] == "completed"
+    assert vector_workers["m/embed"].specs[job_id].result_ttl_s == ttl_s
