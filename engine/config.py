@@ -60,6 +60,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     rope_scaling: dict[str, Any] | None = None
     local_rope_theta: float = 0.0  # of layers with a window, unscaled; 0: they are like the others
     rope_free_layers: tuple[int, ...] = ()
+    is_causal: bool = True  # a token sees those before it; else all, and windows reach both ways
     windows: tuple[int, ...] = ()  # a layer's sliding window in tokens, 0: none; empty: no layer's
     attention_scale: float = 0.0  # 0: head_dim ** -0.5
     attention_softcap: float = 0.0  # 0: off

@@ -284,6 +284,11 @@ def load_generator(
     """Load a model that generates and make its engine. Raises LoadError as `load_engine` does."""
     device = _prepare(config)
     checkpoint = open_checkpoint(files)
+    if not checkpoint.config.is_causal:
+        raise LoadError(
+            f"{files.name} looks at what is behind a token, so it makes no text; serve it with "
+            "--task embed."
+        )
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
     with _memory_of(device):

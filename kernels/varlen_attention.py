@@ -134,7 +134,7 @@ def varlen_attention(
             KEY_TILE=tile.keys,
             WINDOW=window,
             num_warps=tile.warps,
-            num_stages=2,
+            num_stages=tile.stages,
         )
     return output
 
@@ -145,15 +145,16 @@ class _Tile(NamedTuple):
     rows: int
     keys: int
     warps: int
+    stages: int
 
 
 def _tile(query: Tensor, num_groups: int) -> _Tile:
     """The largest tile that spills no register (tests/kernels/test_compile.py)."""
-    group_rows = triton.next_power_of_2(num_groups)
+    group_rows, head_dim = triton.next_power_of_2(num_groups), query.shape[2]
     if query.element_size() == 4:  # full float32 products run outside the tensor cores
-        return _Tile(max(16, group_rows), keys=16, warps=4)
-    rows, head_dim = max(64, group_rows), query.shape[2]
-    return _Tile(rows, keys=32 if head_dim > 128 else 64, warps=8 if head_dim > 64 else 4)
+        return _Tile(max(16, group_rows), keys=16, warps=4, stages=3 if head_dim > 128 else 2)
+    keys, warps = 32 if head_dim > 128 else 64, 8 if head_dim > 64 else 4
+    return _Tile(max(64, group_rows), keys, warps, stages=2)
 
 
 def _check(query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> None:

@@ -56,7 +56,7 @@ _CAUSAL = "ForCausalLM"
 
 def decoder_of(architecture: str) -> str:
     """The architecture of `MODELS` that a decoder is under another head; else the name itself."""
-    for head in (HEADLESS, CLASSIFIER):
+    for head in (f"Text{HEADLESS}", HEADLESS, CLASSIFIER):
         if (name := architecture.removesuffix(head) + _CAUSAL) in MODELS:
             return name
     return architecture

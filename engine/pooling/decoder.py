@@ -1,4 +1,4 @@
-"""A causal decoder as the source of a text's states: the layers that generate, without a cache.
+"""A decoder as the source of a text's states: the layers that generate, without a cache.
 
 A layer writes a step's keys and values where it reads them, so one layer's worth of memory, for
 the tokens of one step, does for all.
@@ -17,8 +17,8 @@ from engine.layers.decoder import Decoder
 _BLOCK_SIZE = 16
 
 
-class CausalStates(nn.Module):
-    """The final states of a decoder's tokens, each of which sees those before it."""
+class DecoderStates(nn.Module):
+    """The final states of a decoder's tokens."""
 
     def __init__(self, decoder: Decoder, rope_switch: int) -> None:
         """`rope_switch` is the longest text of the first set of rotary frequencies, 0: the only."""

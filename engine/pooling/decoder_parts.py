@@ -14,7 +14,7 @@ from engine.errors import LoadError
 from engine.json_file import read_json
 from engine.loading import load_model
 from engine.models.registry import CLASSIFIER
-from engine.pooling.decoder import CausalStates
+from engine.pooling.decoder import DecoderStates
 from engine.pooling.heads import ScoreHead, TokenScoreHead
 from engine.pooling.parts import Parts, embedding_head, names_with
 from engine.pooling.recipe import read_recipe
@@ -31,11 +31,6 @@ from engine.weights.task import read_architecture, scores_by_token
 _SCORE = ClassifierNames(output="score")
 _HEADS = ("lm_head.", "score.")
 _EMBEDDING = "model.embed_tokens.weight"
-
-
-class _Directions(msgspec.Struct):
-    is_causal: bool | None = None
-    use_bidirectional_attention: bool | str | None = None
 
 
 class _Tokens(msgspec.Struct):
@@ -56,14 +51,13 @@ def load_decoder(
 
     Raises LoadError.
     """
-    _check_causal(files)
     checkpoint = open_checkpoint(files)
     # Tied, the head takes no memory; it is never asked.
     shape = msgspec.structs.replace(checkpoint.config, tie_word_embeddings=True, lm_head_bias=False)
     names = decoder_names(checkpoint.names())
     dtype = choose_dtype(config, shape, device)
     decoder = load_model(Renamed(checkpoint, names, shape), config, dtype, device, progress)
-    states = CausalStates(decoder, rope_switch(shape, shape.context_length))
+    states = DecoderStates(decoder, rope_switch(shape, shape.context_length))
     if task == "score":
         head = _score_head(files, checkpoint, names, shape, device)
         return Parts(states, head, shape, dtype)
@@ -75,18 +69,6 @@ def decoder_names(stored: Collection[str]) -> dict[str, str]:
     """The tensors below the head, under the names that they have below one: plain -> stored."""
     prefix = "model." if "embed_tokens.weight" in stored else ""
     return {f"{prefix}{name}": name for name in stored if not name.startswith(_HEADS)}
-
-
-def _check_causal(files: ModelFiles) -> None:
-    if files.kind != "plain":
-        return
-    path = files.directory / "config.json"
-    directions = read_json(path, _Directions)
-    if directions.is_causal is False or directions.use_bidirectional_attention:
-        raise LoadError(
-            f"{path} asks a decoder to look both ways, which is not supported; serve an encoder "
-            "or a causal embedding model."
-        )
 
 
 def _score_head(

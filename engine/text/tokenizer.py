@@ -118,7 +118,8 @@ class Tokenizer:
             lengths = shortened([len(part) for part in parts], max_tokens - num_added)
             for part, length in zip(parts, lengths, strict=True):
                 part.truncate(length)
-        joined = self._backend.post_process(parts[0], parts[1] if len(parts) > 1 else None)
+        first, second = parts[0], parts[1] if len(parts) > 1 else None
+        joined = self._backend.post_process(first, second)
         return Encoded(joined.ids, joined.type_ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:

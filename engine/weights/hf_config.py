@@ -56,7 +56,8 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "bos_token_id": keys.bos_token_id,
         "dtype": stored_dtype(weights, is_quantised=is_quantised),
     }
-    return ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
+    config = ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
+    return _both_ways(config, keys, path) if keys.looks_both_ways() else config
 
 
 def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
@@ -80,6 +81,13 @@ def _asked(answer: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
         return answer()
     except LoadError as error:
         raise LoadError(f"{path}: {error}.") from error
+
+
+def _both_ways(config: ModelConfig, keys: HfKeys, path: Path) -> ModelConfig:
+    if config.attention_softcap:
+        raise LoadError(f"{path}: a soft cap on attention that looks both ways is not supported.")
+    sides = tuple(keys.side_of(window) if window else 0 for window in config.windows)
+    return msgspec.structs.replace(config, windows=sides, is_causal=False)
 
 
 def _activation(keys: HfKeys, path: Path) -> Activation:

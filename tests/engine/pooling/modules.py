@@ -1,6 +1,7 @@
 """Writes sentence-transformers' files beside a checkpoint. Knows nothing of the engine."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,10 @@ def write_config(directory: Path, folder: str, config: dict[str, Any]) -> None:
 
 def write_pooling(directory: Path, *switches: str) -> None:
     """1_Pooling with these modes on and the others off."""
-    modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
-    modes += ("weightedmean_tokens", "lasttoken")
+    modes = (
+        *("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens"),
+        *("weightedmean_tokens", "lasttoken"),
+    )
     config = {f"pooling_mode_{mode}": mode in switches for mode in modes}
     write_config(directory, "1_Pooling", {"word_embedding_dimension": 64, **config})
 
@@ -63,4 +66,4 @@ def write_dense(directory: Path, folder: str, weight: Tensor, bias: Tensor | Non
 def random_matrix(*shape: int) -> Tensor:
     """Weights of a dense layer."""
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(shape, generator=generator) * shape[-1] ** -0.5
+    return torch.randn(shape, generator=generator) / math.sqrt(shape[-1])

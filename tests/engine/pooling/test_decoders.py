@@ -7,6 +7,7 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file, save_file
 from transformers import (
+    Gemma3TextModel,
     LlamaForSequenceClassification,
     Qwen3ForSequenceClassification,
     Qwen3Model,
@@ -168,16 +169,44 @@ def test_isq_makes_a_decoder_smaller_and_moves_its_vectors_little(load, vectors,
         assert 0 < (one - other).abs().max() < 0.02
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"is_causal": False}, {"use_bidirectional_attention": True}],
-    ids=["is-causal", "attention"],
-)
-def test_a_decoder_that_looks_both_ways_is_refused(change, load, tmp_path):
-    path = as_embedder(tiny.save_checkpoint("llama", tmp_path)) / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(LoadError, match="both ways"):
+@pytest.mark.parametrize("name", ["llama", "qwen2-window", "qwen3"])
+def test_a_decoder_may_look_both_ways(name, load, vectors, tmp_path):
+    model = tiny.make_model(name, is_causal=False)
+    model.save_pretrained(tmp_path)
+    engine = load(as_embedder(tmp_path))
+    for text, vector in zip(tiny.prompts(), vectors(engine, tiny.prompts()), strict=True):
+        assert (vector - length_one(states(model, text)[-1])).abs().max() <= TOLERANCE
+
+
+def test_embedding_gemma_looks_both_ways_and_has_two_dense_layers(load, vectors, tmp_path):
+    (config_class, _), special = tiny.RECIPES["gemma3"]
+    values = {**tiny._SHAPE, **special, "sliding_window": 8, "use_bidirectional_attention": True}
+    model = Gemma3TextModel(config_class(**values)).float().eval()
+    randomise(model)
+    model.save_pretrained(tmp_path)
+    modules.write_modules(tmp_path, ["Transformer", "Pooling", "Dense", "Dense", "Normalize"])
+    modules.write_pooling(tmp_path, "mean_tokens")
+    wide, narrow = modules.random_matrix(160, 64), modules.random_matrix(48, 160)
+    modules.write_dense(tmp_path, "2_Dense", wide, None)
+    modules.write_dense(tmp_path, "3_Dense", narrow, None)
+    engine = load(tmp_path)
+    assert (engine.info.task, engine.info.vector_size) == ("embed", 48)
+    for text, vector in zip(tiny.prompts(), vectors(engine, tiny.prompts()), strict=True):
+        inner = torch.tanh(wide.double() @ states(model, text).mean(0))
+        exact = length_one(torch.tanh(narrow.double() @ inner))
+        assert (vector - exact).abs().max() <= TOLERANCE
+
+
+def test_a_decoder_that_looks_both_ways_makes_no_text(load, tmp_path):
+    tiny.make_model("llama", is_causal=False).save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="serve it with --task embed"):
         load(tmp_path)
+
+
+def test_a_soft_cap_both_ways_is_refused(load, tmp_path):
+    tiny.make_model("gemma2", is_causal=False).save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="soft cap"):
+        load(tmp_path, task="embed")
 
 
 def test_a_reranker_without_the_words_is_refused(load, tmp_path):

@@ -208,7 +208,7 @@ def test_sentence_transformers_may_want_lower_case(directories, tmp_path):
 def word_list(directories, tmp_path):
     """The directory of a BERT of before tokenizer.json."""
     vocabulary = load_tokenizer(directories["bert"])
-    words = [vocabulary._backend.id_to_token(id_) for id_ in range(vocabulary.vocab_size)]
+    words = [vocabulary._backend.id_to_token(id_) or "" for id_ in range(vocabulary.vocab_size)]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     return tmp_path
 
