@@ -56,9 +56,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation = activation_of(config.activation)
         self.is_gated = config.is_gated
+        self.has_up_first = False
         inner = (config.intermediate_size,) * (1 + config.is_gated)
         hidden, bias = config.hidden_size, config.mlp_bias
-        self.up_proj = Linear(hidden, inner, dtype, device, bias=bias)
+        self.up_proj = Linear(hidden, inner, dtype, device, bias=bias and config.has_up_bias)
         self.down_proj = Linear(inner[0], (hidden,), dtype, device, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +67,8 @@ class FeedForward(nn.Module):
         up: Tensor = self.up_proj(x)
         if self.is_gated:
             gate, up = up.chunk(2, dim=-1)
+            if self.has_up_first:
+                gate, up = up, gate
             inner = self.activation(gate) * up
         else:
             inner = self.activation(up)
@@ -97,6 +100,7 @@ class EncoderLayer(nn.Module):
         self.attention.o_proj.load(loader, f"{prefix}.{names.attention_output}")
         if self.attention_norm is not None:
             self.attention_norm.load(loader, f"{prefix}.{names.attention_norm}")
+        self.mlp.has_up_first = names.has_up_first
         self.mlp.up_proj.load(loader, *(f"{prefix}.{name}" for name in names.up))
         self.mlp.down_proj.load(loader, f"{prefix}.{names.down}")
         self.mlp_norm.load(loader, f"{prefix}.{names.mlp_norm}")
