@@ -48,6 +48,7 @@ class Family(NamedTuple):
     embeddings: EmbeddingNames = EmbeddingNames()
     layer: LayerNames = LayerNames()
     final_norm: str = ""
+    biases: str = "encoder.relative_attention_bias"  # where distances have any
     classifier: ClassifierNames = ClassifierNames("pooler.dense")
     heads: tuple[str, ...] = ("cls.", "lm_head.")
 
@@ -106,11 +107,21 @@ _GTE = Family(
     ),
 )
 
+_MPNET = _ROBERTA._replace(
+    prefix="mpnet",
+    layer=LayerNames(
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        attention_output="attention.attn.o",
+        attention_norm="attention.LayerNorm",
+    ),
+)
+
 FAMILIES = {
     "Bert": _BERT,
     "Camembert": _ROBERTA,
     "DistilBert": _DISTILBERT,
     "Gte": _GTE,
+    "MPNet": _MPNET,
     "ModernBert": _MODERNBERT,
     "New": _GTE._replace(prefix="new"),  # what GTE's makers called it
     "NomicBert": _NOMIC,

@@ -69,6 +69,19 @@ class RobertaKeys(EncoderKeys, frozen=True, kw_only=True):
         return {**super().fields(), "context_length": length, "position_offset": offset}
 
 
+class MPNetKeys(RobertaKeys, frozen=True, kw_only=True):
+    """RoBERTa without token types, and a bias for each distance between two tokens."""
+
+    layer_norm_eps: Positive = 1e-12
+    relative_attention_num_buckets: int = 32
+
+    def fields(self) -> dict[str, Any]:
+        """RoBERTa's; transformers has 32 buckets whatever the file says."""
+        if self.relative_attention_num_buckets != 32:
+            raise LoadError("relative_attention_num_buckets other than 32 is not supported")
+        return {**super().fields(), "num_types": 0, "num_buckets": 32}
+
+
 class DistilBertKeys(EncoderKeys, frozen=True, kw_only=True):
     """BERT without token types, under names of its own."""
 

@@ -7,7 +7,7 @@ import msgspec
 
 from engine.encoders.config import EncoderConfig
 from engine.encoders.families import ENCODERS
-from engine.encoders.keys import DistilBertKeys, EncoderKeys, RobertaKeys
+from engine.encoders.keys import DistilBertKeys, EncoderKeys, MPNetKeys, RobertaKeys
 from engine.encoders.rotary_keys import GteKeys, ModernBertKeys, NomicBertKeys
 from engine.errors import LoadError
 from engine.json_file import read_json
@@ -20,6 +20,7 @@ _KEYS: dict[str, type[EncoderKeys]] = {
     "Camembert": RobertaKeys,
     "DistilBert": DistilBertKeys,
     "Gte": GteKeys,
+    "MPNet": MPNetKeys,
     "ModernBert": ModernBertKeys,
     "New": GteKeys,
     "NomicBert": NomicBertKeys,

@@ -53,7 +53,9 @@ def test_types_are_nothing_to_a_model_without_them(load, vectors, tmp_path):
     assert torch.equal(typed, untyped)
 
 
-@pytest.mark.parametrize(("name", "length"), [("bert", 80), ("roberta", 78), ("modernbert", 80)])
+@pytest.mark.parametrize(
+    ("name", "length"), [("bert", 80), ("roberta", 78), ("modernbert", 80), ("mpnet", 78)]
+)
 def test_the_longest_text_has_all_positions_and_one_more_token_is_refused(
     name, length, load, vectors, tmp_path
 ):
@@ -65,6 +67,13 @@ def test_the_longest_text_has_all_positions_and_one_more_token_is_refused(
     assert (vector - expected(model, text)).abs().max() <= TOLERANCE
     with pytest.raises(PromptTooLong):
         vectors(engine, [[*text, 5]])
+
+
+def test_distances_past_the_last_bucket_have_its_bias(load, vectors, tmp_path):
+    model = tiny.make(tiny.EMBEDDERS["mpnet"], max_position_embeddings=400)
+    text = [5 + number * 7 % 90 for number in range(390)]
+    (vector,) = vectors(load(tiny.save(model, tmp_path)), [text])
+    assert (vector - expected(model, text)).abs().max() <= TOLERANCE
 
 
 def test_norms_may_have_their_old_names(load, vectors, tmp_path):
