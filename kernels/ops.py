@@ -204,14 +204,20 @@ def cached_attention(
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int = 0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scale: float,
+    window: int = 0,
+    biases: Tensor | None = None,
 ) -> Tensor:
     """Attention both ways of whole sequences [T, Hq, D], each by itself; S + 1 `starts`."""
     if query.is_cuda:
         from kernels.varlen_attention import varlen_attention as launch
 
-        return launch(query, key, value, starts, scale, window)
-    return cpu_varlen_attention.varlen_attention(query, key, value, starts, scale, window)
+        return launch(query, key, value, starts, scale, window, biases)
+    return cpu_varlen_attention.varlen_attention(query, key, value, starts, scale, window, biases)
 
 
 def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:

@@ -23,9 +23,11 @@ def _varlen_attention_kernel(
     key,
     value,
     starts,
+    biases,
     output,
     scale,
     num_sequences,
+    bias_stride,
     query_stride_t,
     query_stride_h,
     key_stride_t,
@@ -41,6 +43,7 @@ def _varlen_attention_kernel(
     TILE_TOKENS: tl.constexpr,
     KEY_TILE: tl.constexpr,
     WINDOW: tl.constexpr,
+    REACH: tl.constexpr,
 ):
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -80,8 +83,11 @@ def _varlen_attention_kernel(
         k = tl.load(key + k_place[None, :] + dim[:, None], mask=k_mask, other=0.0)
         scores = tl.dot(q, k, input_precision="ieee") * (scale * _LOG2_E)
         visible = is_key[None, :]
+        distance = place[None, :] - token[:, None]
+        if REACH > 0:
+            column = tl.minimum(tl.maximum(distance, -REACH), REACH) + REACH
+            scores += tl.load(biases + head[:, None] * bias_stride + column) * _LOG2_E
         if WINDOW > 0:
-            distance = place[None, :] - token[:, None]
             visible = visible & (distance <= WINDOW) & (distance >= -WINDOW)
         scores = tl.where(visible, scores, -float("inf"))
         new_highest = tl.maximum(highest, tl.max(scores, axis=1))
@@ -104,14 +110,20 @@ def _varlen_attention_kernel(
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int = 0
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scale: float,
+    window: int = 0,
+    biases: Tensor | None = None,
 ) -> Tensor:
     """As kernels/reference/varlen_attention.py; never waits for the device.
 
     All but the last dimension may be strided. Scores are float32; half-precision inputs round the
     softmax weights to their type for the second product.
     """
-    _check(query, key, value, starts)
+    _check(query, key, value, starts, biases)
     num_tokens, num_heads, head_dim = query.shape
     num_sequences, num_kv_heads = len(starts) - 1, key.shape[1]
     num_groups = num_heads // num_kv_heads
@@ -121,7 +133,9 @@ def varlen_attention(
     if query.numel():
         grid = (num_tokens // tile_tokens + num_sequences, num_kv_heads)
         _varlen_attention_kernel[grid](
-            *(query, key, value, starts, output, scale, num_sequences),
+            # without biases the pointer is never followed
+            *(query, key, value, starts, query if biases is None else biases, output, scale),
+            *(num_sequences, 0 if biases is None else biases.stride(0)),
             *query.stride()[:2],
             *key.stride()[:2],
             *value.stride()[:2],
@@ -133,6 +147,7 @@ def varlen_attention(
             TILE_TOKENS=tile_tokens,
             KEY_TILE=tile.keys,
             WINDOW=window,
+            REACH=0 if biases is None else biases.shape[1] // 2,
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
@@ -157,7 +172,9 @@ def _tile(query: Tensor, num_groups: int) -> _Tile:
     return _Tile(max(64, group_rows), keys, warps, stages=2)
 
 
-def _check(query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> None:
+def _check(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, biases: Tensor | None
+) -> None:
     expect("dimensions of query", query.dim(), 3)
     expect("dimensions of key", key.dim(), 3)
     num_tokens, num_heads, head_dim = query.shape
@@ -169,3 +186,11 @@ def _check(query: Tensor, key: Tensor, value: Tensor, starts: Tensor) -> None:
     expect_rows("query", query)
     expect("dimensions of starts", starts.dim(), 1)
     expect_index("starts", starts, torch.int32, query)
+    if biases is not None:
+        expect("dimensions of biases", biases.dim(), 2)
+        expect("rows of biases", biases.shape[0], num_heads)
+        expect("columns of biases modulo 2", biases.shape[1] % 2, 1)
+        expect("at least 3 columns of biases", biases.shape[1] >= 3, True)
+        expect("dtype of biases", biases.dtype, torch.float32)
+        expect("device of biases", biases.device, query.device)
+        expect_rows("biases", biases)

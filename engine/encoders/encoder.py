@@ -9,6 +9,7 @@ from engine.encoders.batch import Packed
 from engine.encoders.config import EncoderConfig
 from engine.encoders.families import EmbeddingNames, family_of
 from engine.encoders.layers import EncoderLayer, make_norm
+from engine.encoders.places import DistanceBiases, Places
 from engine.layers.embedding import Embedding
 from engine.layers.rotary import make_rotaries
 from engine.weights.loader import Loader
@@ -59,6 +60,7 @@ class Encoder(nn.Module):
         self.embeddings = Embeddings(config, dtype, device)
         rotaries = [] if config.num_positions else make_rotaries(config, device)
         self.rotaries = nn.ModuleList(rotaries)
+        self.biases = DistanceBiases(config, device) if config.num_buckets else None
         self._layers = [
             EncoderLayer(config, dtype, device, index) for index in range(config.num_layers)
         ]
@@ -77,6 +79,8 @@ class Encoder(nn.Module):
         self.embeddings.load(loader, self.family.embeddings)
         for index, layer in enumerate(self._layers):
             layer.load(loader, f"{names.layers}.{index}", names)
+        if self.biases is not None:
+            self.biases.load(loader, self.family.biases)
         if self.norm is not None:
             self.norm.load(loader, self.family.final_norm)
 
@@ -84,6 +88,7 @@ class Encoder(nn.Module):
         """The last state of each token [T, hidden]."""
         x: Tensor = self.embeddings(batch)
         rotations = [rotary(batch.positions) for rotary in self.rotaries]
+        places = Places(rotations, None if self.biases is None else self.biases())
         for layer in self._layers:
-            x = layer(x, batch, rotations)
+            x = layer(x, batch, places)
         return x if self.norm is None else self.norm(x)

@@ -17,7 +17,7 @@ class EmbeddingNames(NamedTuple):
 class LayerNames(NamedTuple):
     """`layers` is the list of them, the others are below one layer; stacked tensors have one name.
 
-    Of a gated block `up` has gate and up, in this order.
+    Of a gated block `up` has gate and up in this order, but for a single tensor that has up first.
     """
 
     layers: str = "encoder.layer"
@@ -27,6 +27,7 @@ class LayerNames(NamedTuple):
     up: tuple[str, ...] = ("intermediate.dense",)
     down: str = "output.dense"
     mlp_norm: str = "output.LayerNorm"
+    has_up_first: bool = False
 
 
 class ClassifierNames(NamedTuple):
@@ -47,6 +48,7 @@ class Family(NamedTuple):
     embeddings: EmbeddingNames = EmbeddingNames()
     layer: LayerNames = LayerNames()
     final_norm: str = ""
+    biases: str = "encoder.relative_attention_bias"  # where distances have any
     classifier: ClassifierNames = ClassifierNames("pooler.dense")
     heads: tuple[str, ...] = ("cls.", "lm_head.")
 
@@ -91,11 +93,37 @@ _NOMIC = Family(
     ),
 )
 
+_GTE = Family(
+    "gte",
+    layer=LayerNames(
+        "encoder.layer",
+        ("attention.qkv_proj",),
+        "attention.o_proj",
+        "attn_ln",
+        ("mlp.up_gate_proj",),
+        "mlp.down_proj",
+        "mlp_ln",
+        has_up_first=True,
+    ),
+)
+
+_MPNET = _ROBERTA._replace(
+    prefix="mpnet",
+    layer=LayerNames(
+        qkv=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+        attention_output="attention.attn.o",
+        attention_norm="attention.LayerNorm",
+    ),
+)
+
 FAMILIES = {
     "Bert": _BERT,
     "Camembert": _ROBERTA,
     "DistilBert": _DISTILBERT,
+    "Gte": _GTE,
+    "MPNet": _MPNET,
     "ModernBert": _MODERNBERT,
+    "New": _GTE._replace(prefix="new"),  # what GTE's makers called it
     "NomicBert": _NOMIC,
     "Roberta": _ROBERTA,
     "XLMRoberta": _ROBERTA,

@@ -1,19 +1,17 @@
-"""The keys of an encoder's config.json, family by family, and the shape they give. Torch-free."""
+"""The keys of config.json of encoders with learned positions. Torch-free.
+
+`fields` gives what a family's shape has beside the common keys; it raises LoadError, without naming
+the file, for what is not supported.
+"""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 
-from engine.encoders.config import EncoderConfig
-from engine.encoders.families import ENCODERS
 from engine.errors import LoadError
-from engine.json_file import read_json
 from engine.weights.bounds import LayerCount
-from engine.weights.files import ModelFiles
-from engine.weights.hf_keys import ACTIVATIONS, Count, Positive, windows_of
-from engine.weights.safetensors_header import stored_dtype
+from engine.weights.hf_keys import Count, Positive
 
 
 class EncoderKeys(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +69,19 @@ class RobertaKeys(EncoderKeys, frozen=True, kw_only=True):
         return {**super().fields(), "context_length": length, "position_offset": offset}
 
 
+class MPNetKeys(RobertaKeys, frozen=True, kw_only=True):
+    """RoBERTa without token types, and a bias for each distance between two tokens."""
+
+    layer_norm_eps: Positive = 1e-12
+    relative_attention_num_buckets: int = 32
+
+    def fields(self) -> dict[str, Any]:
+        """RoBERTa's; transformers has 32 buckets whatever the file says."""
+        if self.relative_attention_num_buckets != 32:
+            raise LoadError("relative_attention_num_buckets other than 32 is not supported")
+        return {**super().fields(), "num_types": 0, "num_buckets": 32}
+
+
 class DistilBertKeys(EncoderKeys, frozen=True, kw_only=True):
     """BERT without token types, under names of its own."""
 
@@ -90,179 +101,3 @@ class DistilBertKeys(EncoderKeys, frozen=True, kw_only=True):
     def fields(self) -> dict[str, Any]:
         """BERT's."""
         return {**super().fields(), "num_types": 0}
-
-
-class ModernBertKeys(EncoderKeys, frozen=True, kw_only=True):
-    """Rotary positions, most layers with a window, norms before the blocks, no biases."""
-
-    hidden_activation: str = "gelu"
-    norm_eps: Positive = 1e-5
-    norm_bias: bool = False
-    attention_bias: bool = False
-    mlp_bias: bool = False
-    local_attention: Count = 128
-    global_attn_every_n_layers: Count = 3
-    global_rope_theta: Positive = 160_000.0
-    local_rope_theta: Positive | None = 10_000.0
-    layer_types: list[str] | None = None
-    rope_parameters: dict[str, Any] | None = None  # transformers 5: by type of layer
-
-    def activation_name(self) -> str:
-        """It has a name of its own."""
-        return self.hidden_activation
-
-    def fields(self) -> dict[str, Any]:
-        """Layers of two kinds, each with its rotary positions."""
-        full, local = self._theta("full_attention"), self._theta("sliding_attention")
-        return {
-            "context_length": self.max_position_embeddings,
-            "norm_eps": self.norm_eps,
-            "has_norm_bias": self.norm_bias,
-            "attention_bias": self.attention_bias,
-            "attention_output_bias": self.attention_bias,
-            "mlp_bias": self.mlp_bias,
-            "rope_theta": full or self.global_rope_theta,
-            "local_rope_theta": local or self.local_rope_theta or self.global_rope_theta,
-            "windows": self._windows(),
-            "is_pre_norm": True,
-            "is_gated": True,
-        }
-
-    def _windows(self) -> tuple[int, ...]:
-        types = self.layer_types or [
-            "sliding_attention" if layer % self.global_attn_every_n_layers else "full_attention"
-            for layer in range(self.num_hidden_layers)
-        ]
-        return windows_of(types, self.num_hidden_layers, self.local_attention // 2)
-
-    def _theta(self, kind: str) -> float | None:
-        return _theta((self.rope_parameters or {}).get(kind))
-
-
-class NomicBertKeys(EncoderKeys, frozen=True, kw_only=True):
-    """BERT with rotary positions and a gated block, without biases but for the norms'.
-
-    transformers' own keys, or those of the files as they were published.
-    """
-
-    names: ClassVar[Mapping[str, str]] = {
-        "n_embd": "hidden_size",
-        "n_inner": "intermediate_size",
-        "n_layer": "num_hidden_layers",
-        "n_head": "num_attention_heads",
-        "n_positions": "max_position_embeddings",
-        "layer_norm_epsilon": "layer_norm_eps",
-        "activation_function": "hidden_act",
-    }
-    hidden_act: str = "silu"
-    rope_parameters: dict[str, Any] | None = None
-    rotary_emb_base: Positive = 1000.0
-    rotary_emb_fraction: float = 1.0
-    rotary_scaling_factor: float | None = None
-    max_trained_positions: Count | None = None
-    qkv_proj_bias: bool = False
-    mlp_fc1_bias: bool = False
-    mlp_fc2_bias: bool = False
-    prenorm: bool = False
-
-    def activation_name(self) -> str:
-        """The published files name the gated pair."""
-        return {"swiglu": "silu", "geglu": "gelu"}.get(self.hidden_act, self.hidden_act)
-
-    def fields(self) -> dict[str, Any]:
-        """The variant of nomic-embed-text."""
-        if self.rotary_emb_fraction != 1.0 or self.prenorm:
-            raise LoadError("rotary_emb_fraction other than 1 and prenorm are not supported")
-        if self.qkv_proj_bias or self.mlp_fc1_bias or self.mlp_fc2_bias:
-            raise LoadError("biases in NomicBert's projections are not supported")
-        return {
-            "context_length": self._length(),
-            "num_types": self.type_vocab_size,
-            "norm_eps": self.layer_norm_eps,
-            "rope_theta": _theta(self.rope_parameters) or self.rotary_emb_base,
-            "is_gated": True,
-        }
-
-    def _length(self) -> int:
-        """The scaling of rotary positions, which is not made here, begins behind the trained."""
-        if self.rotary_scaling_factor is None or self.max_trained_positions is None:
-            return self.max_position_embeddings
-        return min(self.max_position_embeddings, self.max_trained_positions)
-
-
-_KEYS: dict[str, type[EncoderKeys]] = {
-    "Bert": EncoderKeys,
-    "Camembert": RobertaKeys,
-    "DistilBert": DistilBertKeys,
-    "ModernBert": ModernBertKeys,
-    "NomicBert": NomicBertKeys,
-    "Roberta": RobertaKeys,
-    "XLMRoberta": RobertaKeys,
-}
-
-
-def _theta(rope: Any) -> float | None:
-    """The base of rotary positions; None where the file does not say."""
-    if rope is None:
-        return None
-    if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
-        raise LoadError("rotary positions that are scaled are not supported")
-    theta = rope.get("rope_theta")
-    if theta is not None and (not isinstance(theta, int | float) or theta <= 0):
-        raise LoadError(f"rope_theta must be a positive number, not {theta!r}")
-    return theta
-
-
-def read_encoder_config(files: ModelFiles, architecture: str) -> EncoderConfig:
-    """Read config.json of an architecture of `ENCODERS`.
-
-    Raises LoadError naming the key that is missing, nonsensical or asks for what is not supported.
-    """
-    path = files.directory / "config.json"
-    keys = _read_keys(path, _KEYS[ENCODERS[architecture]])
-    if (activation := keys.activation_name()) not in ACTIVATIONS:
-        raise LoadError(
-            f"{path}: the activation {activation!r} is not supported; supported are "
-            f"{', '.join(ACTIVATIONS)}."
-        )
-    fields = _fields(keys, path)
-    return EncoderConfig(
-        architecture=architecture,
-        vocab_size=keys.vocab_size,
-        hidden_size=keys.hidden_size,
-        intermediate_size=keys.intermediate_size,
-        num_layers=keys.num_hidden_layers,
-        num_heads=keys.num_attention_heads,
-        num_kv_heads=keys.num_attention_heads,
-        head_dim=_head_dim(keys, path),
-        norm="layer",
-        activation=ACTIVATIONS[activation],
-        dtype=stored_dtype(files.weights, is_quantised=False),
-        **fields,
-    )
-
-
-def _read_keys(path: Path, kind: type[EncoderKeys]) -> EncoderKeys:
-    stored = read_json(path, dict[str, Any])
-    values = {kind.names.get(key, key): value for key, value in stored.items()}
-    try:
-        return msgspec.convert(values, kind)
-    except msgspec.ValidationError as error:
-        raise LoadError(f"{path} cannot be used: {error}. Download it again.") from error
-
-
-def _fields(keys: EncoderKeys, path: Path) -> dict[str, Any]:
-    try:
-        return keys.fields()
-    except LoadError as error:
-        raise LoadError(f"{path}: {error}.") from error
-
-
-def _head_dim(keys: EncoderKeys, path: Path) -> int:
-    size, rest = divmod(keys.hidden_size, keys.num_attention_heads)
-    if rest or size % 2:
-        raise LoadError(
-            f"{path}: hidden_size {keys.hidden_size} is no even multiple of num_attention_heads "
-            f"{keys.num_attention_heads}."
-        )
-    return size

@@ -1,17 +1,16 @@
 """The layers of an encoder: attention both ways, feed-forward, norms before or behind them."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
 from engine.encoders.batch import Packed
 from engine.encoders.config import EncoderConfig
 from engine.encoders.families import LayerNames
+from engine.encoders.places import Places
 from engine.layers.linear import Linear
 from engine.layers.mlp import activation_of
 from engine.layers.norm import LayerNorm
-from engine.layers.rotary import Rotation, rotary_of
+from engine.layers.rotary import rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
 
@@ -37,14 +36,15 @@ class SelfAttention(nn.Module):
         self.qkv_proj = Linear(hidden, (size,) * 3, dtype, device, bias=config.attention_bias)
         self.o_proj = Linear(size, (hidden,), dtype, device, bias=config.attention_output_bias)
 
-    def forward(self, x: Tensor, batch: Packed, rotations: Sequence[Rotation]) -> Tensor:
+    def forward(self, x: Tensor, batch: Packed, places: Places) -> Tensor:
         """[T, hidden] to [T, hidden]."""
         heads = self.qkv_proj(x).unflatten(1, (3, -1, self.head_dim))
         query, key, value = heads.unbind(1)
         if self.rotary is not None:
-            query, key = ops.rotary(query, key, *rotations[self.rotary])
+            query, key = ops.rotary(query, key, *places.rotations[self.rotary])
         scale = self.head_dim**-0.5
-        attended = ops.varlen_attention(query, key, value, batch.starts, scale, self.window)
+        sequences = (batch.starts, scale, self.window, places.biases)
+        attended = ops.varlen_attention(query, key, value, *sequences)
         output: Tensor = self.o_proj(attended.flatten(1))
         return output
 
@@ -56,9 +56,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.activation = activation_of(config.activation)
         self.is_gated = config.is_gated
+        self.has_up_first = False
         inner = (config.intermediate_size,) * (1 + config.is_gated)
         hidden, bias = config.hidden_size, config.mlp_bias
-        self.up_proj = Linear(hidden, inner, dtype, device, bias=bias)
+        self.up_proj = Linear(hidden, inner, dtype, device, bias=bias and config.has_up_bias)
         self.down_proj = Linear(inner[0], (hidden,), dtype, device, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,6 +67,8 @@ class FeedForward(nn.Module):
         up: Tensor = self.up_proj(x)
         if self.is_gated:
             gate, up = up.chunk(2, dim=-1)
+            if self.has_up_first:
+                gate, up = up, gate
             inner = self.activation(gate) * up
         else:
             inner = self.activation(up)
@@ -97,18 +100,19 @@ class EncoderLayer(nn.Module):
         self.attention.o_proj.load(loader, f"{prefix}.{names.attention_output}")
         if self.attention_norm is not None:
             self.attention_norm.load(loader, f"{prefix}.{names.attention_norm}")
+        self.mlp.has_up_first = names.has_up_first
         self.mlp.up_proj.load(loader, *(f"{prefix}.{name}" for name in names.up))
         self.mlp.down_proj.load(loader, f"{prefix}.{names.down}")
         self.mlp_norm.load(loader, f"{prefix}.{names.mlp_norm}")
 
-    def forward(self, x: Tensor, batch: Packed, rotations: Sequence[Rotation]) -> Tensor:
+    def forward(self, x: Tensor, batch: Packed, places: Places) -> Tensor:
         """[T, hidden] to [T, hidden]."""
         if not self.is_pre_norm:
             assert self.attention_norm is not None
-            x = self.attention_norm(x + self.attention(x, batch, rotations))
+            x = self.attention_norm(x + self.attention(x, batch, places))
             output: Tensor = self.mlp_norm(x + self.mlp(x))
             return output
         normed = x if self.attention_norm is None else self.attention_norm(x)
-        x = x + self.attention(normed, batch, rotations)
+        x = x + self.attention(normed, batch, places)
         output = x + self.mlp(self.mlp_norm(x))
         return output

@@ -98,9 +98,9 @@ class Attention(nn.Module):
         return attended
 
     def _look_both_ways(self, x: Tensor, batch: Batch, rotations: Sequence[Rotation]) -> Tensor:
-        heads = self._projections(x).unflatten(1, (-1, self.head_dim))
+        heads = self._projections(x).view(len(x), -1, self.head_dim)
         counts = [size // self.head_dim for size in self.sizes]
-        query, key, value = heads.split(counts, dim=1)
+        query, key, value = torch.split(heads, counts, dim=1)
         if self._head_norms is not None:
             query, key = (
                 ops.rms_norm(part, weight, self._eps)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from engine.encoders.families import FAMILIES
 from engine.errors import LoadError
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def check_architecture(architecture: str) -> None:
     if architecture not in MODELS:
         raise LoadError(
             f"The model's architecture {architecture} is not supported; supported are "
-            f"{', '.join(MODELS)}."
+            f"{', '.join(MODELS)}, and for vectors and scores {', '.join(FAMILIES)}."
         )
 
 

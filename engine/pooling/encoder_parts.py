@@ -12,7 +12,7 @@ from engine.device import choose_dtype
 from engine.encoders.config import EncoderConfig
 from engine.encoders.encoder import Encoder
 from engine.encoders.families import Family, family_of
-from engine.encoders.keys import read_encoder_config
+from engine.encoders.read_config import read_encoder_config
 from engine.errors import LoadError
 from engine.layers.mlp import activation_of
 from engine.pooling.heads import ScoreHead

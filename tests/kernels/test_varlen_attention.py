@@ -15,6 +15,7 @@ class Case(NamedTuple):
     lengths: list[int]
     heads: tuple[int, int, int]  # query heads, KV heads, head dimension
     window: int = 0
+    reach: int = 0  # of biases by distance
 
 
 CASES = {
@@ -27,6 +28,8 @@ CASES = {
     "window": Case([90, 3, 40], (4, 2, 32), window=11),
     "window-1": Case([20, 9], (2, 2, 16), window=1),
     "wide-window": Case([20, 9], (2, 2, 16), window=1000),
+    "biases": Case([50, 1, 33, 9], (4, 4, 32), reach=12),
+    "biases-window": Case([50, 3], (4, 2, 16), window=7, reach=100),
 }
 
 
@@ -37,10 +40,13 @@ def build(case, dtype, generator):
     qkv = torch.randn(total, num_heads + 2 * num_kv_heads, dim, generator=generator).to(dtype)
     query, key, value = qkv.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
     starts = torch.tensor([0, *case.lengths]).cumsum(0).int()
-    return query, key, value, starts, dim**-0.5, case.window
+    biases = None
+    if case.reach:
+        biases = torch.randn(num_heads, 2 * case.reach + 1, generator=generator)
+    return query, key, value, starts, dim**-0.5, case.window, biases
 
 
-def plain_attention(query, key, value, starts, scale, window):
+def plain_attention(query, key, value, starts, scale, window, biases):
     """In float64, over all tokens at once: those of other sequences are masked away."""
     query, key, value = (x.double().transpose(0, 1) for x in (query, key, value))
     groups = len(query) // len(key)
@@ -50,6 +56,11 @@ def plain_attention(query, key, value, starts, scale, window):
     if window:
         visible &= (place[:, None] - place).abs() <= window
     scores = query @ key.repeat_interleave(groups, 0).transpose(1, 2) * scale
+    if biases is not None:
+        reach = biases.shape[1] // 2
+        for row in range(len(owner)):
+            for column in range(len(owner)):
+                scores[:, row, column] += biases[:, max(-reach, min(reach, column - row)) + reach]
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return (weights @ value.repeat_interleave(groups, 0)).transpose(0, 1)
 
@@ -75,7 +86,7 @@ def test_the_kernel_agrees_with_the_reference(case, dtype, tolerance, generator,
 
 
 def test_arguments_that_do_not_fit_are_refused(launcher, generator, device):
-    query, key, value, starts, *rest = (
+    query, key, value, starts, *rest, _ = (
         x.to(device) if isinstance(x, torch.Tensor) else x
         for x in build(CASES["several"], torch.float32, generator)
     )
@@ -84,3 +95,7 @@ def test_arguments_that_do_not_fit_are_refused(launcher, generator, device):
         launch(query, key, value[:, :1], starts, *rest)
     with pytest.raises(ValueError, match="starts"):
         launch(query, key, value, starts.long(), *rest)
+    with pytest.raises(ValueError, match="rows of biases"):
+        launch(query, key, value, starts, *rest, torch.ones(3, 5, device=device))
+    with pytest.raises(ValueError, match="columns of biases"):
+        launch(query, key, value, starts, *rest, torch.ones(4, 6, device=device))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, strategies as st
 
 from engine.messages import SequenceOutput
 from tests.workers.test_job_run import Door, NoScripts
@@ -181,3 +182,29 @@ def test_the_rest_of_an_entry_is_numbered_on(count):
     rest = entry.behind(count)
     assert (rest.offset, rest.first, rest.num) == (5 + count, 4 + count, 3 - count)
     assert rest.parts() == entry.parts()[count:]
+
+
+@given(st.data())
+async def test_any_order_any_window_and_any_crash_give_each_vector_once(data):
+    lengths = data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+    window = data.draw(st.integers(1, 30))
+    log: list[Any] = []
+    for attempt in range(1, 4):
+        table = Table(lengths, window=window, past=log, attempt=attempt)
+        waiting = table.inside
+        num_steps = data.draw(st.integers(0, 6)) if attempt < 3 else len(lengths)
+        for _ in range(num_steps):
+            if not waiting:
+                break
+            done = data.draw(st.lists(st.sampled_from(waiting), min_size=1, unique=True))
+            before = len(table.inside)
+            table.step(*done)
+            waiting = [n for n in waiting if n not in done] + table.inside[before:]
+        # What is not confirmed dies with the worker.
+        made = table.events
+        kept = len(log) + data.draw(st.integers(0, len(made) - len(log))) if attempt < 3 else None
+        log = made[:kept]
+        if log and isinstance(log[-1], Done):
+            break
+    assert vectors_of(log) == [vector(n) for n in range(len(lengths))]
+    check_log(log)

@@ -53,7 +53,9 @@ def test_types_are_nothing_to_a_model_without_them(load, vectors, tmp_path):
     assert torch.equal(typed, untyped)
 
 
-@pytest.mark.parametrize(("name", "length"), [("bert", 80), ("roberta", 78), ("modernbert", 80)])
+@pytest.mark.parametrize(
+    ("name", "length"), [("bert", 80), ("roberta", 78), ("modernbert", 80), ("mpnet", 78)]
+)
 def test_the_longest_text_has_all_positions_and_one_more_token_is_refused(
     name, length, load, vectors, tmp_path
 ):
@@ -65,6 +67,13 @@ def test_the_longest_text_has_all_positions_and_one_more_token_is_refused(
     assert (vector - expected(model, text)).abs().max() <= TOLERANCE
     with pytest.raises(PromptTooLong):
         vectors(engine, [[*text, 5]])
+
+
+def test_distances_past_the_last_bucket_have_its_bias(load, vectors, tmp_path):
+    model = tiny.make(tiny.EMBEDDERS["mpnet"], max_position_embeddings=400)
+    text = [5 + number * 7 % 90 for number in range(390)]
+    (vector,) = vectors(load(tiny.save(model, tmp_path)), [text])
+    assert (vector - expected(model, text)).abs().max() <= TOLERANCE
 
 
 def test_norms_may_have_their_old_names(load, vectors, tmp_path):
@@ -94,6 +103,43 @@ def test_nomics_published_keys_are_those_of_transformers(load, vectors, tmp_path
     path.write_text(json.dumps(published))
     (vector,) = vectors(load(tmp_path), [tiny.texts()[3]])
     assert (vector - expected(model, tiny.texts()[3])).abs().max() <= TOLERANCE
+
+
+def test_gtes_published_files_have_another_name_and_stretched_positions(load, vectors, tmp_path):
+    """NTK's fixed scaling (kexue.fm/archives/9706), as frequencies that transformers is given."""
+    theta, factor, half = 20_000.0, 8.0, 8
+    model = tiny.make(tiny.SCORERS["gte"])
+    steps = torch.arange(half).double() / half
+    exact = (theta * factor) ** -steps / factor ** (1 / half)
+    model.base_model.rotary_emb.inv_freq.copy_(exact.float())
+    path = tiny.save(model, tmp_path) / "model.safetensors"
+    published = {n.replace("gte.", "new.", 1): tensor for n, tensor in load_file(path).items()}
+    assert "new.pooler.dense.weight" in published
+    save_file(published, path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["rope_parameters"]
+    config |= {"architectures": ["NewForSequenceClassification"], "model_type": "new"}
+    config |= {"rope_theta": theta, "rope_scaling": {"type": "ntk", "factor": factor}}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"position_embedding_type": "rope"}))
+    (vector,) = vectors(load(tmp_path, task="embed"), [tiny.texts()[3]])
+    assert (vector - expected(model, tiny.texts()[3])).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 8.0}}, "must be of type ntk"),
+        ({"rope_scaling": {"type": "ntk", "factor": 8.0, "mixed_b": 0.6}}, "mixed_b"),
+        ({"logn_attention_scale": True}, "logn_attention_scale"),
+        ({"pack_qkv": False}, "pack_qkv"),
+    ],
+    ids=["yarn", "mixed", "logn", "unpacked"],
+)
+def test_a_variant_of_gte_that_is_not_supported_is_refused(change, reason, load, tmp_path):
+    path = tiny.save(tiny.make(tiny.EMBEDDERS["gte"]), tmp_path) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(LoadError, match=reason):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,17 @@ from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
     DistilBertModel,
+    GteConfig,
+    GteForSequenceClassification,
+    GteModel,
     ModernBertConfig,
     ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     ModernBertModel,
+    MPNetConfig,
+    MPNetForMaskedLM,
+    MPNetForSequenceClassification,
+    MPNetModel,
     NomicBertConfig,
     NomicBertForSequenceClassification,
     NomicBertModel,
@@ -76,6 +83,10 @@ EMBEDDERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     ),
     "modernbert-masked-lm": (ModernBertConfig, ModernBertForMaskedLM, _MODERN),
     "nomic": (NomicBertConfig, NomicBertModel, _SHAPE),
+    "gte": (GteConfig, GteModel, _SHAPE),
+    "mpnet": (MPNetConfig, MPNetModel, _SHAPE),
+    "mpnet-masked-lm": (MPNetConfig, MPNetForMaskedLM, _SHAPE),
+    "gte-types": (GteConfig, GteModel, {**_SHAPE, "type_vocab_size": 2}),
 }
 SCORERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
     "bert": (BertConfig, BertForSequenceClassification, {**_SHAPE, "num_labels": 1}),
@@ -102,6 +113,8 @@ SCORERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         {**_MODERN, "num_labels": 2, "classifier_pooling": "mean", "classifier_bias": True},
     ),
     "nomic": (NomicBertConfig, NomicBertForSequenceClassification, {**_SHAPE, "num_labels": 1}),
+    "mpnet": (MPNetConfig, MPNetForSequenceClassification, {**_SHAPE, "num_labels": 1}),
+    "gte": (GteConfig, GteForSequenceClassification, {**_SHAPE, "num_labels": 1}),
 }
 
 
