@@ -33,6 +33,7 @@ from workers.vector_run import VectorRun
 logger = logging.getLogger(__name__)
 
 MAX_INLINE_BYTES = 32_768  # a larger job is prepared in a thread, so that others' tokens flow on
+MAX_INLINE_INPUTS = 16
 HAND_BACK_S = 2.0  # how long a job that is given up waits for Redis to take its last tokens
 
 STEPS_AHEAD = 2  # of a job of vectors that are in the engine
@@ -189,7 +190,7 @@ async def _text_run(service: Service, job: Job, attempt: Attempt, *, is_large: b
 
 
 async def _vector_run(service: Service, job: Job, attempt: Attempt, *, is_large: bool) -> AnyRun:
-    if is_large:
+    if is_large or len(job.prompts or ()) > MAX_INLINE_INPUTS:
         inputs = await asyncio.to_thread(inputs_of, job, service.text, service.info)
     else:
         inputs = inputs_of(job, service.text, service.info)

@@ -74,7 +74,11 @@ class _Maker:
 
     def make(self, number: int, source: _Source) -> Input:
         """One input. Raises EngineError."""
-        made = self._made(number, source)
+        try:
+            made = self._made(number, source)
+        except InvalidInput as error:
+            error.param = error.param or self._param
+            raise
         num_tokens = len(made.prompt_ids)
         if self._cut_to is not None and num_tokens > self._cut_to:
             what = f"The query of input {number} alone makes {num_tokens} tokens of it"

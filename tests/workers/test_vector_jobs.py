@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.errors import InvalidInput
 from engine.messages import EngineInfo
 from tests.scripted_engine import VECTOR_SIZES, vector_of
 from tests.workers.test_vector_run import vectors_of
@@ -149,6 +150,18 @@ def test_inputs_are_cut_at_their_ends_to_what_was_asked_for(text, asked, length)
     assert cut.prompt_ids[:4] == whole.prompt_ids[:4]
     job = embedding(prompts=[list(range(40))], max_input_tokens=asked)
     assert inputs_of(job, text, INFO)[0].prompt_ids == list(range(length))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "changes"),
+    [("\ud800", {}), ([5, 99_999], {}), ("", {"max_input_tokens": 4})],
+    ids=["half a surrogate pair", "no such token", "nothing"],
+)
+def test_what_the_tokenizer_refuses_is_refused_with_the_field_s_name(text, prompt, changes):
+    job = embedding(prompts=[prompt], endpoint=contract.EMBEDDINGS, **changes)
+    with pytest.raises(InvalidInput) as caught:
+        inputs_of(job, text, INFO)
+    assert caught.value.param == "input"
 
 
 def test_a_document_is_cut_by_itself_before_it_joins_its_query(text):
