@@ -136,8 +136,8 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             name = f"{label}{' window' if window else ''}"
             yield name, lambda packed=packed: varlen_attention(*packed)
             if heads == kv_heads:  # as all models have them that have biases
-                biases = tensor(heads, 257, of=torch.float32)
-                yield f"{name} biases", lambda packed=packed, b=biases: varlen_attention(*packed, b)
+                biased = (*packed, tensor(heads, 257, of=torch.float32))
+                yield f"{name} biases", lambda biased=biased: varlen_attention(*biased)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:
