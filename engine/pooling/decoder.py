@@ -31,7 +31,9 @@ class DecoderStates(nn.Module):
         counts = [-(-length // _BLOCK_SIZE) for length in packed.lengths]
         config, device = self.decoder.config, packed.token_ids.device
         dtype = self.decoder.embedding.weight.dtype
-        cache = _scratch(config, sum(counts), dtype, device)
+        # looking both ways takes none
+        num_blocks = sum(counts) if config.is_causal else 0
+        cache = _scratch(config, num_blocks, dtype, device)
         batch = self._batch(packed, counts)
         states: Tensor = self.decoder(batch, [cache] * config.num_layers)
         return states

@@ -135,8 +135,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             packed = (query, key, key, _starts(8), dim**-0.5, window)
             name = f"{label}{' window' if window else ''}"
             yield name, lambda packed=packed: varlen_attention(*packed)
-            biases = tensor(heads, 257, of=torch.float32)
-            yield f"{name} biases", lambda packed=packed, b=biases: varlen_attention(*packed, b)
+            if heads == kv_heads:  # as all models have them that have biases
+                biased = (*packed, tensor(heads, 257, of=torch.float32))
+                yield f"{name} biases", lambda biased=biased: varlen_attention(*biased)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:

@@ -58,9 +58,9 @@ def plain_attention(query, key, value, starts, scale, window, biases):
     scores = query @ key.repeat_interleave(groups, 0).transpose(1, 2) * scale
     if biases is not None:
         reach = biases.shape[1] // 2
-        for row in range(len(owner)):
-            for column in range(len(owner)):
-                scores[:, row, column] += biases[:, max(-reach, min(reach, column - row)) + reach]
+        for distance in range(1 - len(owner), len(owner)):
+            column = max(-reach, min(reach, distance)) + reach
+            scores.diagonal(distance, 1, 2).add_(biases[:, column : column + 1])
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return (weights @ value.repeat_interleave(groups, 0)).transpose(0, 1)
 

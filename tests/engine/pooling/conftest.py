@@ -20,7 +20,7 @@ def load() -> Callable[..., EngineLike]:
     """The engine of a directory, on the CPU in float32."""
 
     def load_directory(directory: Path, **settings: Any) -> EngineLike:
-        config = EngineConfig(device="cpu", dtype="float32", **settings)
+        config = EngineConfig(**{"device": "cpu", "dtype": "float32", **settings})
         return load_engine(resolve(ModelRef(model=str(directory))), config)
 
     return load_directory

@@ -36,6 +36,25 @@ def test_a_text_alone_has_the_vector_that_it_has_among_others(name, load, vector
         assert (alone - vector).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["bert", "modernbert", "mpnet"])
+def test_half_precision_moves_vectors_little(name, load, vectors, tmp_path):
+    directory = tiny.save(tiny.make(tiny.EMBEDDERS[name]), tmp_path)
+    exact = vectors(load(directory), tiny.texts())
+    rounded = vectors(load(directory, dtype="bfloat16"), tiny.texts())
+    for one, other in zip(exact, rounded, strict=True):
+        assert 0 < (one - other).abs().max() < 0.03
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", tiny.EMBEDDERS)
+def test_a_gpu_gives_the_vectors_that_a_cpu_gives(name, load, vectors, tmp_path):
+    directory = tiny.save(tiny.make(tiny.EMBEDDERS[name]), tmp_path)
+    on_cpu = vectors(load(directory), tiny.texts())
+    on_gpu = vectors(load(directory, device="cuda"), tiny.texts())
+    for one, other in zip(on_cpu, on_gpu, strict=True):
+        assert (one - other).abs().max() <= TOLERANCE
+
+
 def test_token_types_tell_the_texts_of_a_pair_apart(load, vectors, tmp_path):
     model = tiny.make(tiny.EMBEDDERS["bert"])
     engine = load(tiny.save(model, tmp_path))
