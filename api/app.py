@@ -43,6 +43,7 @@ from api.request_log import RequestLog
 from api.response.store import ResponseStore
 from api.responses import InputTokens, Responses, StoredResponse
 from api.tokens import Asking, Detokenizes, Templates, Tokenizes
+from api.vectors import resources as vector_resources
 from api.weight_changes import WeightChanges
 from workers.environment import load
 from workers.tracing import open_collector
@@ -258,6 +259,8 @@ def _add_routes(app: _Falcon, broker: Broker, generation: Generation) -> None:
     ):
         app.add_route(path, resource)
         app.add_route(f"/v1{path}", resource)
+    for path, endpoint in vector_resources(generation).items():
+        app.add_route(path, endpoint)
     jobs = Jobs(broker, generation.jobs)
     app.add_route("/v1/jobs/{job_id}", jobs)
     app.add_route("/v1/jobs/{job_id}/events", jobs, suffix="events")

@@ -115,7 +115,11 @@ class Reader:
         if taken[event.offset : event.offset + len(marks)].tolist() != marks[:num_repeated]:
             return _REWRITTEN
         taken.extend(marks[num_repeated:])
-        if not isinstance(event, contract.Tokens) or num_repeated >= len(marks):
+        if num_repeated >= len(marks):
+            return None
+        if isinstance(event, contract.Vectors):
+            return event.behind(num_repeated)
+        if not isinstance(event, contract.Tokens):
             return None
         return contract.Tokens(event.offset + num_repeated, event.deltas[num_repeated:])
 
@@ -187,7 +191,10 @@ class Reader:
 
 
 def _marks(event: contract.Event) -> list[int]:
-    """A hash of each of the entry's events: the same tokens of the same choice, the same hash."""
+    """A hash of each of the entry's events: the same of the same choice, the same hash."""
     if isinstance(event, contract.Tokens):
         return [hash((delta.choice, delta.token_ids)) for delta in event.deltas]
+    if isinstance(event, contract.Vectors):
+        # Another batch rounds otherwise: the same input's vector is as good.
+        return [hash((contract.Vectors, event.first + i)) for i in range(event.num)]
     return [hash(type(event))]

@@ -34,6 +34,7 @@ KINDS: Mapping[str, Kind] = {
     "context_length_exceeded": Kind(400, _INVALID),
     "previous_response_not_found": Kind(400, _INVALID),
     "item_not_found": Kind(400, _INVALID),
+    "unsupported_model": Kind(400, _INVALID),
     "bad_request": Kind(400, _INVALID),
     "invalid_api_key": Kind(401, _INVALID),
     "permission_denied": Kind(403, _INVALID),

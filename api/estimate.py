@@ -19,6 +19,8 @@ def estimated(job: contract.Job, context_length: int | None) -> contract.Job:
     """
     prompt = prompt_tokens(job)
     answer = job.sampling.max_tokens or UNSAID_TOKENS
+    if job.makes_vectors:
+        answer = 0
     if context_length is not None:
         answer = min(answer, context_length)
     cost = prompt + job.num_choices * answer
@@ -29,12 +31,12 @@ def check_length(job: contract.Job, context_length: int) -> None:
     """Raise ApiError for a prompt that no tokenizer could make fit the model's context.
 
     The queue would keep it, and its record for as long as any answer. What is not that long is
-    counted by a worker.
+    counted by a worker. One that may be cut always fits.
     """
     if job.messages is not None:
         _check_bytes(sum(map(_message_bytes, job.messages)), context_length, job.prompt_param)
     for prompt in job.prompts or ():
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and not job.max_input_tokens:
             _check_bytes(_bytes(prompt), context_length, job.prompt_param)
 
 
@@ -52,7 +54,10 @@ def prompt_tokens(job: contract.Job) -> int:
     """
     if job.messages is not None:
         return _tokens(sum(map(_message_bytes, job.messages)))
-    return sum(_tokens(_bytes(p)) if isinstance(p, str) else len(p) for p in job.prompts or ())
+    counts = [_tokens(_bytes(p)) if isinstance(p, str) else len(p) for p in job.prompts or ()]
+    if job.kind == "score" and job.num_queries == 1:  # which is read again with each document
+        return sum(counts) + counts[0] * (len(counts) - 2)
+    return sum(counts)
 
 
 def _message_bytes(message: dict[str, object]) -> int:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections.abc import Collection
 
 import falcon
 import msgspec
@@ -15,6 +16,7 @@ from falcon.asgi import Request, Response
 from api.body import Body
 from api.broker import Broker
 from api.config import ApiConfig
+from api.directory import GENERATES
 from api.errors import ApiError, ClientGone
 from api.idempotency import KnownKeys, Once, tell_earlier
 from api.job_store import JobStore
@@ -71,10 +73,12 @@ class Generation:
         resp.set_header("x-job-id", view.job.id)
         return view.job
 
-    async def card(self, model: str) -> contract.ModelCard:
-        """The model that serves a request. Raises ApiError."""
+    async def card(
+        self, model: str, tasks: Collection[contract.Task] = GENERATES
+    ) -> contract.ModelCard:
+        """The model that serves a request for one of these tasks. Raises ApiError."""
         directory = await self.broker.directory()
-        return directory.resolve(model, strict=self.config.strict_model_names)
+        return directory.resolve(model, strict=self.config.strict_model_names, tasks=tasks)
 
     async def submit(
         self,

@@ -18,7 +18,7 @@ def _words(text: str) -> frozenset[str]:
 _WALKED = _words(
     "messages choices message delta usage prompt_tokens_details completion_tokens_details "
     "input_tokens_details output_tokens_details stream_options error output input tool_calls "
-    "function content"
+    "function content data results"
 )
 # Values that say how, not what.
 _KEPT = _words(
@@ -27,12 +27,15 @@ _KEPT = _words(
     "min_tokens presence_penalty frequency_penalty repetition_penalty top_logprobs echo "
     "include_usage continuous_usage_stats prompt_tokens completion_tokens total_tokens "
     "input_tokens output_tokens cached_tokens reasoning_tokens service_tier ignore_eos "
-    "system_fingerprint store background parallel_tool_calls reasoning_effort"
+    "system_fingerprint store background parallel_tool_calls reasoning_effort encoding_format "
+    "dimensions truncate_prompt_tokens top_n return_documents max_tokens_per_doc score "
+    "relevance_score"
 )
 _SIZED = _words(
     "text prompt reasoning_content arguments name instructions tools tool_choice metadata "
     "logprobs stop user suffix logit_bias response_format refusal summary reasoning "
-    "previous_response_id conversation bad_words allowed_token_ids stop_token_ids"
+    "previous_response_id conversation bad_words allowed_token_ids stop_token_ids "
+    "embedding text_1 text_2 query documents document"
 )
 
 

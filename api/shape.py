@@ -12,6 +12,7 @@ from api.response.conversation import is_response
 from api.response.stream import NOTHING_MISSING, ResponseFrames
 from api.response.view import ResponseView
 from api.stream import Frames
+from api.vector_view import VectorFrames, view_of
 from workers import contract
 
 
@@ -50,6 +51,8 @@ def frames_of(job: contract.Job, fingerprint: str = "", after: int = -1) -> Rend
     """The frames of a job's stream behind number `after`."""
     if numbers_frames(job):
         return _numbered(job, after)
+    if job.makes_vectors:
+        return VectorFrames(job, after)
     return Frames(job, fingerprint, after)
 
 
@@ -57,6 +60,8 @@ def answer_of(job: contract.Job, fingerprint: str = "") -> Whole:
     """The whole answer of a job."""
     if _is_message(job):
         return MessageView(job)
+    if job.makes_vectors:
+        return view_of(job)
     return ResponseView(job) if is_response(job) else Answer(job, fingerprint)
 
 

@@ -17,7 +17,7 @@ from workers import contract
 PING = b": ping\n"
 WAITING = b": waiting\n\n"
 DRAINING = b": draining; go on at /v1/jobs/{id}/events with Last-Event-ID\nretry: 1000\n\n"
-_DONE = b"data: [DONE]\n\n"
+DONE = b"data: [DONE]\n\n"
 
 _json = msgspec.json.Encoder().encode
 
@@ -58,7 +58,7 @@ class Frames:
             elif isinstance(event, contract.Done):
                 self._done(event, frames)
             elif isinstance(event, contract.Failed):
-                self._failed(event, frames)
+                frames.append(failed_frames(event))
         return b"".join(frames)
 
     def _tokens(self, event: contract.Tokens, frames: list[bytes]) -> None:
@@ -100,13 +100,7 @@ class Frames:
     def _done(self, event: contract.Done, frames: list[bytes]) -> None:
         if self._has_usage:
             frames.append(self._head + b'],"usage":%b}\n\n' % _json(Usage.of(event.usage)))
-        frames.append(b"id: %d\n%b" % (event.offset, _DONE))
-
-    def _failed(self, event: contract.Failed, frames: list[bytes]) -> None:
-        frames.append(b"data: %b\n\n" % _json(ApiError.of(event).response()))
-        # A failure that the log does not have has no number either: after it, the client may still
-        # go on.
-        frames.append(b"id: %d\n%b" % (event.offset, _DONE) if event.offset >= 0 else _DONE)
+        frames.append(b"id: %d\n%b" % (event.offset, DONE))
 
     def _prefix(self, choice: int) -> bytes:
         return b'%b{"index":%d,%b' % (self._head, choice, self._text_key)
@@ -118,6 +112,14 @@ class Frames:
             _json(finish),
             self._tail,
         )
+
+
+def failed_frames(event: contract.Failed) -> bytes:
+    """The frames of a failure."""
+    frame = b"data: %b\n\n" % _json(ApiError.of(event).response())
+    # A failure that the log does not have has no number either: after it, the client may still go
+    # on.
+    return frame + (b"id: %d\n%b" % (event.offset, DONE) if event.offset >= 0 else DONE)
 
 
 def _is_shown(delta: contract.Delta) -> bool:

@@ -14,6 +14,9 @@ from api.wishes import Wishes, deadline_exceeded
 from workers import contract
 from workers.contract import ServiceClass
 
+# How long vectors are kept whose client waits for them: they are large, and it has them then.
+WAITED_FOR_TTL_S = 60
+
 _CLASSES: tuple[ServiceClass, ...] = get_args(ServiceClass)  # most urgent first
 # OpenAI's tiers. What is not here means the tenant's own class.
 _TIERS: Mapping[str, ServiceClass] = {
@@ -47,6 +50,7 @@ def on_terms(
     Who wants the answer later, or may ask for it again, does not have to stay for it.
     """
     is_detached = job.is_detached or wishes.is_async or bool(wishes.idempotency_key)
+    is_brief = job.makes_vectors and not is_detached
     return msgspec.structs.replace(
         job,
         tenant=tenant.name,
@@ -54,6 +58,7 @@ def on_terms(
         endpoint=job.endpoint or route,
         is_detached=is_detached,
         trace=trace or {},
+        result_ttl_s=job.result_ttl_s or (WAITED_FOR_TTL_S if is_brief else 0),
     )
 
 

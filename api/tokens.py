@@ -7,6 +7,7 @@ import msgspec
 from falcon.asgi import Request, Response
 
 from api.chat import chat_job
+from api.directory import ANY_TASK
 from api.errors import ApiError
 from api.generation import Generation, send_json
 from api.schema.chat import ChatRequest
@@ -33,7 +34,7 @@ class Asking:
 
     async def card(self, model: str) -> ModelCard:
         """The model that a request means, if a worker of it lives. Raises ApiError."""
-        card = await self.generation.card(model)
+        card = await self.generation.card(model, ANY_TASK)
         directory = await self.generation.broker.directory()
         if not directory.has_worker(card.name):
             what = f"No worker serves '{card.name}' at the moment; try again soon."

@@ -5,11 +5,14 @@ from typing import Any, Literal
 import msgspec
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+# What an engine makes of a sequence: tokens, a vector, or a classifier's scores.
+Task = Literal["generate", "embed", "score"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
 
+    task: Literal["auto"] | Task = "auto"  # auto: what the model's files are for
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto, float32, bfloat16, float16; auto is float32 on CPU
     max_seqs: int = 32
@@ -57,6 +60,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     rope_scaling: dict[str, Any] | None = None
     local_rope_theta: float = 0.0  # of layers with a window, unscaled; 0: they are like the others
     rope_free_layers: tuple[int, ...] = ()
+    is_causal: bool = True  # a token sees those before it; else all, and windows reach both ways
     windows: tuple[int, ...] = ()  # a layer's sliding window in tokens, 0: none; empty: no layer's
     attention_scale: float = 0.0  # 0: head_dim ** -0.5
     attention_softcap: float = 0.0  # 0: off

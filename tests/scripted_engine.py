@@ -7,13 +7,15 @@ SCRIPTED_HANG_FILE (a step that finds the file removes it and never ends), SCRIP
 sequence of this seed ends with an engine error). Other weights take
 SCRIPTED_REQUANTIZE_MS, or are refused with SCRIPTED_REQUANTIZE_ERROR; the tokens stay the same. A
 sequence of seed SCRIPTED_ECHO_SEED says its prompt again and again; SCRIPTED_FINGERPRINT names the
-weights.
+weights. For
+the task `embed` or `score` it makes a vector of each sequence in one step, oldest first.
 """
 
 import os
+import struct
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -48,6 +50,15 @@ def plain_ids(directory: Path) -> list[int]:
     return sorted(id_ for id_ in backend.get_vocab().values() if id_ not in added)
 
 
+VECTOR_SIZES = {"embed": 8, "score": 1}
+
+
+def vector_of(prompt_ids: list[int], type_ids: Sequence[int], size: int) -> bytes:
+    """What it makes of a sequence: little-endian float32."""
+    seeds = (zlib.crc32(f"{prompt_ids}{list(type_ids)}{i}".encode()) for i in range(size))
+    return struct.pack(f"<{size}f", *(seed / 2**31 - 1 for seed in seeds))
+
+
 class _Sequence:
     def __init__(self, request: SequenceRequest) -> None:
         params = request.params
@@ -57,6 +68,7 @@ class _Sequence:
         self.position = len(request.output_ids)
         self.max_tokens = params.max_tokens
         self.prompt_ids = request.prompt_ids
+        self.type_ids = request.type_ids
         self.num_prompt = len(request.prompt_ids)
 
     @property
@@ -78,6 +90,7 @@ class ScriptedEngine:
         max_seqs = int(os.environ.get("SCRIPTED_MAX_SEQS", config.max_seqs))
         context = int(os.environ.get("SCRIPTED_CONTEXT", config.max_model_len or 4096))
         self._max_seqs = max_seqs
+        self._vector_size = VECTOR_SIZES.get(config.task, 0)
         self._waiting: dict[str, _Sequence] = {}
         self._running: dict[str, _Sequence] = {}
         self._next_step_s = 0.0
@@ -91,6 +104,8 @@ class ScriptedEngine:
             fingerprint=os.environ.get("SCRIPTED_FINGERPRINT", "scripted"),
             isq=config.isq,
             isq_types=ISQ_NAMES,
+            task="generate" if config.task == "auto" else config.task,
+            vector_size=self._vector_size,
         )
         self.requantize_s = float(os.environ.get("SCRIPTED_REQUANTIZE_MS", "0")) / 1000
         self.requantize_error = os.environ.get("SCRIPTED_REQUANTIZE_ERROR", "")
@@ -98,8 +113,9 @@ class ScriptedEngine:
 
     def add(self, request: SequenceRequest) -> None:
         sequence = _Sequence(request)
-        if sequence.num_prompt + 1 > self.info.context_length:
-            raise PromptTooLong(sequence.num_prompt + 1, self.info.context_length)
+        num_made = 0 if self._vector_size else 1
+        if sequence.num_prompt + num_made > self.info.context_length:
+            raise PromptTooLong(sequence.num_prompt + num_made, self.info.context_length)
         self._waiting[request.id] = sequence
 
     def cancel(self, sequence_id: str) -> None:
@@ -144,6 +160,10 @@ class ScriptedEngine:
         if sequence.seed == self._error_seed:
             del self._running[sequence.id]
             return SequenceOutput(id=sequence.id, error=("engine_error", "scripted error"))
+        if self._vector_size:
+            del self._running[sequence.id]
+            vector = vector_of(sequence.prompt_ids, sequence.type_ids, self._vector_size)
+            return SequenceOutput(id=sequence.id, finish="stop", vector=vector)
         token = self._token(sequence)
         sequence.position += 1
         is_last = sequence.position >= sequence.max_tokens

@@ -12,7 +12,6 @@ from engine.errors import EngineError, InvalidInput
 from engine.messages import EngineInfo
 from engine.text.text_model import TextModel
 from workers.contract import Failed, api_channel
-from workers.job_run import INTERNAL_ERROR
 from workers.logs import without_message
 from workers.prepare import check_ids, render_job
 from workers.questions import (
@@ -27,6 +26,7 @@ from workers.questions import (
     questions_key,
 )
 from workers.redis_link import COMMAND_TIMEOUT_S, MAX_BACKOFF_S, TRANSIENT
+from workers.run import INTERNAL_ERROR
 
 logger = logging.getLogger(__name__)
 

@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from engine.messages import EngineInfo
 from engine.progress_bar import Bar
 from engine.quant.names import isq_name
+from engine.text.pair_template import with_pair_template
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, resolve
 from engine.weights.isq_settings import check_isq
@@ -103,6 +104,8 @@ async def _load_and_serve(
     start = functools.partial(start_as_wanted, client, scripts, place)
     async with _started(config, files, runs, token_log, start) as (engine, change):
         assert engine.info is not None
+        if engine.info.task == "score":
+            text = with_pair_template(text, files)
         grammars = GrammarTrial(files, engine.info.vocab_size, text.tokenizer.eos_ids)
         service = _service(config, worker, name, text, engine, scripts, token_log, runs, grammars)
         if collector is not None:
@@ -291,4 +294,6 @@ def _card(name: str, info: EngineInfo) -> ModelCard:
         kv_tokens=info.kv_tokens,
         max_seqs=info.max_seqs,
         isq_types=info.isq_types,
+        task=info.task,
+        vector_size=info.vector_size,
     )

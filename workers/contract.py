@@ -55,6 +55,7 @@ from workers.log_events import (
     TokenLogprob as TokenLogprob,
     Tokens as Tokens,
     Usage as Usage,
+    Vectors as Vectors,
     completion_tokens as completion_tokens,
     is_terminal as is_terminal,
     num_events as num_events,
@@ -64,8 +65,13 @@ SCHEMA_VERSION = 1
 ARQ_FUNCTION = "generate"
 RESPONSES = "/v1/responses"  # the endpoint whose names differ from those of its kind of job
 MESSAGES = "/v1/messages"  # Anthropic's
+EMBEDDINGS = "/v1/embeddings"
+SCORES = ("/v1/score", "/score")
+RERANKS = ("/v1/rerank", "/rerank", "/v2/rerank")
 
 
+# What a model makes of its input: text, a vector, or a pair's scores.
+Task = Literal["generate", "embed", "score"]
 ServiceClass = Literal["interactive", "default", "batch"]  # most urgent first
 
 
@@ -119,11 +125,13 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A request on its way. Everything that a retry needs is here or in the token log.
 
     A chat job has `messages` and one prompt; a completion job has `prompts`, text or token ids.
-    Choice number `p * n + i` is the i-th answer to prompt p.
+    Choice number `p * n + i` is the i-th answer to prompt p. An embedding job has `prompts`, each
+    of which becomes a vector. A score job's `prompts` are `num_queries` queries, then documents:
+    each document is scored against the query of its number, or against the only one.
     """
 
     id: str
-    kind: Literal["chat", "completion"]
+    kind: Literal["chat", "completion", "embedding", "score"]
     model: str
     home: str  # the API process whose channel carries the tokens
     created_s: int
@@ -133,6 +141,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     n: int = 1
     messages: list[dict[str, Any]] | None = None
     prompts: list[str | list[int]] | None = None
+    num_queries: int = 0  # of the prompts; an embedding job may have some, too
+    max_input_tokens: int = 0  # to which an input is cut; 0: none is; -1: the model's limit
+    max_document_tokens: int = 0  # to which a document is cut before it joins its query; 0: none is
     shows_prompt: bool = False  # its text, and log-probabilities if asked for, come first
     tools: list[dict[str, Any]] = []  # those that the model may call
     max_calls: int | None = None  # of tools, in one answer
@@ -170,13 +181,22 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def prompt_param(self) -> str:
         """What its endpoint calls the prompt."""
-        if self.endpoint == RESPONSES:
+        if self.endpoint in (RESPONSES, EMBEDDINGS):
             return "input"
+        if self.num_queries:
+            return "documents" if self.endpoint in RERANKS else "text_2"
         return "messages" if self.kind == "chat" else "prompt"
 
     @property
+    def makes_vectors(self) -> bool:
+        """True if its log has vectors and no text."""
+        return self.kind in ("embedding", "score")
+
+    @property
     def num_choices(self) -> int:
-        """How many texts the job makes."""
+        """How many texts or vectors the job makes."""
+        if self.kind == "score":
+            return len(self.prompts or ()) - self.num_queries
         return self.n * (len(self.prompts) if self.prompts is not None else 1)
 
 
@@ -194,6 +214,8 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     kv_tokens: int = 0
     max_seqs: int = 0
     isq_types: tuple[str, ...] = ()  # what /v1/re_isq may ask of its workers
+    task: Task = "generate"
+    vector_size: int = 0  # numbers in what it makes of an input, if that is a vector
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True):

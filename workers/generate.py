@@ -19,18 +19,24 @@ from workers.attempt import (
     settle,
 )
 from workers.constraint import param_of
-from workers.contract import Tokens, WireError, decode_job
-from workers.job_run import INTERNAL_ERROR, End, JobRun, Standing
+from workers.contract import Job, Tokens, Vectors, WireError, decode_job
+from workers.inputs import check_task, inputs_of
+from workers.job_run import JobRun
 from workers.lease import Claim
 from workers.logs import without_message
 from workers.meter import Meter
 from workers.prepare import prepare
+from workers.run import INTERNAL_ERROR, AnyRun, Attempt, End, Standing
 from workers.service import Service
+from workers.vector_run import VectorRun
 
 logger = logging.getLogger(__name__)
 
 MAX_INLINE_BYTES = 32_768  # a larger job is prepared in a thread, so that others' tokens flow on
+MAX_INLINE_INPUTS = 16
 HAND_BACK_S = 2.0  # how long a job that is given up waits for Redis to take its last tokens
+
+STEPS_AHEAD = 2  # of a job of vectors that are in the engine
 
 DEADLY = ("engine_crashed", "too_many_attempts")  # how jobs end that become dead letters
 
@@ -143,7 +149,7 @@ def _refusal(service: Service, opened: Opened) -> Failure | None:
         return CANCELLED
     if opened.left_ms is not None and opened.left_ms <= 0:
         return TOO_LATE
-    has_tokens = any(isinstance(event, Tokens) for event in opened.events)
+    has_tokens = any(isinstance(event, Tokens | Vectors) for event in opened.events)
     if has_tokens and opened.maker != service.info.fingerprint:
         return OTHER_MODEL
     return None
@@ -158,33 +164,46 @@ async def _refuse(service: Service, claim: Claim, opened: Opened, failure: Failu
     return "over"
 
 
-async def _prepare(service: Service, claim: Claim, opened: Opened) -> JobRun:
+async def _prepare(service: Service, claim: Claim, opened: Opened) -> AnyRun:
     if opened.damage:
         raise WireError(opened.damage)
     job = decode_job(opened.spec)
-    if len(opened.spec) > MAX_INLINE_BYTES:
+    check_task(job, service.info)
+    attempt = Attempt(
+        claim.attempt,
+        opened.log,
+        service.token_log,
+        service.engine,
+        Standing(claim.crashes, is_batch=claim.service_class == "batch"),
+        queued_s=max(time.time() - claim.enqueued_s, 0.0),  # hosts' clocks need not agree
+    )
+    run_of = _text_run if service.info.task == "generate" else _vector_run
+    run = await run_of(service, job, attempt, is_large=len(opened.spec) > MAX_INLINE_BYTES)
+    run.replay(opened.events)
+    return run
+
+
+async def _text_run(service: Service, job: Job, attempt: Attempt, *, is_large: bool) -> AnyRun:
+    if is_large:
         plans = await asyncio.to_thread(prepare, job, service.text, service.info)
     else:
         plans = prepare(job, service.text, service.info)
     if plans and plans[0].params.grammar:
         grammar = await service.grammars.check(plans[0].params.grammar, param_of(job))
         plans = [plan.with_grammar(grammar) for plan in plans]
-    run = JobRun(
-        job,
-        plans,
-        service.text.tokenizer,
-        attempt=claim.attempt,
-        log=opened.log,
-        token_log=service.token_log,
-        engine=service.engine,
-        standing=Standing(claim.crashes, is_batch=claim.service_class == "batch"),
-        queued_s=max(time.time() - claim.enqueued_s, 0.0),  # hosts' clocks need not agree
-    )
-    run.replay(opened.events)
-    return run
+    return JobRun(job, plans, service.text.tokenizer, attempt)
 
 
-async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float | None) -> End:
+async def _vector_run(service: Service, job: Job, attempt: Attempt, *, is_large: bool) -> AnyRun:
+    if is_large or len(job.prompts or ()) > MAX_INLINE_INPUTS:
+        inputs = await asyncio.to_thread(inputs_of, job, service.text, service.info)
+    else:
+        inputs = inputs_of(job, service.text, service.info)
+    window = STEPS_AHEAD * service.config.max_num_batched_tokens
+    return VectorRun(job, inputs, attempt, window=window)
+
+
+async def _drive(service: Service, claim: Claim, run: AnyRun, ends_at_s: float | None) -> End:
     """Run the sequences to their end; they are out of the engine when this returns or raises."""
     _follow(service, claim, run)
     try:
@@ -199,10 +218,10 @@ async def _drive(service: Service, claim: Claim, run: JobRun, ends_at_s: float |
         _log_end(run)
         _measure_end(service.runs.meter, run)
         if service.spans is not None:
-            service.spans.ran(claim, run, [c.finish for c in run.choices if c.finish])
+            service.spans.ran(claim, run, [part.finish for part in run.parts if part.finish])
 
 
-def _follow(service: Service, claim: Claim, run: JobRun) -> None:
+def _follow(service: Service, claim: Claim, run: AnyRun) -> None:
     """What the worker hears of the job goes to its run; a lost one's tokens stay here."""
 
     def lose() -> None:
@@ -212,7 +231,7 @@ def _follow(service: Service, claim: Claim, run: JobRun) -> None:
     claim.on_cancel, claim.on_lost, claim.on_give_way = run.cancel, lose, run.hand_back
 
 
-def _start(service: Service, claim: Claim, run: JobRun) -> None:
+def _start(service: Service, claim: Claim, run: AnyRun) -> None:
     if claim.is_lost:
         run.abandon()
     elif claim.is_cancelled:
@@ -223,7 +242,7 @@ def _start(service: Service, claim: Claim, run: JobRun) -> None:
         service.runs.start(run)
 
 
-async def _until_ended(service: Service, run: JobRun, ends_at_s: float | None) -> None:
+async def _until_ended(service: Service, run: AnyRun, ends_at_s: float | None) -> None:
     limit_s = service.config.job_ttl_s
     left_s = limit_s if ends_at_s is None else max(ends_at_s - time.monotonic(), 0.0)
     await asyncio.wait([run.ended], timeout=min(limit_s, left_s))
@@ -233,7 +252,7 @@ async def _until_ended(service: Service, run: JobRun, ends_at_s: float | None) -
         run.fail("timeout", f"The request ran longer than {limit_s} s.")
 
 
-def _note_end(claim: Claim, run: JobRun) -> End:
+def _note_end(claim: Claim, run: AnyRun) -> End:
     end, usage = run.ended.result(), run.usage
     settle(claim, run.log, run.outcome, usage.prompt_tokens + usage.completion_tokens)
     if end == "engine_died" and run.fate != "innocent":
@@ -242,15 +261,15 @@ def _note_end(claim: Claim, run: JobRun) -> End:
     return end
 
 
-def _measure_end(meter: Meter, run: JobRun) -> None:
+def _measure_end(meter: Meter, run: AnyRun) -> None:
     if run.failure is not None:
         meter.failed(run.failure.code)
     elif run.ended.result() == "over":
-        finishes = [choice.finish or "error" for choice in run.choices]
+        finishes = [part.finish or "error" for part in run.parts]
         meter.done(run, run.first_token_s, finishes, time.monotonic())
 
 
-def _log_end(run: JobRun) -> None:
+def _log_end(run: AnyRun) -> None:
     now_s = time.monotonic()
     usage = run.usage
     first_ms = 1000 * ((run.first_token_s or now_s) - run.began_s)

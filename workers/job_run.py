@@ -1,82 +1,31 @@
-"""A job while its sequences run: engine outputs in, log entries out. Knows no Redis and no socket.
+"""A text job while its sequences run: engine outputs in, log entries out.
 
-Everything here is synchronous: an engine step passes through without waking a task per job.
+Knows no Redis and no socket.
 """
 
-import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from engine.config import SamplingParams
 from engine.messages import SequenceOutput, SequenceRequest, TokenLogprob
 from engine.text.tokenizer import Tokenizer
-from workers.blame import Fate
 from workers.choice import Choice
-from workers.contract import Delta, Done, Event, Failed, Job, Started, Tokens, Usage
+from workers.contract import Delta, Done, Event, Job, Started, Tokens, Usage
 from workers.prepare import Plan
-from workers.token_log import JobLog, TokenLog
-
-INTERNAL_ERROR = "The server failed while it handled the request."
-
-# over: the log has its terminal entry. lost: another attempt has the job. left: we hand it back.
-End = Literal["over", "lost", "left", "engine_died"]
+from workers.run import Attempt, Run
 
 
-class Standing(NamedTuple):
-    """What a job is to those beside it: engines that died under it, and if it gives way to them."""
+class JobRun(Run[Choice]):
+    """One attempt at one job that makes text; its parts are its answers."""
 
-    crashes: int = 0
-    is_batch: bool = False
-
-
-ORDINARY = Standing()
-
-
-class EngineDoor(Protocol):
-    """Where sequences go in."""
-
-    def add(self, request: SequenceRequest) -> None:
-        """Run a sequence. Raises EngineDied."""
-
-    def cancel(self, sequence_id: str) -> None:
-        """Forget a sequence."""
-
-
-class JobRun:
-    """One attempt at one job. `ended` is set once, whatever the end.
-
-    Sequence ids carry the attempt, so late outputs of an earlier one in this worker find nobody.
-    """
+    makes_tokens = True
 
     def __init__(
-        self,
-        job: Job,
-        plans: Sequence[Plan],
-        tokenizer: Tokenizer,
-        *,
-        attempt: int,
-        log: JobLog,
-        token_log: TokenLog,
-        engine: EngineDoor,
-        standing: Standing = ORDINARY,
-        queued_s: float = 0.0,
+        self, job: Job, plans: Sequence[Plan], tokenizer: Tokenizer, attempt: Attempt
     ) -> None:
-        self.job = job
-        self.queued_s = queued_s
-        self.standing = standing
-        self.attempt = attempt
-        self.log = log
-        self.began_s = time.monotonic()
-        self.first_token_s: float | None = None
-        self.last_token_s: float | None = None
-        self.failure: Failed | None = None
-        self.fate: Fate = "innocent"  # of the engine's death, if it died
-        self.num_replayed = 0
-        self.ended: asyncio.Future[End] = asyncio.get_running_loop().create_future()
-        self.choices = [
+        choices = [
             Choice(
                 n,
                 tokenizer,
@@ -87,11 +36,15 @@ class JobRun:
             )
             for n, plan in enumerate(plans)
         ]
+        super().__init__(job, choices, attempt)
         self._plans = plans
-        self._token_log = token_log
-        self._engine = engine
         self._deltas: list[Delta] = []
         self._num_open = len(self.choices)
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The answers."""
+        return self.parts
 
     @property
     def usage(self) -> Usage:
@@ -109,20 +62,9 @@ class JobRun:
         return sum(len(choice.token_ids) for choice in self.choices) - self.num_replayed
 
     @property
-    def outcome(self) -> str:
-        """How it ended, for the log."""
-        if self.failure is not None:
-            return self.failure.code
-        end = self.ended.result()
-        return "done" if end == "over" else end
-
-    def sequence_ids(self) -> dict[str, Choice]:
-        """The sequences that are not finished, by their id in the engine."""
-        return {self.sequence_id(c): c for c in self.choices if c.finish is None}
-
-    def sequence_id(self, choice: Choice) -> str:
-        """The choice's name in the engine."""
-        return f"{self.job.id}/{choice.number}/{self.attempt}"
+    def num_places(self) -> int:
+        """One for each answer that is not finished."""
+        return self._num_open
 
     def replay(self, events: Iterable[Event]) -> None:
         """Bring detokenizers and stop strings to where an earlier attempt left them."""
@@ -167,7 +109,7 @@ class JobRun:
         if not is_owed and params.num_prompt_logprobs is not None:
             params = msgspec.structs.replace(params, num_prompt_logprobs=None)
         if is_owed or len(choice.token_ids) < params.max_tokens:
-            self._engine.add(self._request(choice, plan, params))
+            self._send(choice, self._request(choice, plan, params))
         else:
             self._deltas.append(self._push(choice, (), "length"))
 
@@ -218,43 +160,3 @@ class JobRun:
         if self._num_open == 0:
             self._append(Done(self.log.offset, self.usage))
             self.ended.set_result("over")
-
-    def _append(self, event: Event) -> None:
-        self._token_log.append(self.log, event)
-
-    def fail(self, code: str, message: str, param: str | None = None) -> None:
-        """End with a Failed entry and stop the sequences."""
-        if self.ended.done():
-            return
-        self.failure = Failed(self.log.offset, code, message, param)
-        self._append(self.failure)
-        self.stop()
-        self.ended.set_result("over")
-
-    def cancel(self) -> None:
-        """The client gave up."""
-        self.fail("cancelled", "The request was cancelled.")
-
-    def abandon(self) -> None:
-        """Another attempt has the job: stop without a word."""
-        self._leave("lost")
-
-    def hand_back(self) -> None:
-        """Someone else goes on: stop without a word."""
-        self._leave("left")
-
-    def _leave(self, end: End) -> None:
-        if not self.ended.done():
-            self.stop()
-            self.ended.set_result(end)
-
-    def lose_engine(self, fate: Fate = "innocent") -> None:
-        """The engine died under the job, or cannot take it; `fate` is what follows for the job."""
-        if not self.ended.done():
-            self.fate = fate
-            self.ended.set_result("engine_died")
-
-    def stop(self) -> None:
-        """Take the sequences out of the engine."""
-        for sequence_id in self.sequence_ids():
-            self._engine.cancel(sequence_id)

@@ -66,6 +66,29 @@ class Tokens(msgspec.Struct, frozen=True, array_like=True, tag="t"):
     deltas: tuple[Delta, ...]
 
 
+class Vectors(msgspec.Struct, frozen=True, array_like=True, tag="v"):
+    """What the inputs `first`, `first + 1` and so on came to: `num` vectors, each one event.
+
+    `data` is them all, one after the other, little-endian float32. A job's inputs come in order.
+    The scripts read what is before `data`: it comes last.
+    """
+
+    offset: int
+    first: int
+    num: int
+    data: bytes
+
+    def parts(self) -> list[bytes]:
+        """The vectors."""
+        size = len(self.data) // self.num
+        return [self.data[at : at + size] for at in range(0, len(self.data), size)]
+
+    def behind(self, count: int) -> "Vectors":
+        """The same without its first `count` vectors."""
+        data = self.data[count * len(self.data) // self.num :]
+        return Vectors(self.offset + count, self.first + count, self.num - count, data)
+
+
 class Done(msgspec.Struct, frozen=True, array_like=True, tag="d"):
     """Terminal: every choice has finished."""
 
@@ -95,7 +118,7 @@ class Retried(msgspec.Struct, frozen=True, array_like=True, tag="r"):
     offset: int
 
 
-Event = Started | Tokens | Done | Failed | Fence | Retried
+Event = Started | Tokens | Vectors | Done | Failed | Fence | Retried
 
 # The codes of Failed that a worker writes itself; the others are those of engine/errors.py.
 WORKER_FAILURES = (
@@ -116,6 +139,8 @@ def num_events(event: Event) -> int:
     """How many event numbers (the SSE ids) the entry takes."""
     if isinstance(event, Tokens):
         return len(event.deltas)
+    if isinstance(event, Vectors):
+        return event.num
     return 0 if isinstance(event, Fence) else 1
 
 

@@ -18,6 +18,7 @@ class Measured(Protocol):
     began_s: float
     last_token_s: float | None
     num_replayed: int
+    makes_tokens: bool  # one after the other
 
     @property
     def usage(self) -> Usage:
@@ -38,7 +39,7 @@ class Meter:
             last_s, job.last_token_s = job.last_token_s, now_s
             if last_s is None:
                 self._begin(job, now_s)
-            else:
+            elif job.makes_tokens:
                 gap_s = now_s - last_s
                 gaps[gap_s] = gaps.get(gap_s, 0) + num_outputs
         for gap_s, count in gaps.items():

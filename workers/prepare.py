@@ -132,19 +132,27 @@ def _prompt_ids(
 
 
 def _check_length(prompt: str, text: TextModel, info: EngineInfo, param: str) -> None:
-    """Refuse a text that can never fit, without tokenizing more of it than that takes.
-
-    Cutting it changes the tokens at the cuts, hence the factor of two.
-    """
+    """Refuse a text that can never fit, without tokenizing more of it than that takes."""
     limit = _room(info)
+    if num_tokens := tokens_beyond(prompt, text, limit):
+        raise PromptTooLong(num_tokens, limit, param)
+
+
+def tokens_beyond(prompt: str, text: TextModel, limit: int) -> int:
+    """About how many tokens a text has that can never fit in `limit`, else 0.
+
+    It is tokenized in pieces, no further than needed; cutting it changes the tokens at the cuts,
+    hence the factor of two.
+    """
     if len(prompt) <= limit * MAX_CHARS_PER_TOKEN:
-        return
+        return 0
     num_tokens = 0
     for start in range(0, len(prompt), PIECE_CHARS):
         piece = prompt[start : start + PIECE_CHARS]
         num_tokens += len(text.tokenizer.encode(piece, add_special_tokens=False))
         if num_tokens > 2 * limit:
-            raise PromptTooLong(num_tokens * len(prompt) // (start + len(piece)), limit, param)
+            return num_tokens * len(prompt) // (start + len(piece))
+    return 0
 
 
 def _room(info: EngineInfo) -> int:

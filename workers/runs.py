@@ -6,15 +6,14 @@ jobs need is looked at when there are some.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from engine.messages import EngineStats, SequenceOutput
 from workers.blame import Lane
-from workers.choice import Choice
 from workers.engine_process import EngineDied
-from workers.job_run import INTERNAL_ERROR, JobRun
 from workers.logs import without_message
 from workers.meter import Meter
+from workers.run import INTERNAL_ERROR, AnyRun, Part
 from workers.token_log import TokenLog
 
 logger = logging.getLogger(__name__)
@@ -26,17 +25,18 @@ class Runs:
     def __init__(self, token_log: TokenLog) -> None:
         self.meter = Meter()
         self._token_log = token_log
-        self._routes: dict[str, tuple[JobRun, Choice]] = {}
-        self._runs: dict[JobRun, None] = {}
-        self._batch: dict[JobRun, None] = {}  # those in the engine that give way
-        self._lane = Lane[JobRun]()
+        self._routes: dict[str, tuple[AnyRun, Part]] = {}
+        self._runs: dict[AnyRun, None] = {}
+        self._inside: dict[AnyRun, None] = {}  # those in the engine
+        self._batch: dict[AnyRun, None] = {}  # those in the engine that give way
+        self._lane = Lane[AnyRun]()
         self._num_waiting = 0  # in the engine, after the last step
         self._gave_way = False
 
     @property
-    def num_sequences(self) -> int:
-        """Sequences in the engine, waiting ones included."""
-        return len(self._routes)
+    def num_places(self) -> int:
+        """Places of the engine that are taken or waited for."""
+        return sum(run.num_places for run in self._inside)
 
     @property
     def has_work(self) -> bool:
@@ -48,7 +48,7 @@ class Runs:
         """True while the engine has no idle place for a batch job, however few jobs run."""
         return self._num_waiting > 0 or self._gave_way
 
-    def start(self, run: JobRun) -> None:
+    def start(self, run: AnyRun) -> None:
         """Run a job as soon as it may; its `ended` tells if the engine is not there."""
         self._runs[run] = None
         self._lane.enter(run, run.standing.crashes)
@@ -62,25 +62,32 @@ class Runs:
                 continue
             self._start(run)
 
-    def _start(self, run: JobRun) -> None:
-        for sequence_id, choice in run.sequence_ids().items():
-            self._routes[sequence_id] = (run, choice)
+    def _start(self, run: AnyRun) -> None:
+        self._inside[run] = None
         if run.standing.is_batch:
             self._batch[run] = None
+        self._attempt(run, run.start)
+
+    def _attempt(self, run: AnyRun, move: Callable[[], None]) -> None:
+        """Let a run make a move that may put sequences into the engine."""
         try:
-            run.start()
+            move()
         except EngineDied:
             self._lane.leave(run)
             run.lose_engine()
         except Exception as error:
             _fail(run, error)
+        for sequence_id, part in run.fresh:
+            self._routes[sequence_id] = (run, part)
+        run.fresh.clear()
 
-    def remove(self, run: JobRun) -> None:
+    def remove(self, run: AnyRun) -> None:
         """Send it nothing more."""
         self._runs.pop(run, None)
+        self._inside.pop(run, None)
         self._batch.pop(run, None)
-        for choice in run.choices:
-            self._routes.pop(run.sequence_id(choice), None)
+        for part in run.parts:
+            self._routes.pop(run.sequence_id(part), None)
         if not (run.ended.done() and run.ended.result() == "left"):
             self._gave_way = False  # an end makes room for batch jobs again
         self._lane.leave(run)
@@ -90,28 +97,28 @@ class Runs:
 
     def on_outputs(self, outputs: Sequence[SequenceOutput]) -> None:
         """One engine step."""
-        touched: dict[JobRun, int] = {}
+        touched: dict[AnyRun, int] = {}
         num_tokens = 0
         for output in outputs:
             route = self._routes.get(output.id)
             if route is None:  # cancelled while the step ran
                 continue
-            run, choice = route
-            self._take(run, choice, output)
+            run, part = route
+            self._take(run, part, output)
             touched[run] = touched.get(run, 0) + 1
             num_tokens += len(output.token_ids)
-            if choice.finish is not None:
+            if part.finish is not None:
                 del self._routes[output.id]
         self.meter.made(num_tokens)
         self.meter.step(touched.items(), time.monotonic())
         for run in touched:
-            run.end_step()
+            self._attempt(run, run.end_step)
         self._note_tokens()
         self._token_log.flush()
 
-    def _take(self, run: JobRun, choice: Choice, output: SequenceOutput) -> None:
+    def _take(self, run: AnyRun, part: Part, output: SequenceOutput) -> None:
         try:
-            run.take(choice, output)
+            run.take(part, output)
         except Exception as error:
             _fail(run, error)
 
@@ -140,7 +147,7 @@ class Runs:
             run.lose_engine(verdict.fate(run, run.standing.crashes))
 
 
-def _fail(run: JobRun, error: Exception) -> None:
+def _fail(run: AnyRun, error: Exception) -> None:
     """One job's bad luck must not end the others."""
     logger.error("job %s: %s", run.job.id, without_message(error))
     run.fail("internal_error", INTERNAL_ERROR)

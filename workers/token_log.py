@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 20_000  # entries in memory that Redis has not confirmed; above it the engine waits
 MAX_BATCH = 4_096  # entries of one script call, so that no call holds Redis for long
+# The same for bytes: an entry of tokens has some hundred, one of vectors up to 64 kB.
+MAX_PENDING_BYTES = 64 << 20
+MAX_BATCH_BYTES = 4 << 20
 FIRST_PAUSE_S = 0.02
 
 
@@ -88,6 +91,7 @@ class TokenLog:
         self._result_ttl_s = result_ttl_s
         self._max_pending = max_pending
         self._num_pending = 0
+        self._bytes_pending = 0
         self._waiting: dict[JobLog, None] = {}
         self._kick = asyncio.Event()
         self._room = asyncio.Event()
@@ -112,8 +116,13 @@ class TokenLog:
         log.is_over = is_terminal(event)
         self._waiting[log] = None
         self._num_pending += 1
-        if self._num_pending >= self._max_pending:
+        self._bytes_pending += len(log.entries[-1])
+        if not self._is_below_mark:
             self._room.clear()
+
+    @property
+    def _is_below_mark(self) -> bool:
+        return self._num_pending < self._max_pending and self._bytes_pending < MAX_PENDING_BYTES
 
     def forget(self, log: JobLog) -> None:
         """Drop what has not left yet: another attempt owns the log."""
@@ -194,17 +203,18 @@ class TokenLog:
         """The next entries of each log, and the length each log then has."""
         appends: list[Append] = []
         sent: dict[JobLog, int] = {}
+        left_bytes = MAX_BATCH_BYTES
         for log in logs:
             if log.is_settled:  # an earlier write took along what came after it began
                 continue
-            upto = min(len(log.entries), log.confirmed + MAX_BATCH - len(appends))
+            upto = _fitting(log, MAX_BATCH - len(appends), left_bytes)
             if upto == log.confirmed:  # the batch is full: next time
                 self._waiting[log] = None
                 continue
             for index in range(log.confirmed, upto):
-                appends.append(
-                    Append(log.job_id, index, log.entries[index], self._ttl_s(log, index))
-                )
+                entry = log.entries[index]
+                appends.append(Append(log.job_id, index, entry, self._ttl_s(log, index)))
+                left_bytes -= len(entry)
             sent[log] = upto
         return appends, sent
 
@@ -217,17 +227,28 @@ class TokenLog:
         """Redis has `length` entries of the log; it may be fewer than it had."""
         if log.is_fenced:
             self._waiting.pop(log, None)
-            self._settle(len(log.entries) - log.confirmed)
-            log.confirmed = len(log.entries)
+            self._settle(log, len(log.entries))
         else:
-            self._settle(length - log.confirmed)
-            log.confirmed = length
+            self._settle(log, length)
             if length < len(log.entries):
                 self._waiting[log] = None
         log.note_progress()
 
-    def _settle(self, count: int) -> None:
-        """`count` entries less are pending; less than none when Redis lost some."""
-        self._num_pending -= count
-        if self._num_pending < self._max_pending:
+    def _settle(self, log: JobLog, length: int) -> None:
+        """The log's entries up to `length` are not pending any more, those behind it are."""
+        before, log.confirmed = log.confirmed, length
+        moved = log.entries[min(before, length) : max(before, length)]
+        sign = 1 if length > before else -1
+        self._num_pending -= sign * len(moved)
+        self._bytes_pending -= sign * sum(map(len, moved))
+        if self._is_below_mark:
             self._room.set()
+
+
+def _fitting(log: JobLog, count: int, num_bytes: int) -> int:
+    """The length of a log after a write of `count` entries that begin within `num_bytes`."""
+    upto = log.confirmed
+    while upto < min(len(log.entries), log.confirmed + count) and num_bytes > 0:
+        num_bytes -= len(log.entries[upto])
+        upto += 1
+    return upto

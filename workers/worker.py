@@ -17,10 +17,10 @@ from arq.worker import Worker
 from workers.attempt import Failure, close_attempt
 from workers.contract import ARQ_FUNCTION, ARQ_JOB_PREFIX, arq_retry_key
 from workers.generate import begin, generate
-from workers.job_run import INTERNAL_ERROR
 from workers.lease import Claim, Claimed, Ending, read_claims
 from workers.logs import without_message
 from workers.redis_link import TRANSIENT, deserialize, serialize
+from workers.run import INTERNAL_ERROR
 from workers.service import Service
 
 logger = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class EngineWorker(Worker):
 
     @property
     def _num_taken(self) -> int:
-        return max(len(self.tasks), self.service.runs.num_sequences)
+        return max(len(self.tasks), self.service.runs.num_places)
 
     @property
     def _num_idle(self) -> int:

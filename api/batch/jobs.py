@@ -4,12 +4,14 @@ Knows no Redis and no file.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from api.chat import chat_job
 from api.completions import completion_job
+from api.directory import EMBEDS
 from api.errors import ApiError
 from api.generation import Generation
 from api.response.conversation import ENDPOINT as RESPONSES
@@ -20,12 +22,14 @@ from api.schema.completion import CompletionRequest
 from api.schema.decode import decode_body
 from api.schema.responses import ResponsesRequest
 from api.schema.sampling import SamplingFields
+from api.schema.vectors import EmbeddingRequest, VectorFields
+from api.vectors import embedding_job
 from workers import contract
 
 HOME = "batch"  # no API process: nobody follows these tokens as they are made
 RESULT_TTL_S = 24 * 3600  # an answer outlives its end until some API process has put it into a file
 
-T = TypeVar("T", bound=SamplingFields)
+T = TypeVar("T", bound=SamplingFields | VectorFields)
 CardOf = Callable[[str], Awaitable[contract.ModelCard]]
 
 
@@ -76,7 +80,8 @@ class Lines(Generic[T]):
     async def prepare(self, body: bytes, ticket: Ticket) -> Prepared:
         """The job of a request. Raises ApiError."""
         request = decode_body(self._decoder, body)
-        refuse_stream(request)
+        if isinstance(request, SamplingFields):
+            refuse_stream(request)
         card = await self._card_of(request.model)
         job = self._job_of(request, card, HOME, ticket.request_id)
         return Prepared(as_line(job, ticket), card.queue)
@@ -123,6 +128,7 @@ def endpoints(generation: Generation) -> Mapping[str, Endpoint]:
     return {
         "/v1/chat/completions": Lines(card_of, ChatRequest, chat_job),
         "/v1/completions": Lines(card_of, CompletionRequest, completion_job),
+        contract.EMBEDDINGS: Lines(partial(card_of, tasks=EMBEDS), EmbeddingRequest, embedding_job),
         RESPONSES: ResponseLines(card_of, ResponseStore(generation.broker), max_bytes),
     }
 

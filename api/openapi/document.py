@@ -17,6 +17,7 @@ from api.schema.refused import RefusedFields
 from api.schema.response import ChatCompletion, TextCompletion
 from api.schema.response_object import ResponseObject
 from api.schema.responses import REFUSED, ResponsesRequest
+from api.schema.vectors import EmbeddingList, RankedList, ScoreList
 
 TITLE = "Tramontane"
 VERSION = "0.1.0"
@@ -27,7 +28,10 @@ _ABOUT = (
 _REF = "#/components/schemas/{name}"
 # Any endpoint's answer: msgspec calls it by the name of the class that all Structs have.
 _ANSWER = "Struct"
-_ANSWERS = (ChatCompletion, TextCompletion, ResponseObject, MessageObject)
+_ANSWERS = (
+    *(ChatCompletion, TextCompletion, ResponseObject, MessageObject),
+    *(EmbeddingList, ScoreList, RankedList),
+)
 _IN_PATH = re.compile(r"\{(\w+)(?::\w+)?\}")
 _NOT_OF_JSON: dict[Any, Schema] = {
     str: {"type": "string"},

@@ -28,7 +28,16 @@ from api.schema.tokens import (
     Rendered,
     TokenizeRequest,
 )
+from api.schema.vectors import (
+    EmbeddingList,
+    EmbeddingRequest,
+    RankedList,
+    RerankRequest,
+    ScoreList,
+    ScoreRequest,
+)
 from api.wishes import PREFER
+from workers.contract import EMBEDDINGS, RERANKS, SCORES
 
 _CHANGE = Reply("The change of weights at this moment.", ReIsq)
 _BEGUN = Reply("It goes on.", ReIsq, 202, headers=("location", "preference-applied"))
@@ -36,6 +45,12 @@ _QUESTIONS: tuple[tuple[str, str, Any, Any], ...] = (
     ("/tokenize", "The token ids of a text or a chat", TokenizeRequest, dict[str, Any]),
     ("/detokenize", "The text of token ids", DetokenizeRequest, Detokenized),
     ("/apply-template", "A chat as the model reads it", ChatRequest, Rendered),
+)
+
+VECTOR_ROUTES: tuple[tuple[str, str, Any, Any], ...] = (
+    (EMBEDDINGS, "Make embeddings", EmbeddingRequest, EmbeddingList),
+    *((path, "Score pairs of texts", ScoreRequest, ScoreList) for path in SCORES),
+    *((path, "Rank documents by a query", RerankRequest, RankedList) for path in RERANKS),
 )
 
 MORE_OPERATIONS: tuple[Operation, ...] = (

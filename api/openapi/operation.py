@@ -31,6 +31,7 @@ ADMIN = LOOK_UP | {"permission_denied"}
 JOB = frozenset(
     {
         "model_not_found",
+        "unsupported_model",
         "context_length_exceeded",
         "cancelled",
         "engine_error",

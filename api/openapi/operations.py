@@ -5,7 +5,7 @@ from typing import Any
 from api.admin import Dropped, Letters
 from api.job_view import JobObject
 from api.openapi.answers import answers
-from api.openapi.more_operations import MORE_OPERATIONS
+from api.openapi.more_operations import MORE_OPERATIONS, VECTOR_ROUTES
 from api.openapi.operation import (
     ADMIN,
     BODY,
@@ -223,6 +223,10 @@ OPERATIONS: tuple[Operation, ...] = (
         ADMIN | {"job_not_found"},
     ),
     *MORE_OPERATIONS,
+    *(
+        Operation("POST", path, summary, _answer(answer), GENERATION, body=body, params=WISHES)
+        for path, summary, body, answer in VECTOR_ROUTES
+    ),
     *(
         Operation(method, path, "Is the process up?", _UP, _PUBLIC, is_public=True)
         for path in ("/", "/health", "/live")

@@ -162,13 +162,18 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     object: str = "model"
     owned_by: str = "tramontane"
     status: str = "loaded"
+    task: contract.Task = "generate"
 
     @classmethod
     def of(cls, card: contract.ModelCard) -> "Model":
         """OpenAI's form of a model card."""
         length = card.context_length
         return cls(
-            id=card.name, created=card.created_s, context_length=length, max_model_len=length
+            id=card.name,
+            created=card.created_s,
+            context_length=length,
+            max_model_len=length,
+            task=card.task,
         )
 
 

@@ -17,7 +17,8 @@ from kernels import ops
 class Attention(nn.Module):
     """Grouped-query attention of one layer; query, key and value are one Linear.
 
-    A layer with a window sees a token and the `window - 1` before it.
+    A layer with a window sees a token and the `window - 1` before it or, in a model that looks both
+    ways, the `window` on each side.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class Attention(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.window = config.window(layer)
+        self.is_causal = config.is_causal
         self.rotary = rotary_of(config, layer)
         self.scale = config.attention_scale or config.head_dim**-0.5
         self.softcap = config.attention_softcap
@@ -76,7 +78,12 @@ class Attention(nn.Module):
         rotations: Sequence[Rotation],
         kv_cache: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
+        """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`.
+
+        Where tokens see those behind them, sequences are whole and there is no cache.
+        """
+        if not self.is_causal:
+            return self._look_both_ways(x, batch, rotations)
         way = (
             *(self._head_norms, self._eps),
             None if self.rotary is None else rotations[self.rotary],
@@ -89,6 +96,22 @@ class Attention(nn.Module):
             return ops.packed_attention(x, qkv, output, *way)
         attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
         return attended
+
+    def _look_both_ways(self, x: Tensor, batch: Batch, rotations: Sequence[Rotation]) -> Tensor:
+        heads = self._projections(x).view(len(x), -1, self.head_dim)
+        counts = [size // self.head_dim for size in self.sizes]
+        query, key, value = torch.split(heads, counts, dim=1)
+        if self._head_norms is not None:
+            query, key = (
+                ops.rms_norm(part, weight, self._eps)
+                for part, weight in zip((query, key), self._head_norms, strict=True)
+            )
+        if self.rotary is not None:
+            query, key = ops.rotary(query, key, *rotations[self.rotary])
+        starts = batch.query_starts
+        attended = ops.varlen_attention(query, key, value, starts, self.scale, self.window)
+        output: Tensor = self.o_proj(attended.flatten(1))
+        return output
 
     def _projections(self, x: Tensor) -> Tensor:
         """Queries, keys and values side by side; normalised where the norm is not each head's."""

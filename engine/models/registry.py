@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from engine.encoders.families import FAMILIES
 from engine.errors import LoadError
 
 if TYPE_CHECKING:
@@ -49,12 +50,25 @@ GGUF_FAMILIES = {
 }
 
 
+# What stands in the place of `ForCausalLM` where a decoder has no head, or a classifier for one.
+HEADLESS, CLASSIFIER = "Model", "ForSequenceClassification"
+_CAUSAL = "ForCausalLM"
+
+
+def decoder_of(architecture: str) -> str:
+    """The architecture of `MODELS` that a decoder is under another head; else the name itself."""
+    for head in (f"Text{HEADLESS}", HEADLESS, CLASSIFIER):
+        if (name := architecture.removesuffix(head) + _CAUSAL) in MODELS:
+            return name
+    return architecture
+
+
 def check_architecture(architecture: str) -> None:
     """Raise LoadError, naming the known ones, for an architecture that no file here implements."""
     if architecture not in MODELS:
         raise LoadError(
             f"The model's architecture {architecture} is not supported; supported are "
-            f"{', '.join(MODELS)}."
+            f"{', '.join(MODELS)}, and for vectors and scores {', '.join(FAMILIES)}."
         )
 
 

@@ -31,6 +31,7 @@ class _Bundled(msgspec.Struct, frozen=True):
 
 _ENDS = ("<s>", "</s>")
 _BUNDLED = (
+    _Bundled("qwen3-reranker", ("<|im_start|>", "<|im_end|>"), r"qwen3-reranker"),
     _Bundled("chatml", ("<|im_start|>", "<|im_end|>")),
     _Bundled("llama3", ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")),
     _Bundled("gemma", ("<start_of_turn>", "<end_of_turn>")),

@@ -101,6 +101,11 @@ def _check(config: ModelConfig, name: str) -> None:
             f"{', '.join(ARCHITECTURES)}; convert it with llama.cpp's convert_hf_to_gguf.py and "
             "quantise that file."
         )
+    if not config.is_causal:
+        raise LoadError(
+            f"{name} looks both ways, which a GGUF file of a {config.architecture} cannot say; "
+            "serve its safetensors."
+        )
     if len(set(config.windows)) > 1:
         raise LoadError(
             f"{name} has layers with a window beside layers without, which a GGUF file of a "

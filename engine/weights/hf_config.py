@@ -12,7 +12,7 @@ import msgspec
 from engine.config import Activation, ModelConfig
 from engine.errors import LoadError
 from engine.json_file import read_json
-from engine.models.registry import check_architecture
+from engine.models.registry import check_architecture, decoder_of
 from engine.weights.family import hf_keys
 from engine.weights.hf_keys import ACTIVATIONS, HfKeys
 from engine.weights.hf_tokens import read_eos_ids
@@ -32,7 +32,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     """
     path = directory / "config.json"
     # First of all: another family may lack the keys that these ones have.
-    check_architecture(architecture := read_json(path, _Family).architectures[0])
+    check_architecture(architecture := decoder_of(read_json(path, _Family).architectures[0]))
     keys = _read_keys(path, hf_keys(architecture))
     is_quantised = read_method(directory) is not None
     _check_rope(keys, rope := _asked(keys.rope, path), path)
@@ -56,7 +56,8 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
         "bos_token_id": keys.bos_token_id,
         "dtype": stored_dtype(weights, is_quantised=is_quantised),
     }
-    return ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
+    config = ModelConfig(architecture=architecture, **{**common, **_asked(keys.fields, path)})
+    return _both_ways(config, keys, path) if keys.looks_both_ways() else config
 
 
 def _read_keys(path: Path, kind: type[HfKeys]) -> HfKeys:
@@ -80,6 +81,13 @@ def _asked(answer: Callable[[], dict[str, Any]], path: Path) -> dict[str, Any]:
         return answer()
     except LoadError as error:
         raise LoadError(f"{path}: {error}.") from error
+
+
+def _both_ways(config: ModelConfig, keys: HfKeys, path: Path) -> ModelConfig:
+    if config.attention_softcap:
+        raise LoadError(f"{path}: a soft cap on attention that looks both ways is not supported.")
+    sides = tuple(keys.side_of(window) if window else 0 for window in config.windows)
+    return msgspec.structs.replace(config, windows=sides, is_causal=False)
 
 
 def _activation(keys: HfKeys, path: Path) -> Activation:

@@ -48,6 +48,16 @@ class HfKeys(msgspec.Struct, frozen=True, kw_only=True):
     tie_word_embeddings: bool = False
     eos_token_id: int | list[int] | None = None
     bos_token_id: int | None = None
+    is_causal: bool | None = None
+    use_bidirectional_attention: bool | str | None = None
+
+    def looks_both_ways(self) -> bool:
+        """Whether a token sees those behind it as well, as in some embedding models."""
+        return self.is_causal is False or self.use_bidirectional_attention is True
+
+    def side_of(self, window: int) -> int:
+        """How many tokens such a one sees on each side, where layers have a window."""
+        return window
 
     def fields(self) -> dict[str, Any]:
         """The fields of ModelConfig that are the family's own.

@@ -19,7 +19,7 @@ import pytest
 from api.config import ApiConfig
 from api.server import command
 from tests.api.batch_app import BatchApp, process
-from tests.api.fake_worker import FakeWorker
+from tests.api.fake_worker import TASKS, FakeWorker
 from workers.environment import settings_of
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +203,31 @@ def other(api_redis, fake_worker, directory) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def frames() -> Callable[[bytes], list[tuple[int | None, Any]]]:
     return parse_frames
+
+
+@pytest.fixture(scope="session")
+def vector_workers(_shared_redis) -> Iterator[dict[str, FakeWorker]]:
+    """A model of each task, on a Redis of their own."""
+    with tempfile.TemporaryDirectory(prefix="tr-") as name:
+        server = type(_shared_redis)(Path(name))
+        server.start()
+        workers = {m: FakeWorker(server.url, model=m, task=task) for m, task in TASKS.items()}
+        for worker in workers.values():
+            worker.start()
+        yield workers
+        for worker in workers.values():
+            worker.stop()
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def vector_api(vector_workers, directory, wait) -> Iterator[ApiServer]:
+    """A server for these."""
+    server = ApiServer(vector_workers["m/embed"].url, directory, ping_s=0.3)
+    wait(lambda: len(server.get("/v1/models").json["data"]) == 3, "all models are known")
+    yield server
+    server.kill()
+    assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
 
 @pytest.fixture

@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 
 import redis.asyncio
 import redis.exceptions
 
 from workers import contract, questions
-from workers.contract import CallDelta, Delta, Done, Failed, Started, Tokens, Usage
+from workers.contract import CallDelta, Delta, Done, Failed, Started, Tokens, Usage, Vectors
 
 MODEL = "tiny/demo"
 CONTEXT_LENGTH = 2048
@@ -22,6 +24,16 @@ AWAY = (
     redis.exceptions.OutOfMemoryError,
     OSError,
 )
+
+
+VECTOR_SIZE = 4
+TASKS: dict[str, contract.Task] = {"m/embed": "embed", "m/score": "score", "m/text": "generate"}
+
+
+def fake_vector(source: object, size: int = VECTOR_SIZE) -> bytes:
+    """What the fake model makes of a text, of token ids or of a (query, document) pair."""
+    seeds = (zlib.crc32(f"{source}:{i}".encode()) for i in range(size))
+    return struct.pack(f"<{size}f", *(seed / 2**31 - 1 for seed in seeds))
 
 
 class FakeJob:
@@ -51,7 +63,26 @@ class FakeJob:
             return
         if not self.is_resumed:
             yield Started(0, 7)
+        if job.kind in ("embedding", "score"):
+            yield from self._vectors()
+            return
         yield from getattr(self, f"_{verb}", self._echo)(rest)
+
+    def _vectors(self) -> Iterator[contract.Event | None]:
+        """Two inputs a step; `hang` as an input makes the rest wait."""
+        job, prompts = self.job, self.job.prompts or []
+        sources: list[object] = list(prompts)
+        if job.kind == "score":
+            queries, documents = prompts[: job.num_queries], prompts[job.num_queries :]
+            pairs = enumerate(documents)
+            sources = [(queries[i if len(queries) > 1 else 0], d) for i, d in pairs]
+        size = VECTOR_SIZE if job.kind == "embedding" else 1
+        for first in range(0, len(sources), 2):
+            while "hang" in sources[first : first + 2]:
+                yield None
+            made = [fake_vector(source, size) for source in sources[first : first + 2]]
+            yield Vectors(self.offset, first, len(made), b"".join(made))
+        yield Done(self.offset, Usage(7, 0))
 
     def _echo(self, text: str) -> Iterator[contract.Event | None]:
         words = [word + " " for word in text.split(" ")]
@@ -164,8 +195,18 @@ def _reply(question: questions.Question) -> questions.Reply:
 class FakeWorker:
     """Runs in a thread of its own until `stop`."""
 
-    def __init__(self, url: str, step_s: float = 0.004) -> None:
+    def __init__(
+        self,
+        url: str,
+        step_s: float = 0.004,
+        *,
+        model: str = MODEL,
+        task: contract.Task = "generate",
+    ) -> None:
         self.url = url
+        self.model = model
+        self.task = task
+        self.name = "fake" if model == MODEL else f"fake-{model}"
         self.step_s = step_s
         self.jobs: dict[str, FakeJob] = {}
         self.specs: dict[str, contract.Job] = {}
@@ -189,7 +230,7 @@ class FakeWorker:
             name: self._redis.register_script(contract.load_script(name))
             for name in ("heartbeat", "claim", "step", "release")
         }
-        self._queue = contract.queue_key(MODEL)
+        self._queue = contract.queue_key(self.model)
         control = asyncio.create_task(self._listen())
         beats_s = 0.0
         while not self._is_stopped:
@@ -224,37 +265,39 @@ class FakeWorker:
 
     async def _beat(self) -> None:
         card = contract.ModelCard(
-            name=MODEL,
+            name=self.model,
             queue=self._queue,
             context_length=CONTEXT_LENGTH,
             vocab_size=VOCAB_SIZE,
             created_s=1_700_000_000,
             fingerprint="fp_test",
+            task=self.task,
+            vector_size={"embed": VECTOR_SIZE, "score": 1}.get(self.task, 0),
         )
         beat = contract.Heartbeat(
-            worker="fake",
-            model=MODEL,
+            worker=self.name,
+            model=self.model,
             running=len(self.jobs),
             waiting=0,
             kv_blocks_used=len(self.jobs),
             kv_blocks_total=64,
         )
         keys = [
-            contract.worker_key("fake"),
+            contract.worker_key(self.name),
             contract.WORKERS_KEY,
             contract.MODELS_KEY,
             contract.MODELS_SEEN_KEY,
-            contract.isq_key(MODEL),
+            contract.isq_key(self.model),
         ]
-        args = ["fake", contract.encode(beat), 3000, MODEL, contract.encode(card), 1000]
+        args = [self.name, contract.encode(beat), 3000, self.model, contract.encode(card), 1000]
         await self._scripts["heartbeat"](keys=keys, args=args)
 
     async def _claim(self) -> None:
         free = self.max_running - len(self.jobs)
-        args = ["fake", free, 0, 600_000]
+        args = [self.name, free, 0, 600_000]
         taken = await self._scripts["claim"](keys=[self._queue], args=args)
         for job_id, attempt in zip((n.decode() for n in taken[::5]), taken[2::5], strict=True):
-            self._owners[job_id] = f"fake:{int(attempt)}"
+            self._owners[job_id] = f"{self.name}:{int(attempt)}"
             spec = contract.decode_job(await self._redis.hget(contract.job_key(job_id), "spec"))
             entries = await self._redis.lrange(contract.log_key(job_id), 0, -1)
             self.specs[job_id] = spec

@@ -307,7 +307,7 @@ async def test_batches_are_listed_newest_first_in_pages(app):
     ("fields", "kind"),
     [
         ({"input_file_id": "file-none"}, openai.NotFoundError),
-        ({"endpoint": "/v1/embeddings"}, openai.BadRequestError),
+        ({"endpoint": "/v1/moderations"}, openai.BadRequestError),
         ({"completion_window": "1h"}, openai.BadRequestError),
         ({"metadata": {"k" * 65: "v"}}, openai.BadRequestError),
         ({"metadata": {str(i): "v" for i in range(17)}}, openai.BadRequestError),

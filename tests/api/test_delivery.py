@@ -6,7 +6,7 @@ import random
 import pytest
 
 from api.delivery import MAX_WAITING, Reader
-from workers.contract import Delta, Done, Failed, Fence, Started, Tokens, Usage
+from workers.contract import Delta, Done, Failed, Fence, Started, Tokens, Usage, Vectors
 
 
 def tokens(offset):
@@ -163,3 +163,25 @@ def test_an_end_that_was_made_again_otherwise_ends_the_stream(other):
     assert isinstance(last, Failed)
     assert last.code == "job_lost"
     assert reader.is_over
+
+
+def vectors(offset, *numbers, junk=b""):
+    data = b"".join(number.to_bytes(4, "little") for number in numbers)
+    return Vectors(offset, numbers[0], len(numbers), junk or data)
+
+
+def test_vectors_that_were_lost_and_made_again_are_taken_once_however_they_are_grouped():
+    reader = Reader("j")
+    made = [Started(0, 3), vectors(1, 0, 1), vectors(3, 2)]
+    again = [Fence(2, "w"), vectors(1, 0), vectors(2, 1, 2, 3, 4), vectors(6, 5)]
+    for index, event in enumerate([*made, *again]):
+        reader.accept(index, event)
+    assert reader.take() == [*made, vectors(4, 3, 4), vectors(6, 5)]
+
+
+def test_another_rounding_of_a_vector_is_as_good():
+    reader = Reader("j")
+    again = vectors(1, 0, junk=b"else")
+    for index, event in enumerate([Started(0, 3), vectors(1, 0), Fence(2, "w"), again]):
+        reader.accept(index, event)
+    assert reader.take() == [Started(0, 3), vectors(1, 0)]

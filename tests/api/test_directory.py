@@ -2,13 +2,13 @@
 
 import pytest
 
-from api.directory import Directory
+from api.directory import EMBEDS, GENERATES, Directory
 from api.errors import ApiError
 from workers.contract import Heartbeat, ModelCard
 
 
-def card(name):
-    return ModelCard(name=name, queue="q", context_length=8, vocab_size=8, created_s=0)
+def card(name, task="generate"):
+    return ModelCard(name=name, queue="q", context_length=8, vocab_size=8, created_s=0, task=task)
 
 
 def beat(model, *, is_draining=False):
@@ -62,3 +62,28 @@ def test_gauges_are_summed_per_model():
 def test_a_fleet_that_drains_is_not_ready():
     assert not Directory((card("a"),), (beat("a", is_draining=True),)).is_ready
     assert Directory((card("a"),), (beat("a"),)).is_ready
+
+
+def test_any_name_means_the_one_model_of_the_task():
+    fleet = Directory((card("text"), card("vectors", "embed")))
+    assert fleet.resolve("gpt-4o", strict=False, tasks=GENERATES).name == "text"
+    assert fleet.resolve("ada-002", strict=False, tasks=EMBEDS).name == "vectors"
+    with pytest.raises(ApiError) as caught:
+        fleet.resolve("gpt-4o", strict=False)
+    assert caught.value.code == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted", "hint"),
+    [
+        ("generate", EMBEDS, "--task embed"),
+        ("embed", GENERATES, "/v1/embeddings"),
+        ("score", EMBEDS, "/v1/rerank"),
+    ],
+)
+@pytest.mark.parametrize("name", ["m", "any"])
+def test_a_model_of_another_task_is_refused_with_what_to_do(task, wanted, hint, name):
+    with pytest.raises(ApiError) as caught:
+        Directory((card("m", task),)).resolve(name, strict=False, tasks=wanted)
+    assert (caught.value.code, caught.value.param) == ("unsupported_model", "model")
+    assert hint in caught.value.message

@@ -43,13 +43,16 @@ def server(_shared_redis, make_worker, start_api, directory, wait):
     with tempfile.TemporaryDirectory(prefix="tr-") as name:
         redis = type(_shared_redis)(Path(name))
         redis.start()
-        worker = make_worker(redis.url)
-        worker.start()
+        models = {"tiny/demo": "generate", "tiny/embed": "embed", "tiny/score": "score"}
+        workers = [make_worker(redis.url, model=m, task=task) for m, task in models.items()]
+        for worker in workers:
+            worker.start()
         server = start_api(redis.url, directory, ping_s=0.3, redis_timeout_s=15)
-        wait(lambda: server.get("/ready").status == 200, "the fake worker is known")
+        wait(lambda: len(server.get("/v1/models").json["data"]) == 3, "the workers are known")
         yield server
         server.kill()
-        worker.stop()
+        for worker in workers:
+            worker.stop()
         redis.stop()
         assert "Traceback" not in server.log.read_text(), server.log.read_text()
 
@@ -97,6 +100,8 @@ def lead(case, known):
     case.headers.pop("x-webhook-url", None)
     if case.path == "/v1/batches" and isinstance(case.body, dict):
         case.body |= {"endpoint": CHAT, "input_file_id": known["file_id"]}
+    if case.path.endswith(("tokenize", "template")) and isinstance(case.body, dict):
+        case.body["model"] = known["name"]
 
 
 @pytest.mark.timeout(max(120, EXAMPLES))

@@ -105,6 +105,11 @@ def unused_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def new_stack() -> type[Stack]:
+    return Stack
+
+
+@pytest.fixture(scope="session")
 def stack(_shared_redis) -> Iterator[Stack]:
     """On a Redis of its own: its worker lives, and beats, as long as the session does."""
     with (

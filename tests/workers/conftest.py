@@ -128,7 +128,9 @@ class LocalWorker:
         ttls = {"job_ttl_s": config.job_ttl_s, "result_ttl_s": config.result_ttl_s}
         token_log = TokenLog(scripts, **ttls)
         runs = Runs(token_log)
-        engine_config = EngineConfig(max_seqs=config.max_seqs, max_model_len=config.max_model_len)
+        engine_config = EngineConfig(
+            task=config.task, max_seqs=config.max_seqs, max_model_len=config.max_model_len
+        )
         scripted = ScriptedEngine(files, engine_config)
         self.engine: Any = LocalEngine(scripted, runs, step_s)
         if has_process:

@@ -10,9 +10,10 @@ from engine.messages import EngineInfo, SequenceOutput, SequenceRequest
 from tests.workers.test_prepare import INFO
 from tests.workers.wire import check_log, ids_of, make_job, text_of
 from workers.contract import Delta, Done, Event, Failed, Started, Tokens, decode_event, num_events
-from workers.job_run import ORDINARY, JobRun, Standing
+from workers.job_run import JobRun
 from workers.prepare import prepare
 from workers.redis_link import Scripts
+from workers.run import ORDINARY, Attempt, Standing
 from workers.runs import Runs
 from workers.token_log import JobLog, TokenLog
 
@@ -54,11 +55,7 @@ class Table:
             job,
             prepare(job, text, info),
             text.tokenizer,
-            attempt=attempt,
-            log=self.log,
-            token_log=token_log,
-            engine=self.door,
-            standing=standing,
+            Attempt(attempt, self.log, token_log, self.door, standing),
         )
         self.run.replay(past)
         self.runs.start(self.run)

@@ -22,7 +22,7 @@ from workers.metrics_port import metrics_port
 class Job:
     """A job of 7 prompt tokens that began at second 10, after 2 s in the queue."""
 
-    queued_s, began_s = 2.0, 10.0
+    queued_s, began_s, makes_tokens = 2.0, 10.0, True
 
     def __init__(self, num_replayed: int = 0) -> None:
         self.last_token_s: float | None = None

@@ -17,6 +17,7 @@ from workers.contract import (
     Started,
     Tokens,
     Usage,
+    Vectors,
     encode,
 )
 from workers.lease import read_claims
@@ -310,11 +311,19 @@ class TestCancel:
         assert await wire.cancel(job) == 1
         assert await wire.client.keys(f"{QUEUE}*") == []
 
-    async def test_ends_a_job_that_waits_behind_what_it_has_said(self, wire):
+    @pytest.mark.parametrize(
+        "two",
+        [
+            Tokens(1, (Delta(0, (1,), "a"), Delta(1, (2,), "b"))),
+            Vectors(1, 0, 2, b"\xff" * 8),
+            Vectors(1, 0, 2, b"\xff" * 2**16),
+        ],
+        ids=["tokens", "vectors", "long vectors"],
+    )
+    async def test_ends_a_job_that_waits_behind_what_it_has_said(self, wire, two):
         job = make_job()
         await wire.enqueue(job)
         await claim(wire)
-        two = Tokens(1, (Delta(0, (1,), "a"), Delta(1, (2,), "b")))
         await step(wire, Append("j", 0, STARTED), Append("j", 1, encode(two)))
         await wire.expire_lease()
         await claim(wire, "w2")

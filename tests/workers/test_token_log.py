@@ -8,9 +8,9 @@ import redis
 
 from tests.workers.wire import QUEUE
 from workers import contract
-from workers.contract import Delta, Done, Failed, Started, Tokens, Usage
+from workers.contract import Delta, Done, Failed, Started, Tokens, Usage, Vectors
 from workers.redis_link import Scripts, connect
-from workers.token_log import JobLog, TokenLog
+from workers.token_log import MAX_BATCH_BYTES, MAX_PENDING_BYTES, JobLog, TokenLog
 
 
 class CountingScripts(Scripts):
@@ -203,6 +203,30 @@ async def test_a_long_backlog_crosses_in_several_calls_and_in_order(log_of, scri
     assert scripts.calls == 3
     events = await wire.events()
     assert [event.offset for event in events] == list(range(9000))
+
+
+def vectors(log, number, size=1 << 16):
+    return Vectors(log.offset, number, 1, bytes(size))
+
+
+async def test_large_entries_cross_in_calls_of_a_few_megabytes(log_of, scripts, wire):
+    token_log, log = log_of(), job_log()
+    for number in range(3 * MAX_BATCH_BYTES // (1 << 16)):
+        token_log.append(log, vectors(log, number))
+    token_log.flush()
+    await log.settled()
+    assert scripts.calls == 3
+    assert [event.first for event in await wire.events()] == list(range(len(log.entries)))
+
+
+async def test_large_entries_fill_the_memory_of_the_log_sooner_than_small_ones(log_of, scripts):
+    token_log, log = log_of(), job_log()
+    scripts.gate.clear()
+    while token_log.has_room:
+        token_log.append(log, vectors(log, 0, size=1 << 20))
+    assert len(log.entries) == MAX_PENDING_BYTES >> 20
+    token_log.forget(log)
+    assert token_log.has_room
 
 
 async def test_offsets_follow_the_events(log_of):

@@ -10,7 +10,12 @@ local LOOK_MS = 10000 -- whoever was told may be dead: then the job waits again,
 -- The number of the log's next event and the tag of its last one, fences left out; nil where an entry cannot be read.
 local function end_of_log()
   for at = -1, -redis.call('LLEN', log), -1 do
-    local is_whole, entry = pcall(cmsgpack.unpack, redis.call('LINDEX', log, at))
+    local packed = redis.call('LINDEX', log, at)
+    if string.sub(packed, 2, 3) == '\161v' then -- Vectors: cmsgpack cannot read the bytes behind their numbers
+      local _, tag, offset, _, num = cmsgpack.unpack_limit(string.sub(packed, 2), 4)
+      return offset + num, tag
+    end
+    local is_whole, entry = pcall(cmsgpack.unpack, packed)
     if not is_whole or type(entry) ~= 'table' then return nil end
     if entry[1] == 't' then return entry[2] + #entry[3], 't' end
     if entry[1] ~= 'x' then return entry[2] + 1, entry[1] end

@@ -14,7 +14,8 @@ if #entries > 0 then
 end
 local has_tokens = false
 for _, entry in ipairs(entries) do
-  if string.sub(entry, 2, 3) == '\161t' then -- the tag of Tokens
+  local tag = string.sub(entry, 2, 3)
+  if tag == '\161t' or tag == '\161v' then -- Tokens, or Vectors
     has_tokens = true
     break
   end

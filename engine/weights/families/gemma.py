@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from engine.errors import LoadError
 from engine.weights.gguf_keys import Count as GgufCount, GgufFamily, GgufKeys
 from engine.weights.hf_keys import Count, RmsNormKeys
 
@@ -13,14 +12,11 @@ class AnyGemmaKeys(RmsNormKeys, frozen=True, kw_only=True):
     head_dim: Count | None = 256
     hidden_activation: str | None = None
     tie_word_embeddings: bool = True
-    use_bidirectional_attention: bool | None = None
     eos_token_id: int | list[int] | None = 1
     bos_token_id: int | None = 2
 
     def fields(self) -> dict[str, Any]:
-        """Llama's, the norms' and the embedding's. Raises LoadError for an encoder."""
-        if self.use_bidirectional_attention:
-            raise LoadError("use_bidirectional_attention is for embeddings and not supported")
+        """Llama's, the norms' and the embedding's."""
         return {
             **super().fields(),
             "norm_offset": 1.0,

@@ -55,6 +55,10 @@ class Gemma3Keys(AnyGemmaKeys, frozen=True, kw_only=True):
             "local_rope_theta": self._local_theta(),
         }
 
+    def side_of(self, window: int) -> int:
+        """EmbeddingGemma's window is that of both sides together."""
+        return window // 2
+
     def rope(self) -> dict[str, Any]:
         """The parameters of layers that see everything."""
         if self.rope_parameters is None:

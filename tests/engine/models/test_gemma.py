@@ -107,7 +107,7 @@ def test_a_tensor_that_is_neither_text_nor_picture_is_an_error(vision, load_mode
 def test_a_text_tensor_that_is_missing_is_named(vision, load_model):
     path, rewrite = vision
     rewrite(lambda tensors: {n: t for n, t in tensors.items() if "model.norm" not in n})
-    with pytest.raises(LoadError, match=r"no tensor model.norm.weight in its language model"):
+    with pytest.raises(LoadError, match=r"no tensor model.norm.weight of the model"):
         load_model(path)
 
 

@@ -104,7 +104,8 @@ def test_vicuna_s_prompt_is_its_conversation_in_one_line():
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in NAMES if n not in ("chatml", "llama3", "phi3", "zephyr")]
+    "name",
+    [n for n in NAMES if n not in ("chatml", "llama3", "phi3", "zephyr", "qwen3-reranker")],
 )
 def test_families_of_alternating_turns_refuse_others(name):
     with pytest.raises(InvalidInput, match="must alternate"):
@@ -119,6 +120,7 @@ def vocabulary(*special: str, is_byte_level: bool = False) -> Tokenizer:
 
 
 CHOICES = {
+    "qwen3-reranker": (vocabulary("<|im_start|>", "<|im_end|>"), "Qwen3-Reranker-0.6B"),
     "chatml": (vocabulary("<|im_start|>", "<|im_end|>"), "m"),
     "llama3": (vocabulary("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "m"),
     "gemma": (vocabulary("<start_of_turn>", "<end_of_turn>"), "m"),

@@ -177,11 +177,11 @@ def test_a_tokenizer_is_a_directory_or_the_file_in_it(directory, tmp_path):
 
 
 def test_what_is_no_tokenizer_is_refused(directory, tmp_path):
-    model = directory("one.gguf", "vocab.txt")
+    model = directory("one.gguf", "words.txt")
     (tmp_path / "empty").mkdir()
     cases = {
         tmp_path / "empty": "has no tokenizer.json .*; name a model that has one",
-        model / "vocab.txt": "vocab.txt is no tokenizer.json",
+        model / "words.txt": "words.txt is no tokenizer.json",
         tmp_path / "nowhere" / "at" / "all": "neither a directory nor a repository",
     }
     for given, says in cases.items():

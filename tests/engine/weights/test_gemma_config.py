@@ -212,7 +212,6 @@ def test_only_layers_without_a_window_are_stretched(read):
     [
         ({**GEMMA_2B, "hidden_activation": "relu6"}, "the activation 'relu6' is not supported"),
         ({**GEMMA_2B, "hidden_act": "relu6"}, "the activation 'relu6' is not supported"),
-        ({**GEMMA_3_1B, "use_bidirectional_attention": True}, "use_bidirectional_attention is for"),
         ({**GEMMA_2_9B, "sliding_window": None}, r"\$.sliding_window"),
         ({**GEMMA_2_9B, "layer_types": ["full_attention"]}, "layer_types must be 42 of"),
         ({**GEMMA_2_9B, "query_pre_attn_scalar": 0}, r"\$.query_pre_attn_scalar"),
@@ -296,3 +295,10 @@ def test_the_windows_of_gemma_3_files(read_gguf, keys, windows):
     assert shape.windows == windows
     assert (shape.rope_theta, shape.local_rope_theta) == (1000000.0, 10000.0)
     assert shape.qk_norm == ""  # no norms are in this file
+
+
+def test_embedding_gemmas_window_is_that_of_both_sides_together(read):
+    config = read({**GEMMA_3_1B, "use_bidirectional_attention": True})
+    causal = read(GEMMA_3_1B)
+    assert (causal.is_causal, config.is_causal) == (True, False)
+    assert config.windows == tuple(window // 2 for window in causal.windows)

@@ -121,6 +121,28 @@ def test_a_repository_without_a_tokenizer_is_refused_as_one(hub, tmp_path):
         resolve(ModelRef(model=str(tmp_path / "one.gguf"), tokenizer="org/tiny"))
 
 
+def test_the_modules_of_an_embedding_model_are_fetched_with_it(hub):
+    modules = (
+        *("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+        *("vocab.txt", "1_Pooling/config.json", "2_Dense/config.json"),
+        "2_Dense/model.safetensors",
+    )
+    others = (
+        *("2_Dense/pytorch_model.bin", "onnx/model.onnx", "openvino/config.json"),
+        "0_Transformer/model.safetensors",
+    )
+    # Two files of one content would be one download.
+    hub.files = {**PLAIN, **{name: name.encode() for name in (*modules, *others)}}
+    resolve(ModelRef(model="org/tiny"))
+    assert sorted(hub.downloads) == sorted([*PLAIN, *modules])
+
+
+def test_folders_are_nothing_to_a_model_that_lists_no_modules(hub):
+    hub.files = {**PLAIN, "1_Pooling/config.json": b"{}"}
+    resolve(ModelRef(model="org/tiny"))
+    assert sorted(hub.downloads) == sorted(PLAIN)
+
+
 def test_a_full_disk_says_to_make_room(hub, monkeypatch):
     def fill(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
