@@ -331,7 +331,7 @@ def _size(
     block_bytes = bytes_per_block(model_config, block_size, dtype)
     budget = config.kv_cache_bytes
     if not budget and device.type == "cpu":
-        budget = cpu_budget_bytes()
+        budget = cpu_budget_bytes() // config.tensor_parallel
     elif not budget:
         budget = cuda_budget_bytes(model, config, model_config, length, block_size, dtype, device)
     can_exceed = bool(config.kv_cache_bytes) or device.type != "cpu"
