@@ -5,11 +5,14 @@ from typing import Any, Literal
 import msgspec
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
+# What an engine makes of a sequence: tokens, a vector, or a classifier's scores.
+Task = Literal["generate", "embed", "score"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
 
+    task: Literal["auto"] | Task = "auto"  # auto: what the model's files are for
     device: str = "auto"  # auto, cpu, cuda, cuda:N
     dtype: str = "auto"  # auto, float32, bfloat16, float16; auto is float32 on CPU
     max_seqs: int = 32

@@ -23,7 +23,7 @@ from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
 from engine.loading import load_model, reload
 from engine.logprobs import add_logprobs
-from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.messages import EngineInfo, EngineLike, EngineStats, SequenceOutput, SequenceRequest
 from engine.profile import cuda_budget_bytes
 from engine.quant.names import ISQ_NAMES, isq_name
 from engine.requantize import WeightChange, give_back_memory
@@ -36,6 +36,7 @@ from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 from engine.weights.rope_scaling import rope_switch
+from engine.weights.task import find_task
 
 
 class Engine:
@@ -262,13 +263,27 @@ def _refusal(sequence_id: str, message: str) -> SequenceOutput:
 
 def load_engine(
     files: ModelFiles, config: EngineConfig, progress: Progress | None = None
+) -> EngineLike:
+    """Load a model and make the engine of its task. Raises LoadError: it says what to do."""
+    task = find_task(files, config.task)
+    if task == "generate":
+        return load_generator(files, config, progress)
+    from engine.pooling.loading import load_pooling_engine
+
+    device = _prepare(config)
+    with _memory_of(device):
+        engine = load_pooling_engine(files, task, config, device, progress)
+    _settle_garbage()
+    give_back_memory()
+    return engine
+
+
+def load_generator(
+    files: ModelFiles, config: EngineConfig, progress: Progress | None = None
 ) -> Engine:
-    """Load a model and make its engine. Raises LoadError: one sentence that says what to do."""
-    if config.num_threads:
-        torch.set_num_threads(config.num_threads)
+    """Load a model that generates and make its engine. Raises LoadError as `load_engine` does."""
+    device = _prepare(config)
     checkpoint = open_checkpoint(files)
-    device = choose_device(config.device)
-    prepare_kernels(config, device)
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
     with _memory_of(device):
@@ -287,6 +302,15 @@ def load_engine(
     _settle_garbage()
     give_back_memory()
     return engine
+
+
+def _prepare(config: EngineConfig) -> torch.device:
+    """Set up threads and kernels as configured. Raises LoadError for a device that is not there."""
+    if config.num_threads:
+        torch.set_num_threads(config.num_threads)
+    device = choose_device(config.device)
+    prepare_kernels(config, device)
+    return device
 
 
 def _settle_garbage() -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import msgspec
 
-from engine.config import ModelConfig
 from engine.weights.files import ModelFiles
 
 _NUM_SAMPLES = 16
@@ -16,12 +15,12 @@ _SAMPLE_BYTES = 4096
 _HEAD_BYTES = 1 << 16  # safetensors and GGUF name their tensors, with shapes, at the beginning
 _VOCABULARIES = (
     *("tokenizer.json", "tokenizer.model", "tekken.json"),
-    *("vocab.json", "merges.txt", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "added_tokens.json", "vocab.txt"),
 )
 
 
-def fingerprint(files: ModelFiles, config: ModelConfig) -> str:
-    """32 hex digits of the model's shape, of its weight files and of its vocabulary.
+def fingerprint(files: ModelFiles, config: msgspec.Struct) -> str:
+    """32 hex digits of `config` (the model's shape), of its weight files and of its vocabulary.
 
     Of a weight file they cover the size, the head, and samples spread over it.
     """

@@ -90,6 +90,7 @@ class LLM:
             gqa=gqa,
         )
         config = EngineConfig(
+            task="generate",
             device=device,
             dtype=DTYPES.get(dtype, dtype),
             max_seqs=max_num_seqs,

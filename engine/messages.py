@@ -4,20 +4,22 @@ from typing import Protocol
 
 import msgspec
 
-from engine.config import SamplingParams
+from engine.config import SamplingParams, Task
 
 
 class SequenceRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One sequence to generate.
+    """One sequence to generate, or to embed or score.
 
     `output_ids` is what an earlier attempt already made: it is prefilled, counts as generated for
-    penalties, positions and limits, and is not emitted again.
+    penalties, positions and limits, and is not emitted again. `type_ids`: the kind of each prompt
+    token, which the encoders of BERT's kind tell a pair's two texts apart by; empty: all 0.
     """
 
     id: str
     prompt_ids: list[int]
     params: SamplingParams
     output_ids: list[int] = []
+    type_ids: list[int] = []
     salt: str = ""  # enters the first block hash, so tenants share no prefix blocks
 
 
@@ -32,7 +34,9 @@ class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What one step made for one sequence. `error`: (code, message) when it was refused or lost.
 
     `logprobs` has one item for each of `token_ids`, `prompt_logprobs`, on the first output, for
-    each prompt token but the first, where the sequence asked for them.
+    each prompt token but the first, where the sequence asked for them. `vector`: little-endian
+    float32, an embedding as the model's files want it pooled and scaled, or a classifier's scores
+    after its activation; `finish` is then "stop".
     """
 
     id: str
@@ -42,6 +46,7 @@ class SequenceOutput(msgspec.Struct, frozen=True, kw_only=True):
     error: tuple[str, str] | None = None
     logprobs: list[TokenLogprob] = []
     prompt_logprobs: list[TokenLogprob] = []
+    vector: bytes = b""
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +74,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     isq: str = ""  # the type that the weights were quantised to while they were loaded
     isq_types: tuple[str, ...] = ()  # what `requantize` takes
+    task: Task = "generate"
+    vector_size: int = 0  # numbers in a vector; 0: it makes none
 
 
 class EngineLike(Protocol):

@@ -23,6 +23,7 @@ from kernels.cpu import (
     rotary as cpu_rotary,
     silu_mul as cpu_silu_mul,
     uniform_quads as cpu_uniform_quads,
+    varlen_attention as cpu_varlen_attention,
     write_kv as cpu_write_kv,
 )
 from kernels.packed import PackedMatrix, Projection
@@ -200,6 +201,17 @@ def cached_attention(
     return paged_attention(
         query, key_cache, value_cache, *sequences, scale, window, softcap
     ).flatten(1)
+
+
+def varlen_attention(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scale: float, window: int = 0
+) -> Tensor:
+    """Attention both ways of whole sequences [T, Hq, D], each by itself; S + 1 `starts`."""
+    if query.is_cuda:
+        from kernels.varlen_attention import varlen_attention as launch
+
+        return launch(query, key, value, starts, scale, window)
+    return cpu_varlen_attention.varlen_attention(query, key, value, starts, scale, window)
 
 
 def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:

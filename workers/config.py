@@ -71,6 +71,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     jinja_explicit: Annotated[
         str, setting("Chat template that goes before all others, --chat-template included.")
     ] = ""
+    task: Annotated[
+        Literal["auto", "generate", "embed", "score"],
+        setting(
+            "What the model is for: `generate` text, `embed` texts or `score` pairs of them; "
+            "`auto` is what its files say."
+        ),
+    ] = "auto"
     device: Annotated[str, setting("`auto`, `cpu`, `cuda` or `cuda:N`.")] = "auto"
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "f32", "bf16", "f16"],
@@ -190,6 +197,7 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
 def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None) -> EngineConfig:
     """What the engine process is started with. `environ` says where a machine keeps caches."""
     return EngineConfig(
+        task=config.task,
         device=config.device,
         dtype=DTYPES.get(config.dtype, config.dtype),
         max_seqs=config.max_seqs,

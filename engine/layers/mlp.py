@@ -34,6 +34,11 @@ def gate_of(config: ModelConfig) -> Callable[[Tensor], Tensor]:
     return _GATES[config.activation]
 
 
+def activation_of(name: Activation) -> Callable[[Tensor], Tensor]:
+    """The activation by itself."""
+    return _ACTIVATIONS[name]
+
+
 class GatedMLP(nn.Module):
     """`down(act(gate(x)) * up(x))` (arXiv 2002.05202), gate and up as one Linear."""
 
@@ -79,7 +84,7 @@ class MLP(nn.Module):
         """`names` are those of the two projections in a checkpoint."""
         super().__init__()
         self.names = names
-        self.activation = _ACTIVATIONS[config.activation]
+        self.activation = activation_of(config.activation)
         hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.up_proj = Linear(hidden, (inner,), dtype, device, bias=bias)
         self.down_proj = Linear(inner, (hidden,), dtype, device, bias=bias)

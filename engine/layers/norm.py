@@ -57,16 +57,25 @@ class RMSNorm(nn.Module):
 class LayerNorm(nn.Module):
     """`(x - mean) / deviation * weight + bias` over the last dimension (arXiv 1607.06450)."""
 
-    def __init__(self, size: int, eps: float, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        size: int,
+        eps: float,
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        has_bias: bool = True,
+    ) -> None:
         super().__init__()
         self.eps = eps
         self.weight = parameter((size,), dtype, device)
-        self.bias = parameter((size,), dtype, device)
+        self.bias = parameter((size,), dtype, device) if has_bias else None
 
     def load(self, loader: Loader, name: str) -> None:
-        """Fill from `{name}.weight` and `{name}.bias`."""
+        """Fill from `{name}.weight` and, if it has one, `{name}.bias`."""
         loader.copy(f"{name}.weight", self.weight)
-        loader.copy(f"{name}.bias", self.bias)
+        if self.bias is not None:
+            loader.copy(f"{name}.bias", self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, D] or [T, H, D] to the same shape."""

@@ -49,6 +49,19 @@ GGUF_FAMILIES = {
 }
 
 
+# What stands in the place of `ForCausalLM` where a decoder has no head, or a classifier for one.
+HEADLESS, CLASSIFIER = "Model", "ForSequenceClassification"
+_CAUSAL = "ForCausalLM"
+
+
+def decoder_of(architecture: str) -> str:
+    """The architecture of `MODELS` that a decoder is under another head; else the name itself."""
+    for head in (HEADLESS, CLASSIFIER):
+        if (name := architecture.removesuffix(head) + _CAUSAL) in MODELS:
+            return name
+    return architecture
+
+
 def check_architecture(architecture: str) -> None:
     """Raise LoadError, naming the known ones, for an architecture that no file here implements."""
     if architecture not in MODELS:

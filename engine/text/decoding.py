@@ -31,7 +31,8 @@ class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
     """A decoder of the `tokenizers` library, as far as it can be applied token by token.
 
     `max_lead` characters `lead` are dropped from the very start of the text, and all `unspaced`
-    ones from its first token.
+    ones from its first token. With a `continuation`, that of WordPiece, tokens without it in front
+    begin a word, and `replacements` are made behind the space that parts it from the last.
     """
 
     is_byte_level: bool = False
@@ -40,6 +41,12 @@ class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
     lead: str = " "
     max_lead: int = 0
     unspaced: str = ""
+    continuation: str = ""
+
+    @property
+    def treats_first(self) -> bool:
+        """Whether `first_piece` is another than `piece`."""
+        return bool(self.unspaced or self.continuation)
 
     def piece(self, token: str) -> Piece:
         """What `token` adds to the text."""
@@ -47,12 +54,20 @@ class DecodeRule(msgspec.Struct, frozen=True, kw_only=True):
             return _byte_level(token)
         if self.has_byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes((int(match[1], 16),))
+        if self.continuation:
+            is_inside = token.startswith(self.continuation)
+            token = token.removeprefix(self.continuation) if is_inside else f" {token}"
+        return self._replaced(token)
+
+    def _replaced(self, token: str) -> str:
         for old, new in self.replacements:
             token = token.replace(old, new)
         return token
 
     def first_piece(self, token: str) -> Piece:
         """What `token` adds as the first one of a text."""
+        if self.continuation:
+            return self._replaced(token)
         return self.piece(token.replace(self.unspaced, "") if self.unspaced else token)
 
 
@@ -86,10 +101,12 @@ def parse_decoder(spec: Mapping[str, Any] | None) -> DecodeRule:
         return BYTE_LEVEL
     if kinds == ["Metaspace"]:
         return _metaspace(steps[0])
+    if kinds == ["WordPiece"]:
+        return _word_piece(steps[0])
     if not _is_supported(kinds):
         raise LoadError(
             f"tokenizer.json has the decoder {' + '.join(kinds) or 'null'}, not a supported one; "
-            "use a model with a byte-level or a SentencePiece BPE tokenizer."
+            "use a model with a byte-level, a SentencePiece or a WordPiece tokenizer."
         )
     replacements = [_replacement(step) for step in steps if step["type"] == "Replace"]
     strips = [_strip(step) for step in steps if step["type"] == "Strip"]
@@ -107,6 +124,19 @@ def _metaspace(step: Mapping[str, Any]) -> DecodeRule:
     space = step["replacement"]
     has_prefix = step.get("prepend_scheme", "always") != "never"
     return DecodeRule(replacements=((space, " "),), unspaced=space if has_prefix else "")
+
+
+# What `cleanup` makes of the texts of single tokens, in the library's order.
+_CLEANED = (
+    *((" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't")),
+    *((" 'm", "'m"), (" do not", " don't"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")),
+)
+
+
+def _word_piece(step: Mapping[str, Any]) -> DecodeRule:
+    """BERT's."""
+    cleaned = _CLEANED if step.get("cleanup", True) else ()
+    return DecodeRule(replacements=cleaned, continuation=step["prefix"])
 
 
 def _steps(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:

@@ -35,7 +35,7 @@ class Detokenizer:
         skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         self._skipped_ids = skipped - frozenset(shown_ids)
         self._max_lead = 0 if is_continuation else rule.max_lead
-        self._expects_first = bool(rule.unspaced) and not is_continuation
+        self._expects_first = rule.treats_first and not is_continuation
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is complete with these ids."""

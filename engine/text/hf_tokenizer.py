@@ -5,13 +5,18 @@ from typing import Any
 
 import msgspec
 import tokenizers
+from tokenizers import normalizers
 
 from engine.errors import LoadError
-from engine.json_file import read_json
+from engine.json_file import read_json, read_json_if_there
 from engine.text.decoding import parse_decoder
 from engine.text.slow_tokenizer import load_slow_tokenizer
 from engine.text.special_tokens import named_tokens, read_settings, special_texts
 from engine.text.tokenizer import Tokenizer
+
+
+class _SentenceTransformers(msgspec.Struct):
+    do_lower_case: bool = False
 
 
 class _TokenizerJson(msgspec.Struct):
@@ -19,7 +24,7 @@ class _TokenizerJson(msgspec.Struct):
 
 
 def load_tokenizer(directory: Path) -> Tokenizer:
-    """Read tokenizer.json, or else tekken.json, tokenizer.model, or vocab.json and merges.txt.
+    """Read tokenizer.json, or else one of the older forms that `slow_tokenizer.py` knows.
 
     tokenizer_config.json and special_tokens_map.json name the special tokens. As in transformers 5,
     tokenizer.json alone says whether BOS and EOS are added; an older `add_bos_token` in the config
@@ -30,6 +35,7 @@ def load_tokenizer(directory: Path) -> Tokenizer:
     if not path.is_file():
         return load_slow_tokenizer(directory)
     backend = _load_backend(path)
+    _lower(backend, directory)
     document = read_json(path, _TokenizerJson)
     settings = read_settings(directory)
     _mark_special(backend, special_texts(settings))
@@ -45,6 +51,16 @@ def _load_backend(path: Path) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _lower(backend: tokenizers.Tokenizer, directory: Path) -> None:
+    """sentence-transformers may want texts in lower case, whatever the tokenizer does itself."""
+    path = directory / "sentence_bert_config.json"
+    settings = read_json_if_there(path, _SentenceTransformers)
+    if settings is not None and settings.do_lower_case:
+        steps = [normalizers.Lowercase()]
+        steps += [] if backend.normalizer is None else [backend.normalizer]
+        backend.normalizer = normalizers.Sequence(steps)
 
 
 def _mark_special(backend: tokenizers.Tokenizer, tokens: set[str]) -> None:

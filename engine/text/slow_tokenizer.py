@@ -1,4 +1,4 @@
-"""Builds a Tokenizer from a directory without tokenizer.json: tokenizer.model, vocab.json, tekken.
+"""Builds a Tokenizer of a directory without tokenizer.json: tokenizer.model, vocab.json and so on.
 
 Those are what Hugging Face's older ("slow") tokenizers read. Knows no GGUF and no chat template.
 """
@@ -30,6 +30,7 @@ from engine.text.vocabulary import (
     sentencepiece_tokenizer,
     unigram_tokenizer,
 )
+from engine.text.wordpiece import load_wordpiece
 
 # How `vocab.json` and `merges.txt` of a model type, or else of a tokenizer class, cut text.
 _PROFILES = {
@@ -48,7 +49,7 @@ class _ModelType(msgspec.Struct):
 
 
 def load_slow_tokenizer(directory: Path) -> Tokenizer:
-    """Read tekken.json, tokenizer.model, or vocab.json and merges.txt with the configs' tokens.
+    """Read tekken.json, tokenizer.model, vocab.json and merges.txt, or vocab.txt.
 
     Raises LoadError if there is neither, or it is damaged.
     """
@@ -72,9 +73,11 @@ def _builder(directory: Path) -> _Build:
         return _from_model
     if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
         return _from_merges
+    if (directory / "vocab.txt").is_file():
+        return load_wordpiece
     raise LoadError(
         f"{directory / 'tokenizer.json'} does not exist; put the tokenizer.json of the model "
-        "there, or its tokenizer.model, its vocab.json and merges.txt, or its tekken.json."
+        "there, or its tokenizer.model, vocab.json and merges.txt, vocab.txt or tekken.json."
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import tokenizers
 from tokenizers import processors
@@ -9,6 +10,13 @@ from tokenizers import processors
 from engine.errors import InvalidInput
 from engine.text.control_text import ControlText
 from engine.text.decoding import DecodeRule, Piece
+
+
+class Encoded(NamedTuple):
+    """A text or a pair of texts as a model reads it: ids, and the type of each."""
+
+    ids: list[int]
+    type_ids: list[int]
 
 
 class Tokenizer:
@@ -61,15 +69,47 @@ class Tokenizer:
         `add_special_tokens` adds BOS and EOS where the model wants them. Raises InvalidInput for
         text that is not Unicode.
         """
+        return self._encodings([text], add_special_tokens)[0].ids
+
+    def _encodings(
+        self, texts: Sequence[str], add_special_tokens: bool
+    ) -> list[tokenizers.Encoding]:
         try:  # a batch: unlike `encode`, it lets other threads run, for minutes if the text is long
-            (encoding,) = self._backend.encode_batch_fast(
-                [text], add_special_tokens=add_special_tokens
+            return self._backend.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens
             )
-            return encoding.ids
         except (TypeError, UnicodeEncodeError) as error:
             raise InvalidInput(
                 "The text has half of a surrogate pair; it is not Unicode."
             ) from error
+
+    def encode_text(self, text: str, max_tokens: int | None = None) -> Encoded:
+        """What an embedding model reads: `text` with the special tokens that the model wants.
+
+        With `max_tokens` the text loses its end until all of it, those included, is no longer.
+        Raises InvalidInput for text that is not Unicode, or if not even they have room.
+        """
+        return self._joined(self._encodings([text], False), max_tokens)
+
+    def encode_pair(self, first: str, second: str, max_tokens: int | None = None) -> Encoded:
+        """What a cross-encoder reads: two texts, parted as the model wants.
+
+        With `max_tokens` the longer one loses its end first. Raises InvalidInput as `encode_text`.
+        """
+        return self._joined(self._encodings([first, second], False), max_tokens)
+
+    def _joined(self, parts: list[tokenizers.Encoding], max_tokens: int | None) -> Encoded:
+        if max_tokens is not None:
+            num_added = self._backend.num_special_tokens_to_add(len(parts) > 1)
+            if max_tokens < num_added:
+                raise InvalidInput(
+                    f"{max_tokens} tokens have no room for the {num_added} that the model adds."
+                )
+            lengths = shortened([len(part) for part in parts], max_tokens - num_added)
+            for part, length in zip(parts, lengths, strict=True):
+                part.truncate(length)
+        joined = self._backend.post_process(*parts)
+        return Encoded(joined.ids, joined.type_ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`, all at once; `Detokenizer` gives the same piece by piece."""
@@ -100,6 +140,21 @@ class Tokenizer:
         """`piece` as UTF-8 bytes."""
         piece = self.piece(token_id)
         return piece.encode() if isinstance(piece, str) else piece
+
+
+def shortened(lengths: Sequence[int], limit: int) -> list[int]:
+    """The lengths of one text or two that have `limit` tokens together, the longer cut first.
+
+    Which of two gets the odd token is as in the `tokenizers` library (LongestFirst).
+    """
+    if sum(lengths) <= limit or len(lengths) == 1:
+        return [min(length, limit) for length in lengths]
+    first, second = lengths
+    shorter = min(first, second)
+    if 2 * shorter <= limit:
+        return [first, limit - first] if first <= second else [limit - second, second]
+    half = limit // 2
+    return [half, limit - half] if first <= second else [limit - half, half]
 
 
 def set_added_ends(

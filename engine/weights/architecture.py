@@ -9,7 +9,10 @@ from engine.json_file import read_json
 
 # mistral.rs's names, where they are not the class's own in lower case
 _NAMES = {"phi2": "phi", "phi3.5moe": "phimoe"}
-_ENDINGS = ("forcausallm", "forconditionalgeneration")
+_ENDINGS = (
+    *("forcausallm", "forconditionalgeneration", "forsequenceclassification", "formaskedlm"),
+    "model",
+)
 
 
 class _Config(msgspec.Struct):

@@ -12,7 +12,7 @@ import msgspec
 from engine.config import Activation, ModelConfig
 from engine.errors import LoadError
 from engine.json_file import read_json
-from engine.models.registry import check_architecture
+from engine.models.registry import check_architecture, decoder_of
 from engine.weights.family import hf_keys
 from engine.weights.hf_keys import ACTIVATIONS, HfKeys
 from engine.weights.hf_tokens import read_eos_ids
@@ -32,7 +32,7 @@ def read_hf_config(directory: Path, weights: Sequence[Path]) -> ModelConfig:
     """
     path = directory / "config.json"
     # First of all: another family may lack the keys that these ones have.
-    check_architecture(architecture := read_json(path, _Family).architectures[0])
+    check_architecture(architecture := decoder_of(read_json(path, _Family).architectures[0]))
     keys = _read_keys(path, hf_keys(architecture))
     is_quantised = read_method(directory) is not None
     _check_rope(keys, rope := _asked(keys.rope, path), path)

@@ -31,9 +31,15 @@ DTYPES = {
 class SafetensorsCheckpoint:
     """Tensors of `files.weights`, of what `dtypes` has for the names of the files' types."""
 
-    def __init__(self, files: ModelFiles, dtypes: Mapping[str, torch.dtype] = DTYPES) -> None:
+    def __init__(
+        self,
+        files: ModelFiles,
+        dtypes: Mapping[str, torch.dtype] = DTYPES,
+        config: ModelConfig | None = None,
+    ) -> None:
+        """Without `config` the shape is read from the files."""
         self._dtypes = dtypes
-        self.config: ModelConfig = read_model_config(files)
+        self.config: ModelConfig = read_model_config(files) if config is None else config
         self._directory = files.directory
         self._headers, self._paths = read_shards(files.directory, files.weights)
         self._reader = TensorReader()

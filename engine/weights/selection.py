@@ -3,6 +3,7 @@
 Torch-free.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -16,14 +17,19 @@ INDEX_FILE = "model.safetensors.index.json"
 _TOKENIZER_FILES = (
     *("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("merges.txt", "tokenizer.model", "tekken.json", "*.jinja", "chat_template.json"),
+    "vocab.txt",
 )
 # any of these is a tokenizer
 VOCABULARIES = (
     *(("tokenizer.json",), ("tokenizer.model",), ("tekken.json",)),
-    ("vocab.json", "merges.txt"),
+    *(("vocab.json", "merges.txt"), ("vocab.txt",)),
 )
+# How a model for vectors or scores goes on behind its states, and the folders of its modules.
+_MODULES_FILE = "modules.json"
+_POOLING_FILES = (_MODULES_FILE, "sentence_*_config.json", "config_sentence_transformers.json")
+_MODULE = re.compile(r"[1-9]\d*_\w+/(config\.json|model\.safetensors)")
 _PLAIN_FILES = (
-    *("config.json", "generation_config.json", *_TOKENIZER_FILES),
+    *("config.json", "generation_config.json", *_TOKENIZER_FILES, *_POOLING_FILES),
     *("model*.safetensors", INDEX_FILE),
 )
 _PICKLES = (".bin", ".pth", ".pt")
@@ -103,14 +109,21 @@ def _is_plain_weight(name: str) -> bool:
 
 
 def _choose_plain(names: Collection[str], where: str) -> tuple[str, ...]:
-    chosen = _matching(names, _PLAIN_FILES)
+    chosen = (*_matching(names, _PLAIN_FILES), *_modules(names))
     if "config.json" not in chosen:
         raise LoadError(f"{where} has no config.json; {_hint(names)}.")
-    if INDEX_FILE in chosen or any(name.endswith(".safetensors") for name in chosen):
+    if INDEX_FILE in chosen or any(map(_is_plain_weight, chosen)):
         return chosen
     if any(name.endswith(_PICKLES) for name in names):
         raise LoadError(explain_pickle(where))
     raise LoadError(f"{where} has no model.safetensors and no {INDEX_FILE}; {_hint(names)}.")
+
+
+def _modules(names: Collection[str]) -> tuple[str, ...]:
+    """The files of the modules that modules.json lists, where there is one."""
+    if _MODULES_FILE not in names:
+        return ()
+    return tuple(name for name in names if _MODULE.fullmatch(name))
 
 
 def _matching(names: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:

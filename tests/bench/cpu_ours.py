@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 from engine.config import EngineConfig, SamplingParams  # noqa: E402
-from engine.engine import load_engine  # noqa: E402
+from engine.engine import load_generator  # noqa: E402
 from engine.messages import SequenceRequest  # noqa: E402
 from engine.weights.files import ModelRef, resolve  # noqa: E402
 
@@ -34,7 +34,7 @@ class Ours:
             num_threads=num_threads,
             cpu_activations=activations,  # type: ignore[arg-type]
         )
-        self._engine = load_engine(resolve(ModelRef(model=path)), config)
+        self._engine = load_generator(resolve(ModelRef(model=path)), config)
         self.cache_bytes = self._fill_cache()
         self._random = torch.Generator().manual_seed(0)
         self._number = 0

@@ -3,11 +3,11 @@
     python tests/bench/load.py [--layers 9] [--cases safetensors-bf16,gguf-f16,…] [--out FILE]
 
 Writes Llama-shaped files of random weights to a temporary directory, reads each once so that the
-kernel has it, and loads it by `load_engine` with a small KV cache in a process of its own. `peak`
-is the most memory that process ever had (VmHWM, mapped pages of files too) beyond what it had after
-its imports, over the bytes of the model's weights in the form they are kept in; `after` the same
-at the end. `start_s` counts from the call of `load_engine` to its return, `cpu_s` what all threads
-worked in it: on a machine that is busy with other things, the figure to compare.
+kernel has it, and loads it by `load_generator`, with a small KV cache, in a process of its own.
+`peak` is the most memory that process ever had (VmHWM, mapped pages of files too) beyond what it
+had after its imports, over the bytes of the model's weights in the form they are kept in; `after`
+the same at the end. `start_s` counts from the call of `load_generator` to its return, `cpu_s` what
+all threads worked in it: on a machine that is busy with other things, the figure to compare.
 """
 
 import argparse
@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from engine.config import EngineConfig  # noqa: E402
-from engine.engine import load_engine  # noqa: E402
+from engine.engine import load_generator  # noqa: E402
 from engine.weights.files import ModelRef, resolve  # noqa: E402
 from kernels.packed import PackedMatrix  # noqa: E402
 from tests.bench.report import report  # noqa: E402
@@ -183,7 +183,7 @@ def load(path: str, dtype: str, isq: str) -> None:
         kv_cache_bytes=1 << 20,
     )
     start, cpu_start = time.perf_counter(), time.process_time()
-    engine = load_engine(resolve(ModelRef(model=path)), config)
+    engine = load_generator(resolve(ModelRef(model=path)), config)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
     model = engine._runner.model
     size = sum(weight_bytes(model).values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig
-from engine.engine import load_engine
+from engine.engine import load_engine, load_generator
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.messages import EngineLike
 from tests.engine import tiny_llama
@@ -392,7 +392,7 @@ def test_engines_of_the_same_weights_have_the_same_fingerprint(tmp_path):
 
 
 def test_the_models_eos_ends_a_sequence(tmp_path):
-    engine = load_engine(tiny_llama.write(tmp_path), EngineConfig(device="cpu"))
+    engine = load_generator(tiny_llama.write(tmp_path), EngineConfig(device="cpu"))
     engine.add(request(PROMPT, logit_bias={tiny_llama.EOS_ID: 100.0}))
     (output,) = drain(engine)["a"]
     assert (output.token_ids, output.finish) == ([tiny_llama.EOS_ID], "stop")

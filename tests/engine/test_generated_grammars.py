@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from engine.config import EngineConfig, SamplingParams
-from engine.engine import load_engine
+from engine.engine import load_generator
 from engine.messages import SequenceRequest
 from engine.text.grammar_text import of_json_schema, of_regex
 from engine.text.text_model import load_text_model
@@ -103,7 +103,7 @@ class Speaker:
 
     def __init__(self):
         files = resolve(ModelRef(model="builtin"))
-        self.engine = load_engine(
+        self.engine = load_generator(
             files, EngineConfig(dtype="float32", max_seqs=8, max_model_len=256)
         )
         self.tokenizer = load_text_model(files).tokenizer

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig
-from engine.engine import Engine, load_engine
+from engine.engine import Engine, load_generator
 from engine.messages import SequenceRequest
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles, ModelRef, resolve
@@ -30,7 +30,7 @@ def files() -> ModelFiles:
 
 
 def load(files: ModelFiles, isq: str) -> Engine:
-    return load_engine(files, EngineConfig(isq=isq, max_seqs=8, kv_cache_bytes=8_000_000))
+    return load_generator(files, EngineConfig(isq=isq, max_seqs=8, kv_cache_bytes=8_000_000))
 
 
 def requests(before: dict[str, list[int]]) -> list[SequenceRequest]:

@@ -27,6 +27,7 @@ from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
 from kernels.uniform_quads import uniform_quads
+from kernels.varlen_attention import varlen_attention
 from kernels.write_kv import write_kv
 
 MAX_SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
@@ -130,6 +131,10 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             args = (query, cache, cache, *sequences, dim**-0.5, window, softcap)
             name = f"{label} of {num_sequences}{' window cap' if window else ''}"
             yield name, lambda args=args: paged_attention(*args)
+        for window in (0, 64):
+            packed = (query, key, key, _starts(8), dim**-0.5, window)
+            name = f"{label}{' window' if window else ''}"
+            yield name, lambda packed=packed: varlen_attention(*packed)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:

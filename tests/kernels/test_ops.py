@@ -37,6 +37,7 @@ def arguments(device):
         "grouped_linear": (x, torch.rand(2, 5, 8, device=device), starts.new_tensor([0, 1, 3])),
         "write_kv": (heads, heads, cache, cache.clone(), index),
         "paged_attention": (heads, cache, cache, tables, starts, length, 0.5, 2, 30.0),
+        "varlen_attention": (heads, heads, heads, starts, 0.5, 1),
         "uniform": (index, index, index, 5),
         "uniform_quads": (index, index, index, index, index),
     }

@@ -139,7 +139,7 @@ def test_a_config_whose_tokens_are_no_list_is_refused(write, gpt2, config):
 
 DECODERS = {
     "none": None,
-    "wordpiece": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    "ctc": {"type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": True},
     "strip without fuse": {"type": "Strip", "content": " ", "start": 1, "stop": 0},
     "replace by regex": {"type": "Replace", "pattern": {"Regex": "a+"}, "content": "b"},
 }
