@@ -268,6 +268,8 @@ def load_engine(
     task = find_task(files, config.task)
     if task == "generate":
         return load_generator(files, config, progress)
+    if config.tensor_parallel > 1:
+        raise LoadError(f"A model for the task {task} is not shared; leave --tensor-parallel out.")
     from engine.pooling.loading import load_pooling_engine
 
     device = _prepare(config)
@@ -283,25 +285,49 @@ def load_generator(
 ) -> Engine:
     """Load a model that generates and make its engine. Raises LoadError as `load_engine` does."""
     device = _prepare(config)
-    checkpoint = open_checkpoint(files)
-    dtype = choose_dtype(config, checkpoint.config, device)
-    name = fingerprint(files, checkpoint.config)
     with _memory_of(device):
-        model = load_model(checkpoint, config, dtype, device, progress)
-        engine = Engine(
-            model,
-            checkpoint.config,
-            config,
-            device=device,
-            dtype=dtype,
-            name=name,
-            reload=functools.partial(reload, files, config, name, dtype, device),
-            load_tokenizer=lambda: load_vocabulary(files),
-        )
-    del checkpoint
+        load = _load_shared if config.tensor_parallel > 1 else _load_whole
+        engine = load(files, config, device, progress)
     _settle_garbage()
     give_back_memory()
     return engine
+
+
+def _load_whole(
+    files: ModelFiles, config: EngineConfig, device: torch.device, progress: Progress | None
+) -> Engine:
+    checkpoint = open_checkpoint(files)
+    dtype = choose_dtype(config, checkpoint.config, device)
+    name = fingerprint(files, checkpoint.config)
+    return Engine(
+        load_model(checkpoint, config, dtype, device, progress),
+        checkpoint.config,
+        config,
+        device=device,
+        dtype=dtype,
+        name=name,
+        reload=functools.partial(reload, files, config, name, dtype, device),
+        load_tokenizer=lambda: load_vocabulary(files),
+    )
+
+
+def _load_shared(
+    files: ModelFiles, config: EngineConfig, _device: torch.device, progress: Progress | None
+) -> Engine:
+    from engine.parallel.leader import load_parallel, no_reload
+
+    name = fingerprint(files, open_checkpoint(files).config)
+    model, part = load_parallel(files, config, progress)
+    return Engine(
+        model,
+        part.config,
+        config,
+        device=part.device,
+        dtype=part.dtype,
+        name=name,
+        reload=no_reload,
+        load_tokenizer=lambda: load_vocabulary(files),
+    )
 
 
 def _prepare(config: EngineConfig) -> torch.device:

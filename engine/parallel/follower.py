@@ -1,13 +1,14 @@
 """The process of every rank but the first: loads its part, then runs the steps that it is told.
 
-    python -m engine.parallel.follower     # its order, pickled, on stdin; the end of stdin ends it
+python -m engine.parallel.follower     # its order on stdin, a line of JSON; its end ends it too
 """
 
+import logging
 import os
-import pickle
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 import torch
@@ -19,8 +20,11 @@ from engine.layers.decoder import Decoder
 from engine.parallel.group import Group
 from engine.parallel.part import Part, device_of
 from engine.parallel.shard import Shard
-from engine.parallel.steps import ALLOCATE, STOP, receive_batch, receive_order
+from engine.parallel.steps import ALLOCATE, receive_batch, receive_order
+from engine.paths import decode_path
 from engine.weights.files import ModelFiles
+
+log = logging.getLogger(__name__)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -32,8 +36,11 @@ class Order(msgspec.Struct, frozen=True):
     config: EngineConfig
 
 
+_decoder = msgspec.json.Decoder(Order, dec_hook=decode_path)
+
+
 def follow(order: Order) -> str:
-    """Load and run until the first process says that it is over; why it could not, or ""."""
+    """Load and run as long as the process lives; returns why nothing came of it."""
     group = Group(order.shard, order.folder, device_of(order.config, order.shard))
     try:
         part = Part(order.files, order.config, order.shard)
@@ -43,17 +50,13 @@ def follow(order: Order) -> str:
     if error_of_another := group.settle(""):
         return error_of_another
     _run(part, model, group)
-    group.leave()
-    return ""
 
 
 @torch.inference_mode()
-def _run(part: Part, model: Decoder, group: Group) -> None:
+def _run(part: Part, model: Decoder, group: Group) -> NoReturn:
     cache: KVCache = []
     while True:
         kind, numbers = receive_order(group)
-        if kind == STOP:
-            return
         if kind == ALLOCATE:
             cache.clear()  # before there is another one: two may not fit
             cache = part.allocate(*numbers[:2])
@@ -69,9 +72,10 @@ def _end_with_stdin() -> None:
 
 def main() -> int:
     """Read the order and follow it."""
-    order: Order = pickle.load(sys.stdin.buffer)  # from the process that started this one
+    order = _decoder.decode(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    return 1 if follow(order) else 0
+    log.error("%s", follow(order))
+    return 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """The processes that share a model, and the sums between them. Knows no steps."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,25 @@ _JOIN = timedelta(seconds=120)
 _IDLE = timedelta(days=3650)
 _LOOK_S = 0.05
 
+# Groups of our own, not torch's default one: a process may have several engines. Their classes are
+# not in its stubs.
+_c10d: Any = dist
+
+
+def _gloo(store: Any, shard: Shard) -> Any:
+    options = _c10d.ProcessGroupGloo._Options()
+    options._timeout = _IDLE
+    # All are on this machine: no port is open to others.
+    options._devices = [_c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+    store = _c10d.PrefixStore("control", store)
+    return _c10d.ProcessGroupGloo(store, shard.rank, shard.size, options)
+
+
+def _nccl(store: Any, shard: Shard) -> Any:
+    store = _c10d.PrefixStore("data", store)
+    options = _c10d.ProcessGroupNCCL.Options()
+    return _c10d.ProcessGroupNCCL(store, shard.rank, shard.size, options)
+
 
 class Group:
     """One process' end of the group: `control` for what the host reads, `data` for the device."""
@@ -31,18 +50,13 @@ class Group:
         """Meets the others by a file in `folder`. Raises LoadError if they do not come."""
         self.shard = shard
         self.device = device
-        # All are on this machine: no port is open to others.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        store = dist.FileStore(str(folder / "store"), shard.size)
-        store.set_timeout(_JOIN)
-        self._store = store
-        options = {"rank": shard.rank, "world_size": shard.size, "timeout": _IDLE}
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self._store = _c10d.FileStore(str(folder / "store"), shard.size)
+        self._store.set_timeout(_JOIN)
         try:
-            dist.init_process_group("gloo", store=store, **options)
-            self.data: dist.ProcessGroup | None = None
-            if device.type == "cuda":
-                torch.cuda.set_device(device)
-                self.data = dist.new_group(backend="nccl", timeout=_IDLE)
+            self._control = _gloo(self._store, shard)
+            self._data = self._control if device.type == "cpu" else _nccl(self._store, shard)
         except RuntimeError as error:
             raise LoadError(
                 f"The {shard.size} processes of --tensor-parallel did not meet: {error}"
@@ -53,13 +67,13 @@ class Group:
         tensor = torch.tensor(values, dtype=torch.int64)
         if self.shard.rank:
             tensor = torch.empty(count, dtype=torch.int64)
-        dist.broadcast(tensor, 0)
+        self._control.broadcast(tensor, 0).wait()
         numbers: list[int] = tensor.tolist()
         return numbers
 
     def broadcast(self, tensor: Tensor) -> Tensor:
         """The first process' `tensor` on everyone's device, in place."""
-        dist.broadcast(tensor, 0, group=self.data)
+        self._data.broadcast(tensor, 0).wait()
         return tensor
 
     def settle(self, error: str, check: Callable[[], None] = lambda: None) -> str:
@@ -75,17 +89,17 @@ class Group:
         texts = (self._store.get(name).decode() for name in names)
         return next(filter(None, texts), "")
 
-    def add_up(self, model: nn.Module) -> None:
-        """Have each block of `model` give the sum over all processes."""
+    def sum(self, tensor: Tensor) -> None:
+        """Put the sum over all processes into `tensor`."""
+        self._data.allreduce([tensor]).wait()
 
-        def add(_block: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> Tensor:
-            dist.all_reduce(output, group=self.data)
-            return output
 
-        for module in model.modules():
-            if isinstance(module, _BLOCKS):
-                module.register_forward_hook(add)
+def add_up(model: nn.Module, reduce: Callable[[Tensor], None]) -> None:
+    """Have each block of `model` give the sum over all processes, which `reduce` makes in place."""
 
-    def leave(self) -> None:
-        """The end of it."""
-        dist.destroy_process_group()
+    def add(_block: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> None:
+        reduce(output)
+
+    for module in model.modules():
+        if isinstance(module, _BLOCKS):
+            module.register_forward_hook(add)

@@ -1,13 +1,15 @@
-"""The first process of a group: starts the others, and has them run each step along with its own."""
+"""The first process of a group: starts the others, and has them run each step with it."""
 
 import logging
-import pickle
 import subprocess
 import sys
 import tempfile
+import time
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 from torch import Tensor
 
 from engine.batch import Batch
@@ -18,13 +20,15 @@ from engine.parallel.follower import Order
 from engine.parallel.group import Group
 from engine.parallel.part import Part, device_of
 from engine.parallel.shard import Shard
-from engine.parallel.steps import ALLOCATE, STOP, send_batch, send_order
+from engine.parallel.steps import ALLOCATE, send_batch, send_order
+from engine.paths import encode_path
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 
 log = logging.getLogger(__name__)
 
-_END_S = 10.0
+_END_S = 2.0  # for a process whose connection broke to be seen as ended
+_LOOK_S = 0.05
 
 
 class GroupBroken(RuntimeError):
@@ -32,17 +36,28 @@ class GroupBroken(RuntimeError):
 
 
 class ParallelModel:
-    """Satisfies `Model`: a step runs in every process, the logits are made in this one."""
+    """Satisfies `Model`: a step runs in every process, the logits are made in this one.
+
+    The other processes end with it.
+    """
 
     def __init__(self, model: Decoder, group: Group, followers: "Followers") -> None:
         self._model = model
         self._group = group
         self._followers = followers
         self._shape: tuple[int, ...] = ()
+        weakref.finalize(self, followers.kill)
 
     def forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """As `Decoder` has it. Raises GroupBroken."""
         self._followers.check()
+        try:
+            return self._forward(batch, kv_cache)
+        except RuntimeError:
+            self._followers.check(_END_S)
+            raise
+
+    def _forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         shape = tuple(kv_cache[0][0].shape[:2])
         if shape != self._shape:
             send_order(self._group, ALLOCATE, *shape)
@@ -53,12 +68,6 @@ class ParallelModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """As `Decoder` has it."""
         return self._model.logits(hidden)
-
-    def close(self) -> None:
-        """End the other processes."""
-        send_order(self._group, STOP)
-        self._followers.wait()
-        self._group.leave()
 
 
 class Followers:
@@ -72,27 +81,29 @@ class Followers:
             process = subprocess.Popen(
                 [sys.executable, "-m", "engine.parallel.follower"], stdin=subprocess.PIPE
             )
-            self._processes.append(process)
             assert process.stdin is not None
-            process.stdin.write(pickle.dumps(order))
+            self._processes.append(process)
+            process.stdin.write(msgspec.json.encode(order, enc_hook=encode_path) + b"\n")
             process.stdin.flush()
 
-    def check(self) -> None:
-        """Raises GroupBroken if one has ended: its own words are on stderr."""
+    def check(self, wait_s: float = 0.0) -> None:
+        """Raises GroupBroken if one has ended, or does in `wait_s`: its own words are on stderr."""
+        deadline_s = time.monotonic() + wait_s
+        while not any(process.poll() is not None for process in self._processes):
+            if time.monotonic() >= deadline_s:
+                return
+            time.sleep(_LOOK_S)
         for rank, process in enumerate(self._processes, start=1):
             if (code := process.poll()) is not None:
                 raise GroupBroken(f"process {rank} of --tensor-parallel ended with code {code}")
-
-    def wait(self) -> None:
-        """Until they have ended."""
-        for process in self._processes:
-            process.wait(_END_S)
 
     def kill(self) -> None:
         """End them at once."""
         for process in self._processes:
             process.kill()
             process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def load_parallel(

@@ -9,7 +9,7 @@ from engine.kv_cache import KVCache, allocate
 from engine.layers.decoder import Decoder
 from engine.loading import load_model
 from engine.parallel.checkpoint import ShardedCheckpoint
-from engine.parallel.group import Group
+from engine.parallel.group import Group, add_up
 from engine.parallel.shard import Shard
 from engine.weights.checkpoint import open_checkpoint
 from engine.weights.files import ModelFiles
@@ -38,7 +38,7 @@ class Part:
     def load(self, group: Group, progress: Progress | None = None) -> Decoder:
         """The part of the model, whose blocks give the sums over all. Raises LoadError."""
         model = load_model(self._checkpoint, self._settings, self.dtype, self.device, progress)
-        group.add_up(model)
+        add_up(model, group.sum)
         return model
 
     def allocate(self, num_blocks: int, block_size: int) -> KVCache:

@@ -8,7 +8,7 @@ import torch
 from engine.batch import Batch
 from engine.parallel.group import Group
 
-FORWARD, ALLOCATE, STOP = range(3)
+FORWARD, ALLOCATE = range(2)
 _NUM_FIELDS = len(Batch._fields)
 _WIDTH = 2 * _NUM_FIELDS + 1  # an order's number and two dimensions for each tensor
 
@@ -38,7 +38,9 @@ def receive_batch(group: Group, numbers: list[int]) -> Batch:
     shapes = list(_shapes(numbers))
     counts = [math.prod(shape) for shape in shapes]
     flat = group.broadcast(torch.empty(sum(counts), dtype=torch.int64, device=group.device))
-    parts = [part.view(shape) for part, shape in zip(flat.split(counts), shapes, strict=True)]
+    parts = [
+        part.view(shape) for part, shape in zip(torch.split(flat, counts), shapes, strict=True)
+    ]
     fields = dict(zip(Batch._fields, parts, strict=True))
     for name in ("block_tables", "query_starts", "context_lengths"):
         fields[name] = fields[name].int()
@@ -50,4 +52,3 @@ def _shapes(numbers: list[int]) -> Iterator[tuple[int, ...]]:
     for index in range(_NUM_FIELDS):
         rows, columns = numbers[2 * index : 2 * index + 2]
         yield (rows,) if columns < 0 else (rows, columns)
-

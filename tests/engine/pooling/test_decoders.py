@@ -159,7 +159,9 @@ def test_isq_makes_a_decoder_smaller_and_moves_its_vectors_little(load, vectors,
 
 
 @pytest.mark.parametrize(
-    "change", [{"is_causal": False}, {"use_bidirectional_attention": True}], ids=["is-causal", "attention"]
+    "change",
+    [{"is_causal": False}, {"use_bidirectional_attention": True}],
+    ids=["is-causal", "attention"],
 )
 def test_a_decoder_that_looks_both_ways_is_refused(change, load, tmp_path):
     path = as_embedder(tiny.save_checkpoint("llama", tmp_path)) / "config.json"
