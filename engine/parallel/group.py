@@ -86,7 +86,10 @@ class Group:
         while not self._store.check(names):
             check()
             time.sleep(_LOOK_S)
-        texts = (self._store.get(name).decode() for name in names)
+        texts = [self._store.get(name).decode() for name in names]
+        if not any(texts):
+            # Nobody may still be reading when the folder goes.
+            self._control.barrier().wait()
         return next(filter(None, texts), "")
 
     def sum(self, tensor: Tensor) -> None:

@@ -136,7 +136,7 @@ def _load(
         error = str(caught)
     try:
         error = group.settle(error, check)
-    except GroupBroken as broken:
+    except RuntimeError as broken:  # GroupBroken, or what torch says of a broken connection
         raise LoadError(f"{broken} while it loaded; see its words above.") from broken
     if error:
         raise LoadError(error)
