@@ -29,6 +29,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     isq: str = ""  # the type that weights are quantised to as they are loaded; empty: none
     imatrix: str = ""  # path of a file that says how much each column matters to K types
     topology: str = ""  # path of a YAML file that gives layers types of their own
+    tensor_parallel: int = 1  # processes that share the model
 
 
 # other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM

@@ -268,6 +268,8 @@ def load_engine(
     task = find_task(files, config.task)
     if task == "generate":
         return load_generator(files, config, progress)
+    if config.tensor_parallel > 1:
+        raise LoadError(f"A model for the task {task} is not shared; leave --tensor-parallel out.")
     from engine.pooling.loading import load_pooling_engine
 
     device = _prepare(config)
@@ -283,30 +285,60 @@ def load_generator(
 ) -> Engine:
     """Load a model that generates and make its engine. Raises LoadError as `load_engine` does."""
     device = _prepare(config)
+    with _memory_of(device):
+        load = _load_shared if config.tensor_parallel > 1 else _load_whole
+        engine = load(files, config, device, progress)
+    _settle_garbage()
+    give_back_memory()
+    return engine
+
+
+def _load_whole(
+    files: ModelFiles, config: EngineConfig, device: torch.device, progress: Progress | None
+) -> Engine:
     checkpoint = open_checkpoint(files)
-    if not checkpoint.config.is_causal:
+    _check_makes_text(files, checkpoint.config)
+    dtype = choose_dtype(config, checkpoint.config, device)
+    name = fingerprint(files, checkpoint.config)
+    return Engine(
+        load_model(checkpoint, config, dtype, device, progress),
+        checkpoint.config,
+        config,
+        device=device,
+        dtype=dtype,
+        name=name,
+        reload=functools.partial(reload, files, config, name, dtype, device),
+        load_tokenizer=lambda: load_vocabulary(files),
+    )
+
+
+def _load_shared(
+    files: ModelFiles, config: EngineConfig, _device: torch.device, progress: Progress | None
+) -> Engine:
+    from engine.parallel.leader import load_parallel, no_reload
+
+    whole = open_checkpoint(files).config
+    _check_makes_text(files, whole)
+    name = fingerprint(files, whole)
+    model, part = load_parallel(files, config, progress)
+    return Engine(
+        model,
+        part.config,
+        config,
+        device=part.device,
+        dtype=part.dtype,
+        name=name,
+        reload=no_reload,
+        load_tokenizer=lambda: load_vocabulary(files),
+    )
+
+
+def _check_makes_text(files: ModelFiles, config: ModelConfig) -> None:
+    if not config.is_causal:
         raise LoadError(
             f"{files.name} looks at what is behind a token, so it makes no text; serve it with "
             "--task embed."
         )
-    dtype = choose_dtype(config, checkpoint.config, device)
-    name = fingerprint(files, checkpoint.config)
-    with _memory_of(device):
-        model = load_model(checkpoint, config, dtype, device, progress)
-        engine = Engine(
-            model,
-            checkpoint.config,
-            config,
-            device=device,
-            dtype=dtype,
-            name=name,
-            reload=functools.partial(reload, files, config, name, dtype, device),
-            load_tokenizer=lambda: load_vocabulary(files),
-        )
-    del checkpoint
-    _settle_garbage()
-    give_back_memory()
-    return engine
 
 
 def _prepare(config: EngineConfig) -> torch.device:
@@ -360,7 +392,7 @@ def _size(
     block_bytes = bytes_per_block(model_config, block_size, dtype)
     budget = config.kv_cache_bytes
     if not budget and device.type == "cpu":
-        budget = cpu_budget_bytes()
+        budget = cpu_budget_bytes() // config.tensor_parallel
     elif not budget:
         budget = cuda_budget_bytes(model, config, model_config, length, block_size, dtype, device)
     can_exceed = bool(config.kv_cache_bytes) or device.type != "cpu"

@@ -138,6 +138,14 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "their own."
         ),
     ] = ""
+    tensor_parallel: Annotated[
+        int,
+        setting(
+            "Processes that share the model, each with a part of its heads and inner rows, on a "
+            "CUDA device of its own from --device on.",
+            ge=1,
+        ),
+    ] = 1
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -213,6 +221,7 @@ def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None
         isq=config.isq,
         imatrix=config.imatrix,
         topology=config.topology,
+        tensor_parallel=config.tensor_parallel,
     )
 
 

@@ -3,13 +3,11 @@
 Knows bytes and plain data; neither the sockets' owners nor what an engine does with a command.
 """
 
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from engine.config import EngineConfig
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.paths import decode_path, encode_path
 from engine.weights.files import ModelFiles
 
 HEADER_BYTES = 4
@@ -77,20 +75,8 @@ class Requantized(msgspec.Struct, frozen=True, tag="requantized"):
 Command = Add | Cancel | Requantize
 Report = Loading | Loaded | LoadFailed | Stepped | Requantized
 
-
-def encode_path(value: Any) -> str:
-    """A path as text, for what is no MessagePack of itself. Raises NotImplementedError for more."""
-    if isinstance(value, Path):
-        return str(value)
-    raise NotImplementedError(f"{type(value).__name__} cannot cross to another process")
-
-
-def _decode_path(kind: type, value: Any) -> Any:
-    return kind(value)
-
-
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)
-_load_decoder = msgspec.msgpack.Decoder(Load, dec_hook=_decode_path)
+_load_decoder = msgspec.msgpack.Decoder(Load, dec_hook=decode_path)
 _commands_decoder = msgspec.msgpack.Decoder(list[Command])
 _report_decoder: msgspec.msgpack.Decoder[Report] = msgspec.msgpack.Decoder(Report)
 

@@ -5,8 +5,9 @@ Knows no grammar.
 
 import msgspec
 
+from engine.paths import encode_path
 from engine.weights.files import ModelFiles
-from workers.engine_frames import HEADER_BYTES, encode_path
+from workers.engine_frames import HEADER_BYTES
 
 LOADED = -1  # the id of the child's first verdict: it takes trials now
 

@@ -1,0 +1,95 @@
+"""Two processes share a model: the tokens are transformers', and none of them goes on alone."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from engine.config import EngineConfig
+from engine.engine import load_engine
+from engine.errors import LoadError
+from engine.parallel import leader
+from engine.weights.files import ModelRef, resolve
+from tests.engine.models import tiny
+from tests.engine.models.test_greedy import by_engine, by_transformers
+
+CONFIG = EngineConfig(
+    device="cpu",
+    dtype="float32",
+    max_seqs=4,
+    max_num_batched_tokens=11,
+    kv_cache_bytes=1 << 22,
+    tensor_parallel=2,
+)
+LOAD_AND_WAIT = """
+import sys, time
+from tests.engine.parallel.test_processes import CONFIG, resolve, ModelRef, load_engine
+engine = load_engine(resolve(ModelRef(model=sys.argv[1])), CONFIG)
+print("loaded", flush=True)
+time.sleep(600)
+"""
+
+
+def followers(pid: int) -> list[psutil.Process]:
+    children = psutil.Process(pid).children()
+    living = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return [child for child in living if "engine.parallel.follower" in child.cmdline()]
+
+
+@pytest.fixture
+def files(checkpoints):
+    return lambda name: resolve(ModelRef(model=str(checkpoints(name))))
+
+
+def test_greedy_tokens_are_transformers_alone_mixed_chunked_and_cached(files, reference):
+    engine = load_engine(files("llama"), CONFIG)
+    prompts = tiny.prompts()
+    expected = [by_transformers(reference("llama"), prompt) for prompt in prompts]
+    assert by_engine(engine, prompts[-1:]) == expected[-1:]
+    assert by_engine(engine, prompts) == expected
+    assert engine.stats().prefix_hits > 0
+    assert len(followers(os.getpid())) == 1
+    del engine
+    assert not followers(os.getpid())
+
+
+def test_an_engine_that_lost_a_process_takes_no_further_step(files):
+    engine = load_engine(files("llama3"), CONFIG)
+    (follower,) = followers(os.getpid())
+    assert by_engine(engine, tiny.prompts()[:1])
+    follower.kill()
+    with pytest.raises(leader.GroupBroken, match=r"process 1 of --tensor-parallel .* code -9"):
+        by_engine(engine, tiny.prompts()[:1])
+
+
+def test_a_process_that_dies_while_it_loads_is_told_at_once(files, monkeypatch):
+    class Killed(leader.Followers):
+        def check(self, wait_s: float = 0.0) -> None:
+            for process in self._processes:
+                process.kill()
+            super().check(wait_s)
+
+    monkeypatch.setattr(leader, "Followers", Killed)
+    with pytest.raises(LoadError, match=r"ended with code -9 while it loaded"):
+        load_engine(files("llama"), CONFIG)
+    assert not followers(os.getpid())
+
+
+def test_what_a_model_cannot_share_is_said_before_a_process_starts(files, monkeypatch):
+    monkeypatch.setattr(leader, "Followers", None)
+    with pytest.raises(LoadError, match="num_kv_heads is 1, which 2 processes cannot share"):
+        load_engine(files("gemma-mqa"), CONFIG)
+
+
+def test_no_process_outlives_a_killed_leader(checkpoints):
+    command = [sys.executable, "-c", LOAD_AND_WAIT, str(checkpoints("llama"))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"loaded\n"
+        (follower,) = followers(process.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    follower.wait(20)
