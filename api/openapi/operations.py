@@ -224,7 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     *MORE_OPERATIONS,
     *(
-        Operation("POST", path, summary, _answer(answer), GENERATION, body=body, params=WISHES)
+        Operation("POST", path, summary, answers(answer), GENERATION, body=body, params=WISHES)
         for path, summary, body, answer in VECTOR_ROUTES
     ),
     *(
