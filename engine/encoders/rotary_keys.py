@@ -81,6 +81,8 @@ class NomicBertKeys(EncoderKeys, frozen=True, kw_only=True):
     mlp_fc1_bias: bool = False
     mlp_fc2_bias: bool = False
     prenorm: bool = False
+    rotary_emb_interleaved: bool = False
+    use_rms_norm: bool = False
 
     def activation_name(self) -> str:
         """The published files name the gated pair."""
@@ -88,8 +90,10 @@ class NomicBertKeys(EncoderKeys, frozen=True, kw_only=True):
 
     def fields(self) -> dict[str, Any]:
         """The variant of nomic-embed-text."""
-        if self.rotary_emb_fraction != 1.0 or self.prenorm:
-            raise LoadError("rotary_emb_fraction other than 1 and prenorm are not supported")
+        if self.rotary_emb_fraction != 1.0 or self.rotary_emb_interleaved:
+            raise LoadError("rotary_emb_fraction other than 1 and interleaved are not supported")
+        if self.prenorm or self.use_rms_norm:
+            raise LoadError("prenorm and use_rms_norm are not supported")
         if self.qkv_proj_bias or self.mlp_fc1_bias or self.mlp_fc2_bias:
             raise LoadError("biases in NomicBert's projections are not supported")
         return {

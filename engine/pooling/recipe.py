@@ -10,7 +10,7 @@ import msgspec
 from engine.errors import LoadError
 from engine.json_file import read_json, read_json_if_there
 from engine.weights.files import ModelFiles
-from engine.weights.task import MODULES_FILE, Module, read_modules
+from engine.weights.task import MODULES_FILE, Module, gguf_pooling, read_modules
 
 log = logging.getLogger(__name__)
 
@@ -73,11 +73,14 @@ class _Lengths(msgspec.Struct):
 
 
 def read_recipe(files: ModelFiles, default: Pooling) -> Recipe:
-    """What modules.json and the folders that it names say; without it `default`, normalised.
+    """What modules.json and the folders that it names say, or a GGUF file's `pooling_type`.
 
+    Without either it is `default`; that and a GGUF file's are normalised, as vLLM and llama.cpp do.
     Raises LoadError for a module that is not supported.
     """
     modules = read_modules(files)
+    if (pooled := gguf_pooling(files)) is not None:
+        return Recipe(poolings=(pooled,))
     if not modules:
         log.info("no %s: vectors are the %s states, normalised", MODULES_FILE, default)
         return Recipe(poolings=(default,))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -12,10 +12,16 @@ from engine.errors import LoadError
 from engine.json_file import read_json, read_json_if_there
 from engine.models.registry import HEADLESS, MODELS, decoder_of
 from engine.weights.files import ModelFiles
+from engine.weights.gguf_metadata import read_gguf
 
 MODULES_FILE = "modules.json"  # sentence-transformers' list of what makes a vector
 # Rerankers of this shape have the head of a language model: they say "yes" or "no" to a pair.
 _SCORES_BY_TOKEN = ("Qwen3ForCausalLM",)
+
+
+# llama.cpp's numbers; 0 is none, and 4 a reranker's, whose head is not supported
+GgufPooling = Literal["mean", "cls", "lasttoken"]
+_GGUF_POOLINGS: dict[Any, GgufPooling] = {1: "mean", 2: "cls", 3: "lasttoken"}
 
 
 class Module(msgspec.Struct):
@@ -56,6 +62,14 @@ def scores_by_token(files: ModelFiles) -> Module | None:
     return next((module for module in read_modules(files) if module.kind == "LogitScore"), None)
 
 
+def gguf_pooling(files: ModelFiles) -> GgufPooling | None:
+    """How llama.cpp pools the states of a GGUF file that is for vectors; None if it is not."""
+    if files.kind != "gguf":
+        return None
+    metadata = read_gguf(files.weights).metadata
+    return _GGUF_POOLINGS.get(metadata.get(f"{metadata.get('general.architecture')}.pooling_type"))
+
+
 def find_task(files: ModelFiles, asked: Literal["auto"] | Task) -> Task:
     """The task that is asked for, or the one that the files are for.
 
@@ -94,6 +108,8 @@ def _is_known(architecture: str) -> bool:
 
 def _by_files(files: ModelFiles, possible: Sequence[Task]) -> Task:
     """A list of modules is there for vectors, unless one of them makes a score."""
+    if gguf_pooling(files) is not None:
+        return "embed"
     if possible[0] != "generate" or not (modules := read_modules(files)):
         return possible[0]
     return "score" if any(module.kind == "LogitScore" for module in modules) else "embed"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType as Type
+from gguf import GGMLQuantizationType as Type, PoolingType
 from safetensors.torch import load_file, save_file
 from transformers import (
     Gemma3TextModel,
@@ -99,6 +99,20 @@ def test_a_gguf_file_that_is_asked_for_vectors_gives_its_last_states(load, vecto
     engine = load(path, task="embed")
     for text, vector in zip(tiny.prompts(), vectors(engine, tiny.prompts()), strict=True):
         assert (vector - length_one(states(model, text)[-1])).abs().max() <= TOLERANCE
+
+
+def test_a_gguf_file_says_how_it_is_pooled(load, vectors, tmp_path):
+    model = tiny.make_model("qwen3")
+    path = write_gguf(
+        model,
+        tmp_path / "tiny.gguf",
+        Type.F32,
+        describe=lambda writer: writer.add_pooling_type(PoolingType.MEAN),
+    )
+    engine = load(path)
+    assert engine.info.task == "embed"
+    for text, vector in zip(tiny.prompts(), vectors(engine, tiny.prompts()), strict=True):
+        assert (vector - length_one(states(model, text).mean(0))).abs().max() <= TOLERANCE
 
 
 CLASSIFIERS = {"qwen3": Qwen3ForSequenceClassification, "llama": LlamaForSequenceClassification}

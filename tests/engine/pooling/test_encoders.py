@@ -124,6 +124,24 @@ def test_nomics_published_keys_are_those_of_transformers(load, vectors, tmp_path
     assert (vector - expected(model, tiny.texts()[3])).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rotary_emb_fraction": 0.5},
+        {"rotary_emb_interleaved": True},
+        {"prenorm": True},
+        {"use_rms_norm": True},
+        {"qkv_proj_bias": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_variant_of_nomic_that_is_not_supported_is_refused(change, load, tmp_path):
+    path = tiny.save(tiny.make(tiny.EMBEDDERS["nomic"]), tmp_path) / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(LoadError, match="not supported"):
+        load(tmp_path)
+
+
 def test_gtes_published_files_have_another_name_and_stretched_positions(load, vectors, tmp_path):
     """NTK's fixed scaling (kexue.fm/archives/9706), as frequencies that transformers is given."""
     theta, factor, half = 20_000.0, 8.0, 8

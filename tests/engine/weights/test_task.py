@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from gguf import GGUFWriter, PoolingType
 
 from engine.errors import LoadError
 from engine.weights.files import ModelFiles
@@ -71,9 +72,41 @@ def test_what_the_files_are_not_for_is_refused(architecture, asked, possible, fi
         find_task(files(architecture), asked)
 
 
-def test_packed_files_generate_and_may_be_asked_for_vectors(tmp_path):
-    files = ModelFiles(kind="gguf", name="tiny", directory=tmp_path, weights=())
-    assert find_task(files, "auto") == "generate"
+@pytest.fixture
+def packed(tmp_path):
+    def write(pooling=None):
+        writer = GGUFWriter(path := tmp_path / "tiny.gguf", "qwen3")
+        if pooling is not None:
+            writer.add_pooling_type(pooling)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return ModelFiles(kind="gguf", name="tiny", directory=tmp_path, weights=(path,))
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("pooling", "task"),
+    [
+        (None, "generate"),
+        (PoolingType.NONE, "generate"),
+        (PoolingType.MEAN, "embed"),
+        (PoolingType.CLS, "embed"),
+        (PoolingType.LAST, "embed"),
+        (PoolingType.RANK, "generate"),
+    ],
+    ids=["not-said", "none", "mean", "cls", "last", "rank"],
+)
+def test_a_gguf_file_that_is_pooled_is_for_vectors(pooling, task, packed):
+    assert find_task(packed(pooling), "auto") == task
+
+
+def test_packed_files_may_be_asked_for_another_task(packed):
+    files = packed(PoolingType.LAST)
+    assert find_task(files, "generate") == "generate"
+    files = packed()
     assert find_task(files, "embed") == "embed"
     with pytest.raises(LoadError, match="only for generate or embed"):
         find_task(files, "score")
