@@ -8,6 +8,7 @@ import msgspec
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES, encode_path
 
+MAX_BYTES = 262_144  # of a grammar
 LOADED = -1  # the id of the child's first verdict: it takes trials now
 
 
