@@ -9,16 +9,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from engine.llm import LLM
-    from engine.llm_outputs import CompletionOutput, RequestOutput
+    from engine.llm_guided import GuidedDecodingParams, StructuredOutputsParams
+    from engine.llm_outputs import CompletionOutput, Logprob, RequestOutput
     from engine.llm_params import SamplingParams
 
-__all__ = ["LLM", "CompletionOutput", "RequestOutput", "SamplingParams"]
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "GuidedDecodingParams",
+    "Logprob",
+    "RequestOutput",
+    "SamplingParams",
+    "StructuredOutputsParams",
+]
 
 _MODULES = {
     "LLM": "engine.llm",
     "CompletionOutput": "engine.llm_outputs",
+    "GuidedDecodingParams": "engine.llm_guided",
+    "Logprob": "engine.llm_outputs",
     "RequestOutput": "engine.llm_outputs",
     "SamplingParams": "engine.llm_params",
+    "StructuredOutputsParams": "engine.llm_guided",
 }
 
 

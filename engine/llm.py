@@ -173,7 +173,7 @@ class LLM:
         roles = Roles(end_ids, self._text.defaults.never_ids(vocab_size))
         with closing(_meter(use_tqdm, len(requests))) as meter:
             run(self._engine, tokenizer, roles, requests, meter)
-        return [request.output() for request in requests]
+        return [request.output(tokenizer) for request in requests]
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         drawn = self._seeds.getrandbits(63)  # always, so that one request's seed moves no other's

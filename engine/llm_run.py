@@ -10,11 +10,18 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
-from engine.errors import EngineError
+from engine.errors import EngineError, InvalidInput
 from engine.llm_inputs import Prompt
-from engine.llm_outputs import CompletionOutput, RequestOutput
+from engine.llm_logprobs import of_tokens
+from engine.llm_outputs import CompletionOutput, Logprobs, RequestOutput
 from engine.llm_params import Roles, SamplingParams
-from engine.messages import EngineLike, SequenceOutput, SequenceRequest
+from engine.messages import (
+    EngineInfo,
+    EngineLike,
+    SequenceOutput,
+    SequenceRequest,
+    TokenLogprob,
+)
 from engine.text.answer import Answer
 from engine.text.tokenizer import Tokenizer
 
@@ -40,58 +47,81 @@ class Request:
         self.num_open = params.n
         self._answers: list[Answer] = []
         self._texts: list[list[str]] = []
+        self._described: list[list[TokenLogprob]] = []
+        self._prompt_described: list[TokenLogprob] = []
 
     def sequences(
-        self, tokenizer: Tokenizer, context_length: int, roles: Roles
+        self, tokenizer: Tokenizer, info: EngineInfo, roles: Roles
     ) -> Iterator[SequenceRequest]:
-        """What the engine is to run, one for each answer."""
-        room = max(context_length - len(self.prompt.token_ids), 1)
+        """What the engine is to run, one for each answer. Raises InvalidInput."""
+        room = max(info.context_length - len(self.prompt.token_ids), 1)
+        rules, grammar = self.params.rules(tokenizer, info.vocab_size), self._grammar(tokenizer)
         for choice in range(self.params.n):
             self._texts.append([])
+            self._described.append([])
             self._answers.append(
                 Answer(
                     tokenizer,
                     self.params.stops,
                     is_continuation=not self.prompt.is_chat,
                     skip_special_tokens=self.params.skip_special_tokens,
+                    includes_stop=self.params.include_stop_str_in_output,
                 )
             )
-            yield SequenceRequest(
-                id=f"{self.id}/{choice}",
-                prompt_ids=self.prompt.token_ids,
-                params=self.params.settled(seed=self.seed, choice=choice, room=room, roles=roles),
+            params = self.params.settled(
+                seed=self.seed, choice=choice, room=room, roles=roles, rules=rules, grammar=grammar
             )
+            yield SequenceRequest(
+                id=f"{self.id}/{choice}", prompt_ids=self.prompt.token_ids, params=params
+            )
+
+    def _grammar(self, tokenizer: Tokenizer) -> str:
+        structure = self.params.structure
+        if structure is None:
+            return ""
+        return structure.compiled(is_led=self.prompt.is_chat and tokenizer.drops_first_space)
 
     def take(self, choice: int, output: SequenceOutput) -> bool:
         """Take in what a step made of an answer; true if that is its end."""
         answer = self._answers[choice]
         if output.cached_tokens:
             answer.cached_tokens = output.cached_tokens
-        self._texts[choice].append(answer.take(output.token_ids, output.finish)[1])
+        taken, text = answer.take(output.token_ids, output.finish)
+        self._texts[choice].append(text)
+        self._described[choice] += output.logprobs[: len(taken)]
+        self._prompt_described += output.prompt_logprobs
         if answer.finish is None:
             return False
         self.num_open -= 1
         return True
 
-    def output(self) -> RequestOutput:
+    def output(self, tokenizer: Tokenizer) -> RequestOutput:
         """The end of it all."""
+        prompt_logprobs: list[Logprobs | None] | None = None
+        if self.params.prompt_logprobs is not None:
+            ids = self.prompt.token_ids[1:]
+            prompt_logprobs = [None, *of_tokens(tokenizer, ids, self._prompt_described)]
         return RequestOutput(
             request_id=self.id,
             prompt=self.prompt.text,
             prompt_token_ids=self.prompt.token_ids,
-            outputs=[self._completion(choice) for choice in range(self.params.n)],
+            outputs=[self._completion(choice, tokenizer) for choice in range(self.params.n)],
             num_cached_tokens=self._answers[0].cached_tokens,
+            prompt_logprobs=prompt_logprobs,
         )
 
-    def _completion(self, choice: int) -> CompletionOutput:
-        answer = self._answers[choice]
+    def _completion(self, choice: int, tokenizer: Tokenizer) -> CompletionOutput:
+        answer, described = self._answers[choice], self._described[choice]
         assert answer.finish is not None
+        is_asked = self.params.logprobs is not None
         return CompletionOutput(
             index=choice,
             text="".join(self._texts[choice]),
             token_ids=answer.token_ids,
             finish_reason=answer.finish,
             stop_reason=self._stop_reason(answer),
+            logprobs=of_tokens(tokenizer, answer.token_ids, described) if is_asked else None,
+            cumulative_logprob=sum(item.logprob for item in described) if is_asked else None,
         )
 
     def _stop_reason(self, answer: Answer) -> str | int | None:
@@ -135,9 +165,8 @@ def _add(
     request: Request,
     routes: dict[str, tuple[Request, int]],
 ) -> None:
-    sequences = request.sequences(tokenizer, engine.info.context_length, roles)
     try:
-        for choice, sequence in enumerate(sequences):
+        for choice, sequence in enumerate(request.sequences(tokenizer, engine.info, roles)):
             engine.add(sequence)
             routes[sequence.id] = request, choice
     except EngineError as error:
@@ -153,7 +182,8 @@ def _take(
 ) -> None:
     for output in outputs:
         if output.error is not None:
-            raise EngineError(output.error[1])
+            code, message = output.error
+            raise InvalidInput(message) if code == InvalidInput.code else EngineError(message)
         request, choice = routes[output.id]
         if request.take(choice, output):
             del routes[output.id]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from engine.errors import InvalidInput
 from engine.text import grammar_text
 from engine.text.chat_template import ChatTemplate
@@ -10,6 +12,7 @@ from engine.text.text_model import TextModel
 from engine.text.tokenizer import Tokenizer
 from engine.text.tools.grammar import Caller, calls_grammar, speech_grammar
 from workers.contract import Constraint, Job
+from workers.grammar_frames import MAX_BYTES
 from workers.hearing import Hearing
 
 
@@ -67,10 +70,23 @@ def _loose(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_constraint(constraint: Constraint, *, is_led: bool) -> str:
+    _check_size(constraint)
     try:
         return constraint_grammar(constraint.kind, constraint.value, is_led=is_led)
     except InvalidInput as error:
         raise InvalidInput(str(error), constraint.param) from error
+
+
+def _check_size(constraint: Constraint) -> None:
+    """Refuse what is too large before much is done with it."""
+    try:
+        size = len(msgspec.json.encode(constraint.value))
+    except UnicodeEncodeError as error:
+        what = "It has half of a surrogate pair; it is not Unicode."
+        raise InvalidInput(what, constraint.param) from error
+    if size > MAX_BYTES:
+        what = f"A grammar has at most {MAX_BYTES} bytes; this one has {size}."
+        raise InvalidInput(what, constraint.param)
 
 
 def spell(tokenizer: Tokenizer, mark: str) -> str:

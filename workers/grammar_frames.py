@@ -9,6 +9,7 @@ from engine.paths import encode_path
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES
 
+MAX_BYTES = 262_144  # of a grammar
 LOADED = -1  # the id of the child's first verdict: it takes trials now
 
 

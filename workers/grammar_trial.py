@@ -11,9 +11,8 @@ from engine.errors import InvalidInput
 from engine.weights.files import ModelFiles
 from workers.engine_frames import HEADER_BYTES
 from workers.environment import variables
-from workers.grammar_frames import Order, Trial, Verdict, decode_verdict, frame
+from workers.grammar_frames import MAX_BYTES, Order, Trial, Verdict, decode_verdict, frame
 
-MAX_BYTES = 262_144
 MAX_KNOWN = 512  # grammars that were tried before and are good
 MAX_AT_ONCE = 4
 LOAD_S = 60.0

@@ -12,11 +12,11 @@ from engine.messages import EngineInfo
 from engine.text.chat_prompt import ChatPrompt, render_chat
 from engine.text.chat_template import ChatTemplate
 from engine.text.text_model import TextModel
+from engine.text.word_rules import Rules, bad_word_ids, dry_params
 from workers.constraint import grammar_of
 from workers.contract import Job
 from workers.hearing import Hearing
 from workers.tool_messages import with_tools
-from workers.word_rules import Rules, bad_word_ids, dry_params
 
 T = TypeVar("T")
 
@@ -236,10 +236,11 @@ def _params(
 
 
 def _rules(job: Job, text: TextModel, info: EngineInfo) -> Rules:
-    asked = job.sampling
+    dry = job.sampling.dry
+    asked = None if dry is None else msgspec.structs.asdict(dry)
     return Rules(
-        bad_word_ids(asked.bad_words, text.tokenizer),
-        None if asked.dry is None else dry_params(asked.dry, text.tokenizer, info.vocab_size),
+        bad_word_ids(job.sampling.bad_words, text.tokenizer),
+        None if asked is None else dry_params(text.tokenizer, info.vocab_size, **asked),
     )
 
 

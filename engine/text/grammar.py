@@ -82,7 +82,10 @@ def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 def error_of(matcher: LLMatcher) -> str:
     """What went wrong, in a line."""
-    return " ".join(matcher.get_error().split())[:MAX_ERROR]
+    error = matcher.get_error().replace("<non-verbose/>", "")
+    if error.startswith("NoExtension"):
+        return "There is no text that it allows."
+    return " ".join(error.split())[:MAX_ERROR]
 
 
 def try_grammar(tokenizer: LLTokenizer, grammar: str) -> None:

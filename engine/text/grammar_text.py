@@ -13,6 +13,14 @@ from engine.errors import InvalidInput
 
 # A small model that may write white space without end does.
 WHITESPACE = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{0,16}"}
+# Others say something of a value that is no rule for its text, as Pydantic's `password` and `path`.
+FORMATS = frozenset(
+    {
+        *("date-time", "time", "date", "duration", "email", "hostname"),
+        *("ipv4", "ipv6", "uuid", "uri"),
+    }
+)
+_VALUES = frozenset({"const", "enum", "default", "examples"})
 _BODY = "body"
 _WORDS = "/(?s:.*)/"
 
@@ -29,7 +37,20 @@ def with_whitespace(schema: Any) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise InvalidInput("A JSON schema is an object.")
     own = schema.get("x-guidance")
-    return {**schema, "x-guidance": {**WHITESPACE, **(own if isinstance(own, dict) else {})}}
+    read = _with_known_formats(schema)
+    return {**read, "x-guidance": {**WHITESPACE, **(own if isinstance(own, dict) else {})}}
+
+
+def _with_known_formats(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_with_known_formats(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: value if key in _VALUES else _with_known_formats(value)
+        for key, value in node.items()
+        if key != "format" or not isinstance(value, str) or value in FORMATS
+    }
 
 
 def of_json_object() -> str:

@@ -12,6 +12,11 @@ from engine.text.tokenizer import Tokenizer
 _BEFORE = ("\n", "\x02", ".", "0")
 
 
+# Of a longer text the beginning is spelled: it is asked for again at every token.
+MAX_CHARS = 256
+_NEAR_CUT = 8  # tokens that would perhaps be others if the text went on
+
+
 class Spelling:
     """Spells texts in the tokens `pieces`, bytes by id, none of them special."""
 
@@ -23,14 +28,21 @@ class Spelling:
             if id_ < len(is_text):
                 is_text[id_] = False
         self._is_text = is_text
-        self._ids: dict[bytes, int] = {}
+        self._ids_by_piece: dict[bytes, int] = {}
         self._longest = 0
 
     def ids(self, text: str) -> list[int]:
         """Token ids whose bytes are exactly `text`, as the tokenizer would cut it if it can.
 
-        They end early where no token has the next byte.
+        They end early where no token has the next byte, or the text is long.
         """
+        if len(text) <= MAX_CHARS:
+            return self._ids_of(text)
+        beginning = text[:MAX_CHARS]
+        ids = self._ids_of(beginning.rstrip() or beginning)  # some tokenizers drop a last space
+        return ids[:-_NEAR_CUT] or ids
+
+    def _ids_of(self, text: str) -> list[int]:
         wanted = text.encode()
         if self._spells(ids := self._encode(text), wanted):
             return ids
@@ -52,15 +64,17 @@ class Spelling:
 
     def _greedy(self, wanted: bytes) -> list[int]:
         """Always the longest token that fits."""
-        if not self._ids:
-            self._ids = {piece: id_ for id_, piece in enumerate(self._pieces) if self._is_text[id_]}
-            self._longest = max(map(len, self._ids), default=0)
+        if not self._ids_by_piece:
+            self._ids_by_piece = {
+                piece: id_ for id_, piece in enumerate(self._pieces) if self._is_text[id_]
+            }
+            self._longest = max(map(len, self._ids_by_piece), default=0)
         ids: list[int] = []
         while wanted:
             sizes = range(min(self._longest, len(wanted)), 0, -1)
-            size = next((size for size in sizes if wanted[:size] in self._ids), 0)
+            size = next((size for size in sizes if wanted[:size] in self._ids_by_piece), 0)
             if not size:
                 break
-            ids.append(self._ids[wanted[:size]])
+            ids.append(self._ids_by_piece[wanted[:size]])
             wanted = wanted[size:]
         return ids

@@ -21,6 +21,13 @@ SCHEMA = {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"]
 TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 
 
+def nested(depth):
+    schema = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
 def grammar_of(text, job):
     (plan,) = prepare(job, text, WIDE)
     return plan.params.grammar
@@ -77,6 +84,9 @@ def test_a_job_that_asks_for_nothing_has_no_grammar(text):
 NO_GRAMMARS = {
     "llguidance": asked("llguidance", "["),
     "llguidance of nothing": asked("llguidance", {"grammars": []}),
+    "half a character": asked("json_schema", {"const": "\ud800"}),
+    "10 MB": asked("json_schema", {"enum": ["x" * 1000] * 10_000}),
+    "nested deep": asked("json_schema", nested(900)),
 }
 
 

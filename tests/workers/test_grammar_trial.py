@@ -11,7 +11,8 @@ import pytest
 
 from engine.errors import InvalidInput
 from engine.text.grammar_text import of_gbnf_or_lark, of_json_schema, of_lark, of_regex
-from workers.grammar_trial import MAX_BYTES, GrammarTrial
+from workers.grammar_frames import MAX_BYTES
+from workers.grammar_trial import GrammarTrial
 
 
 @pytest.fixture
@@ -38,10 +39,19 @@ def chain(length):
     return "\n".join(["root ::= r0", *rules, f'r{length} ::= "b"'])
 
 
+def object_of(count):
+    return {"type": "object", "properties": {f"p{i}": {"type": "string"} for i in range(count)}}
+
+
 HOSTILE = {
     "no schema": of_json_schema({"type": "colour"}),
     "a loop": of_json_schema({"$ref": "#/a", "a": {"$ref": "#/b"}, "b": {"$ref": "#/a"}}),
+    "a loop of none": of_json_schema({"$ref": "#"}),
     "nested deep": nested(5000),
+    "a large divisor": of_json_schema({"type": "integer", "multipleOf": 999_983}),
+    "huge counts": of_regex("a{1,99999999999999999999}"),
+    "patterns that overlap": of_json_schema({"patternProperties": {"^a": {}, "a$": {}}}),
+    "5,000 properties": of_json_schema(object_of(5000)),
     "another site's": of_json_schema({"$ref": "http://example.com/schema.json"}),
     "a product": of_json_schema({"allOf": [choices(8, 1) for _ in range(8)]}),
     "many choices": of_json_schema(choices(180, 40)),
@@ -76,6 +86,28 @@ async def test_good_ones_pass_beside_bad_ones(trial):
     )
     assert all(isinstance(result, InvalidInput) for result in results[: len(HOSTILE)])
     assert results[len(HOSTILE) :] == good
+
+
+SLOW = {
+    "nested counts": of_regex("((a{1,100}){1,100}){1,100}"),
+    "optional letters": of_regex("(a?){200}a{200}"),
+    "an exponential automaton": of_regex("[ab]*a[ab]{200}"),
+    "a billion letters": of_regex("a{1,1000000000}"),
+    "large counts of properties": of_json_schema({"patternProperties": {"^.{1,100000}$": {}}}),
+    "huge numbers": of_json_schema({"type": "integer", "maximum": 10**300}),
+    "a million items": of_json_schema({"type": "array", "minItems": 10**6}),
+    "formats": of_json_schema({"type": "string", "format": "uri"}),
+    "unknown formats": of_json_schema({"properties": {"a": {"format": "path"}}}),
+    "a large object": of_json_schema({"const": {f"k{i}": list(range(9)) for i in range(300)}}),
+}
+
+
+@pytest.mark.parametrize("grammar", SLOW.values(), ids=SLOW)
+async def test_what_would_be_slow_elsewhere_is_answered_within_a_second(trial, grammar):
+    await trial.check(of_regex("a+"), None)  # the child is there
+    began_s = time.monotonic()
+    await trial.check(grammar, None)
+    assert time.monotonic() - began_s < 1
 
 
 async def test_a_recursive_schema_is_no_problem(trial):

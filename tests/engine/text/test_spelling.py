@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from engine.text.constraint import grammar_of
 from engine.text.grammar import make_matcher, make_vocabulary
-from engine.text.spelling import Spelling
+from engine.text.spelling import MAX_CHARS, Spelling
 from engine.text.text_model import load_vocabulary
 from engine.weights.files import BUILTIN, ModelRef, resolve
 from tests.engine.models import tiny
@@ -52,6 +52,14 @@ def test_a_word_is_cut_as_in_a_text(tokenizer, pieces):
     ids = Spelling(tokenizer, pieces).ids(" the")
     assert ids == whole[-len(ids) :]
     assert b"".join(pieces[i] for i in ids) == b" the"
+
+
+def test_of_a_long_text_the_beginning_is_spelled_as_in_the_whole(tokenizer, pieces):
+    text = "the quick brown fox, " * 5000
+    ids = Spelling(tokenizer, pieces).ids(text)
+    assert len(b"".join(pieces[i] for i in ids)) <= MAX_CHARS
+    whole = Spelling(tokenizer, pieces).ids(text[: MAX_CHARS - 20].rstrip())
+    assert ids[: len(ids) - 8] == whole[: len(ids) - 8]
 
 
 def test_what_reads_like_a_special_token_is_none(tokenizer, pieces):

@@ -1,6 +1,6 @@
 """Rules about words, as rules about token ids: what a request's strings mean to the sampler.
 
-Knows a vocabulary, no job.
+Knows a vocabulary, no request.
 """
 
 from collections.abc import Iterable
@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 from engine.config import DryParams
 from engine.text.tokenizer import Tokenizer
-from workers.contract import Dry
+
+BREAKERS = ("\n", ":", '"', "*")
 
 
 class Rules(NamedTuple):
-    """What all choices of a job share."""
+    """What all answers to a request share."""
 
-    bad_words: tuple[tuple[int, ...], ...]
-    dry: DryParams | None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    dry: DryParams | None = None
 
 
 def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
@@ -31,13 +32,21 @@ def bad_word_ids(words: Iterable[str], tokenizer: Tokenizer) -> tuple[tuple[int,
     return tuple(ids for ids in spelled if ids)
 
 
-def dry_params(dry: Dry, tokenizer: Tokenizer, vocab_size: int) -> DryParams:
+def dry_params(
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    *,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
+    breakers: tuple[str, ...],
+) -> DryParams:
     """DRY with its breakers as the ids of all tokens whose text has one of them."""
     return DryParams(
-        multiplier=dry.multiplier,
-        base=dry.base,
-        allowed_length=dry.allowed_length,
-        breaker_ids=_ids_with(tokenizer, vocab_size, dry.breakers),
+        multiplier=multiplier,
+        base=base,
+        allowed_length=allowed_length,
+        breaker_ids=_ids_with(tokenizer, vocab_size, breakers),
     )
 
 
