@@ -6,7 +6,6 @@ import os
 import signal
 import time
 
-import psutil
 import pytest
 
 from engine.errors import InvalidInput
