@@ -25,7 +25,10 @@ from kernels.cpu import (
     write_kv as cpu_write_kv,
 )
 from kernels.packed import PackedMatrix, Projection
-from kernels.reference import philox as reference_philox
+from kernels.reference import (
+    decode_attention as reference_decode_attention,
+    philox as reference_philox,
+)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -161,6 +164,27 @@ def paged_attention(
     caches = (key_cache, value_cache)
     sequences = (block_tables, query_starts, context_lengths)
     return attend(query, *caches, *sequences, scale, window, softcap)
+
+
+def decode_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """`paged_attention` of query [S, Hq, D] with a row a sequence; a length of 0 gives zeros."""
+    sequences = (block_tables, context_lengths)
+    if query.is_cuda:
+        from kernels.decode_attention import decode_attention as launch
+
+        return launch(query, key_cache, value_cache, *sequences, scale, window, softcap)
+    return reference_decode_attention.decode_attention(
+        query, key_cache, value_cache, *sequences, scale, window, softcap
+    )
 
 
 def cached_attention(

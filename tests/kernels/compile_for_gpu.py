@@ -18,7 +18,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from kernels import architecture
 from kernels.add_rms_norm import add_rms_norm
+from kernels.decode_attention import decode_attention
 from kernels.gelu_mul import gelu_mul
 from kernels.grouped_linear import grouped_linear
 from kernels.paged_attention import paged_attention
@@ -35,6 +37,7 @@ TYPES = {
     torch.bfloat16: "bf16",
     torch.int32: "i32",
     torch.int64: "i64",
+    torch.uint8: "u8",
 }
 
 
@@ -127,9 +130,20 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
         for num_sequences, window, softcap in ((64, 0, 0.0), (1, 4096, 50.0)):
             lengths = tensor(num_sequences, of=torch.int32)
             sequences = (tensor(num_sequences, 99, of=torch.int32), _starts(num_sequences), lengths)
+            rows = query[:num_sequences]
             args = (query, cache, cache, *sequences, dim**-0.5, window, softcap)
             name = f"{label} of {num_sequences}{' window cap' if window else ''}"
             yield name, lambda args=args: paged_attention(*args)
+            yield name, lambda args=args, rows=rows: decode_attention(rows, *args[1:4], *args[5:])
+        if dtype == torch.float32:
+            continue
+        cache = cache.to(torch.float8_e4m3fn)
+        args = (query, cache, cache, *sequences, dim**-0.5)
+        yield f"{label} e4m3", lambda args=args: paged_attention(*args)
+        yield (
+            f"{label} e4m3",
+            lambda args=args, rows=rows: decode_attention(rows, *args[1:4], *args[5:]),
+        )
 
 
 def _starts(num_sequences: int) -> torch.Tensor:
@@ -140,6 +154,7 @@ def main(archs: list[int]) -> int:
     num_bad = 0
     for arch in archs:
         compiler = Compiler(arch)
+        architecture.INTERPRETED = arch
         JITFunction.run = lambda kernel, *args, **kwargs: compiler.run(kernel, *args, **kwargs)  # noqa: B023
         for dtype in (torch.bfloat16, torch.float32):
             for label, launch in launches(dtype):
