@@ -38,15 +38,15 @@ _FEW = {
     FLOAT32: _PLAIN,
     64: Tile(16, 64, num_warps=4, num_stages=3),
     128: Tile(16, 64, num_warps=4, num_stages=3),
-    256: Tile(16, 32, num_warps=4, num_stages=2),
+    256: Tile(16, 32, num_warps=4, num_stages=3),
 }
 _MANY = {
     FLOAT32: _PLAIN,
     64: Tile(64, 64, num_warps=4, num_stages=2),
     128: Tile(64, 64, num_warps=8, num_stages=2),
-    256: Tile(64, 32, num_warps=8, num_stages=2),
+    256: Tile(32, 32, num_warps=4, num_stages=2),
 }
-_HOPPER_MANY = _MANY | {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2)}
+_HOPPER_MANY = _MANY | {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 32, 8, 2)}
 # By compute capability: A100, consumer Ampere, Ada, Hopper; two programs a multiprocessor.
 TABLES = {
     80: Table(num_programs=216, decode=_FEW, short=_FEW, long=_MANY),

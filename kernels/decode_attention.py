@@ -159,7 +159,9 @@ def decode_attention(
     num_groups = num_heads // num_kv_heads
     dim_block = max(16, triton.next_power_of_2(head_dim))
     table = table_of(capability_of(query.device))
-    tile = tile_of(table.decode, dim_block, query.element_size())
+    group_rows = triton.next_power_of_2(num_groups)
+    tiles = table.decode if group_rows <= 16 else table.long
+    tile = tile_of(tiles, dim_block, query.element_size())
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if not query.numel():
         return output
@@ -189,7 +191,7 @@ def decode_attention(
         output.stride(1),
         NUM_HEADS=num_heads,
         NUM_GROUPS=num_groups,
-        ROWS=max(tile.rows, triton.next_power_of_2(num_groups)),
+        ROWS=max(tile.rows, group_rows),
         HEAD_DIM=head_dim,
         DIM_BLOCK=dim_block,
         BLOCK_SIZE=block_size,

@@ -53,3 +53,13 @@ def float32_to_e4m3(values, IS_NATIVE: tl.constexpr):
         magnitude = tl.where(values == values, magnitude, _NAN)  # not so if it is no number
         sign = values.to(tl.uint32, bitcast=True) >> 31 << 7
         return (magnitude | sign).to(tl.uint8)
+
+
+@triton.jit
+def store_rounded(place, x, inside, dtype: tl.constexpr, IS_NATIVE: tl.constexpr):
+    """Round float32 to `dtype`, and then to e4m3 if that is what lies at `place`."""
+    rounded = x.to(dtype)
+    if place.dtype.element_ty == tl.uint8:
+        tl.store(place, float32_to_e4m3(rounded.to(tl.float32), IS_NATIVE), mask=inside)
+    else:
+        tl.store(place, rounded, mask=inside)

@@ -145,6 +145,35 @@ def write_kv(
     return cpu_write_kv.write_kv(key, value, key_cache, value_cache, slots)
 
 
+def write_heads(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """Queries [T, Hq, D] of qkv [T, (Hq + 2 Hkv) * D], normalised and turned; the rest is stored.
+
+    rms_norm, rotary and write_kv: in one kernel on a GPU, one after the other on a CPU.
+    """
+    if qkv.is_cuda:
+        from kernels.write_heads import write_heads as launch
+
+        return launch(qkv, norms, eps, rotation, key_cache, value_cache, slots)
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    heads = qkv.unflatten(1, (-1, head_dim))
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if norms is not None:
+        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
+    if rotation is not None:
+        query, key = rotary(query, key, *rotation)
+    write_kv(key, value, key_cache, value_cache, slots)
+    return query
+
+
 def paged_attention(
     query: Tensor,
     key_cache: Tensor,
@@ -204,7 +233,7 @@ def cached_attention(
 ) -> Tensor:
     """Projections qkv [T, (Hq + 2 Hkv) * D] to attended heads [T, Hq * D]; qkv may be overwritten.
 
-    Norms, rotary, write_kv and paged_attention: one after the other, or in one call on a CPU.
+    write_heads and paged_attention: one after the other, or in one call on a CPU.
     """
     sequences = (block_tables, query_starts, context_lengths)
     if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, (key_cache, value_cache)):
@@ -212,15 +241,7 @@ def cached_attention(
         return cpu_cached_attention.cached_attention(
             qkv, norms, eps, rotation, *caches, *sequences, scale, window, softcap
         )
-    _, _, num_kv_heads, head_dim = key_cache.shape
-    heads = qkv.unflatten(1, (-1, head_dim))
-    num_heads = heads.shape[1] - 2 * num_kv_heads
-    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-    if norms is not None:
-        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
-    if rotation is not None:
-        query, key = rotary(query, key, *rotation)
-    write_kv(key, value, key_cache, value_cache, slots)
+    query = write_heads(qkv, norms, eps, rotation, key_cache, value_cache, slots)
     return paged_attention(
         query, key_cache, value_cache, *sequences, scale, window, softcap
     ).flatten(1)

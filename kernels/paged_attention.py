@@ -12,7 +12,7 @@ from torch import Tensor
 from kernels.architecture import capability_of
 from kernels.attention_parts import fold, load_tile, log2_scores
 from kernels.attention_tiles import Tile, table_of, tile_of
-from kernels.check import expect, expect_index, expect_like, expect_rows, expect_shape
+from kernels.check import expect, expect_caches, expect_index, expect_rows, expect_shape
 from kernels.e4m3 import as_bits, is_native
 
 
@@ -294,17 +294,18 @@ def paged_attention(
 
 
 def _tile(query: Tensor, num_sequences: int, num_groups: int) -> Tile:
-    """A tile of the table for this type and head, with as many rows as the batch fills.
+    """The long tile where the batch fills half of its rows, else the short one.
 
     The choice rests on shapes alone: reading a length would wait for the device.
     """
     table = table_of(capability_of(query.device))
     head = (triton.next_power_of_2(query.shape[2]), query.element_size())
     short, long = tile_of(table.short, *head), tile_of(table.long, *head)
+    group_rows = triton.next_power_of_2(num_groups)
     mean_rows = query.shape[0] * num_groups // max(1, num_sequences)
-    rows = min(long.rows, triton.next_power_of_2(max(1, mean_rows)))
-    tile = short if rows <= short.rows else long._replace(rows=rows)
-    return tile._replace(rows=max(tile.rows, triton.next_power_of_2(num_groups)))
+    is_long = group_rows > short.rows or 2 * mean_rows >= long.rows
+    tile = long if is_long else short
+    return tile._replace(rows=max(tile.rows, group_rows))
 
 
 def _check(
@@ -330,16 +331,10 @@ def _check(
 def check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
     """Raise ValueError unless the caches hold heads like the query's, in its type or in e4m3."""
     expect("dimensions of query", query.dim(), 3)
-    expect("dimensions of key_cache", key_cache.dim(), 4)
-    num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
+    expect_rows("query", query)
+    expect_caches(key_cache, value_cache, query)
+    _, _, num_kv_heads, head_dim = key_cache.shape
     expect("head dimension of query", query.shape[2], head_dim)
     expect("query heads modulo KV heads", query.shape[1] % num_kv_heads, 0)
-    expect_shape("value_cache", value_cache, num_blocks, block_size, num_kv_heads, head_dim)
     if key_cache.dtype == torch.float8_e4m3fn:
         expect("bytes of an element of query beside e4m3", query.element_size(), 2)
-    else:
-        expect_like("key_cache", key_cache, query)
-    expect_like("value_cache", value_cache, key_cache)
-    expect("device of key_cache", key_cache.device, query.device)
-    for name, tensor in (("query", query), ("key_cache", key_cache), ("value_cache", value_cache)):
-        expect_rows(name, tensor)

@@ -29,6 +29,7 @@ from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
 from kernels.uniform_quads import uniform_quads
+from kernels.write_heads import write_heads
 from kernels.write_kv import write_kv
 
 MAX_SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
@@ -126,7 +127,13 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
         cache = tensor(32, 16, kv_heads, dim)
         label = f"{heads}/{kv_heads}x{dim}"
         yield label, lambda q=query, k=key, cos=cos: rotary(q, k, cos, cos)
-        yield label, lambda k=key, cache=cache: write_kv(k, k, cache, cache, index)
+        qkv, norm = tensor(64, (heads + 2 * kv_heads) * dim), tensor(dim)
+        ready = (qkv, (norm, norm), 1e-6, (cos, cos))
+        for kind in (dtype, torch.float8_e4m3fn):
+            there = cache.to(kind)
+            name = f"{label} {kind}"
+            yield name, lambda k=key, cache=there: write_kv(k, k, cache, cache, index)
+            yield name, lambda a=ready, cache=there: write_heads(*a, cache, cache, index)
         for num_sequences, window, softcap in ((64, 0, 0.0), (1, 4096, 50.0)):
             lengths = tensor(num_sequences, of=torch.int32)
             sequences = (tensor(num_sequences, 99, of=torch.int32), _starts(num_sequences), lengths)

@@ -10,20 +10,7 @@ pytest.importorskip("triton")
 def convert(launcher, device):
     """`convert(tensor, is_native)`: bit patterns to numbers, or numbers to bit patterns."""
     launcher("e4m3", "is_native")
-    import triton
-    import triton.language as tl
-
-    from kernels.e4m3 import e4m3_to_float32, float32_to_e4m3
-
-    @triton.jit
-    def widen(x, output, IS_NATIVE: tl.constexpr):
-        i = tl.program_id(0) * 256 + tl.arange(0, 256)
-        tl.store(output + i, e4m3_to_float32(tl.load(x + i), IS_NATIVE))
-
-    @triton.jit
-    def narrow(x, output, IS_NATIVE: tl.constexpr):
-        i = tl.program_id(0) * 256 + tl.arange(0, 256)
-        tl.store(output + i, float32_to_e4m3(tl.load(x + i), IS_NATIVE))
+    from tests.kernels.e4m3_kernels import narrow, widen
 
     def run(x, is_native):
         if is_native and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
