@@ -16,6 +16,7 @@ from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
 from engine.sequence import Sequence
+from kernels import ops
 
 if TYPE_CHECKING:
     from engine.grammar import Masks
@@ -147,6 +148,10 @@ class Sampler:
         logits[where] = kept
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
+        if logits.is_cuda:  # in one go, without a sort
+            names = ("temperature", "top_k", "top_p", "min_p", "seed", "choice")
+            parameters = (self._tensor(records[name]) for name in names)
+            return ops.sample(logits, *parameters, self._tensor(positions))
         logits = logits / self._tensor(records["temperature"])[:, None]
         logits = self._filter(logits, records, "top_k", records["top_k"] < self.vocab_size)
         logits = self._filter(logits, records, "top_p", records["top_p"] < 1)

@@ -28,6 +28,7 @@ from kernels.packed import PackedMatrix, Projection
 from kernels.reference import (
     decode_attention as reference_decode_attention,
     philox as reference_philox,
+    sample as reference_sample,
 )
 
 
@@ -265,3 +266,22 @@ def uniform_quads(
 
         return launch(seeds, choices, positions, rows, quads)
     return cpu_uniform_quads.uniform_quads(seeds, choices, positions, rows, quads)
+
+
+def sample(
+    logits: Tensor,
+    temperatures: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    choices: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """The next ids [R] int64 of logits [R, V] float32; the rest [R], contract in the reference."""
+    filters, keys = (top_k, top_p, min_p), (seeds, choices, positions)
+    if logits.is_cuda:
+        from kernels.sample import sample as launch
+
+        return launch(logits, temperatures, *filters, *keys)
+    return reference_sample.sample(logits, temperatures, *filters, *keys)

@@ -27,6 +27,7 @@ from kernels.paged_attention import paged_attention
 from kernels.philox import uniform
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
+from kernels.sample import sample
 from kernels.silu_mul import silu_mul
 from kernels.uniform_quads import uniform_quads
 from kernels.write_heads import write_heads
@@ -108,6 +109,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     index = tensor(64, of=torch.int64)
     yield "", lambda: uniform(index, index, index, 128256)
     yield "", lambda: uniform_quads(index, index, index, index, index)
+    logits, number = tensor(64, 128256, of=torch.float32), tensor(64, of=torch.float32)
+    filters = (number, index, number, number)
+    yield "", lambda: sample(logits, *filters, index, index, index)
     for dim in (576, 4096):
         x = tensor(64, dim)
         for label, weight in (("", tensor(dim)), (" wide", tensor(dim, of=torch.float32))):
