@@ -26,7 +26,7 @@ def cached_attention(
     qkv: [T, (Hq + 2 Hkv) * D], which may be overwritten; norms: weights [D] of the queries' and
     the keys' RMSNorm, if the model has them; rotation: cosines and sines [T, R/2]; None: queries
     and keys are not turned. The rest, and what happens inside, as in write_heads.py
-    and paged_attention.py. Returns [T, Hq * D].
+    and paged_attention.py; where T is S, each sequence has one row. Returns [T, Hq * D].
     """
     query = write_heads(qkv, norms, eps, rotation, key_cache, value_cache, slots)
     sequences = (block_tables, query_starts, context_lengths)

@@ -117,6 +117,8 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
         for label, weight in (("", tensor(dim)), (" wide", tensor(dim, of=torch.float32))):
             yield f"{dim}{label}", lambda x=x, weight=weight: rms_norm(x, weight, 1e-6)
             yield f"{dim}{label}", lambda x=x, weight=weight: add_rms_norm(x, x, weight, 1e-6)
+        parts = tensor(4, 64, dim, of=torch.float32)
+        yield f"{dim} in 4", lambda x=x, p=parts: add_rms_norm(p, x, x[0], 1e-6)
         yield f"{dim}", lambda x=x: silu_mul(x)
         yield f"{dim}", lambda x=x: gelu_mul(x)
     for experts, out, inner in ((8, 28672, 4096), (128, 2048, 768)):
