@@ -149,9 +149,12 @@ class Sampler:
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64) -> Tensor:
         if logits.is_cuda:  # in one go, without a sort
-            names = ("temperature", "top_k", "top_p", "min_p", "seed", "choice")
-            parameters = (self._tensor(records[name]) for name in names)
-            return ops.sample(logits, *parameters, self._tensor(positions))
+            temperature, top_k, top_p, min_p, seed, choice = (
+                self._tensor(records[name])
+                for name in ("temperature", "top_k", "top_p", "min_p", "seed", "choice")
+            )
+            keys = (seed, choice, self._tensor(positions))
+            return ops.sample(logits, temperature, top_k, top_p, min_p, *keys)
         logits = logits / self._tensor(records["temperature"])[:, None]
         logits = self._filter(logits, records, "top_k", records["top_k"] < self.vocab_size)
         logits = self._filter(logits, records, "top_p", records["top_p"] < 1)

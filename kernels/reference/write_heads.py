@@ -24,8 +24,9 @@ def write_heads(
     the type of qkv. Returns [T, Hq, D].
     """
     _, _, num_kv_heads, head_dim = key_cache.shape
-    heads = qkv.unflatten(1, (-1, head_dim))
+    heads: Tensor = qkv.unflatten(1, (-1, head_dim))
     num_heads = heads.shape[1] - 2 * num_kv_heads
+    query: Tensor
     query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
     if norms is not None:
         query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)

@@ -20,18 +20,14 @@ from triton.runtime.jit import JITFunction
 
 from kernels import architecture
 from kernels.add_rms_norm import add_rms_norm
-from kernels.decode_attention import decode_attention
 from kernels.gelu_mul import gelu_mul
 from kernels.grouped_linear import grouped_linear
-from kernels.paged_attention import paged_attention
 from kernels.philox import uniform
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
-from kernels.sample import sample
 from kernels.silu_mul import silu_mul
 from kernels.uniform_quads import uniform_quads
-from kernels.write_heads import write_heads
-from kernels.write_kv import write_kv
+from tests.kernels.attention_launches import attention_launches
 
 MAX_SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
 TYPES = {
@@ -109,16 +105,11 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     index = tensor(64, of=torch.int64)
     yield "", lambda: uniform(index, index, index, 128256)
     yield "", lambda: uniform_quads(index, index, index, index, index)
-    logits, number = tensor(64, 128256, of=torch.float32), tensor(64, of=torch.float32)
-    filters = (number, index, number, number)
-    yield "", lambda: sample(logits, *filters, index, index, index)
     for dim in (576, 4096):
         x = tensor(64, dim)
         for label, weight in (("", tensor(dim)), (" wide", tensor(dim, of=torch.float32))):
             yield f"{dim}{label}", lambda x=x, weight=weight: rms_norm(x, weight, 1e-6)
             yield f"{dim}{label}", lambda x=x, weight=weight: add_rms_norm(x, x, weight, 1e-6)
-        parts = tensor(4, 64, dim, of=torch.float32)
-        yield f"{dim} in 4", lambda x=x, p=parts: add_rms_norm(p, x, x[0], 1e-6)
         yield f"{dim}", lambda x=x: silu_mul(x)
         yield f"{dim}", lambda x=x: gelu_mul(x)
     for experts, out, inner in ((8, 28672, 4096), (128, 2048, 768)):
@@ -130,33 +121,9 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     for heads, kv_heads, dim in ((32, 8, 128), (9, 3, 64), (32, 32, 80), (8, 4, 256)):
         query, key = tensor(64, heads, dim), tensor(64, kv_heads, dim)
         cos = tensor(64, dim // 2, of=torch.float32)
-        cache = tensor(32, 16, kv_heads, dim)
         label = f"{heads}/{kv_heads}x{dim}"
         yield label, lambda q=query, k=key, cos=cos: rotary(q, k, cos, cos)
-        qkv, norm = tensor(64, (heads + 2 * kv_heads) * dim), tensor(dim)
-        ready = (qkv, (norm, norm), 1e-6, (cos, cos))
-        for kind in (dtype, torch.float8_e4m3fn):
-            there = cache.to(kind)
-            name = f"{label} {kind}"
-            yield name, lambda k=key, cache=there: write_kv(k, k, cache, cache, index)
-            yield name, lambda a=ready, cache=there: write_heads(*a, cache, cache, index)
-        for num_sequences, window, softcap in ((64, 0, 0.0), (1, 4096, 50.0)):
-            lengths = tensor(num_sequences, of=torch.int32)
-            sequences = (tensor(num_sequences, 99, of=torch.int32), _starts(num_sequences), lengths)
-            rows = query[:num_sequences]
-            args = (query, cache, cache, *sequences, dim**-0.5, window, softcap)
-            name = f"{label} of {num_sequences}{' window cap' if window else ''}"
-            yield name, lambda args=args: paged_attention(*args)
-            yield name, lambda args=args, rows=rows: decode_attention(rows, *args[1:4], *args[5:])
-        if dtype == torch.float32:
-            continue
-        cache = cache.to(torch.float8_e4m3fn)
-        args = (query, cache, cache, *sequences, dim**-0.5)
-        yield f"{label} e4m3", lambda args=args: paged_attention(*args)
-        yield (
-            f"{label} e4m3",
-            lambda args=args, rows=rows: decode_attention(rows, *args[1:4], *args[5:]),
-        )
+    yield from attention_launches(dtype)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:

@@ -1,5 +1,7 @@
 """Attention of one token a sequence: the kernel and its splits against attention in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -116,7 +118,7 @@ def test_tables_have_an_entry_for_the_gpus_between_and_after_those_they_name():
 )
 def test_launcher_names_what_it_got_and_expected(position, wrong, complaint, launch):
     cache = torch.ones(5, 4, 2, 8)
-    arguments = [torch.ones(2, 4, 8), cache, cache, torch.ones(2, 2).int()]
+    arguments: list[Any] = [torch.ones(2, 4, 8), cache, cache, torch.ones(2, 2).int()]
     arguments += [torch.tensor([2, 2]).int(), 1.0]
     arguments[position] = wrong
     with pytest.raises(ValueError, match=complaint):

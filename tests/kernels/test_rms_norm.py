@@ -147,10 +147,10 @@ def test_a_product_in_parts_is_summed_and_rounded_first(
     expected = reference_add_rms_norm(whole, residual, weight, EPS)
     placed = [tensor.to(device) for tensor in (parts, residual, weight)]
     near = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
-    for add, arguments in (
-        (launcher("add_rms_norm"), placed),
-        (ops.add_rms_norm, (parts, residual, weight)),
+    for results in (
+        launcher("add_rms_norm")(*placed, EPS),
+        ops.add_rms_norm(parts, residual, weight, EPS),
     ):
-        for result, truth in zip(add(*arguments, EPS), expected, strict=True):
+        for result, truth in zip(results, expected, strict=True):
             assert result.dtype == dtype
             torch.testing.assert_close(result.cpu(), truth, rtol=near, atol=near)
