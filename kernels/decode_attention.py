@@ -18,7 +18,7 @@ from kernels.e4m3 import as_bits, is_native
 from kernels.paged_attention import check_cache
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits", "table_stride"])
 def _decode_attention_kernel(
     query,
     key_cache,
@@ -29,6 +29,7 @@ def _decode_attention_kernel(
     partial_sums,
     partial_logs,
     scale,
+    num_splits,
     query_stride_t,
     query_stride_h,
     key_stride_n,
@@ -47,7 +48,7 @@ def _decode_attention_kernel(
     DIM_BLOCK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KEY_TILE: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
+    IS_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     IS_NATIVE: tl.constexpr,
@@ -61,7 +62,7 @@ def _decode_attention_kernel(
         first_key = tl.maximum(length - WINDOW, 0)
     first_tile = first_key // KEY_TILE
     end_tile = tl.cdiv(length, KEY_TILE)
-    num_tiles = tl.cdiv(end_tile - first_tile, NUM_SPLITS)
+    num_tiles = tl.cdiv(end_tile - first_tile, num_splits)
     first_tile += split * num_tiles
     end_tile = tl.minimum(first_tile + num_tiles, end_tile)
 
@@ -97,35 +98,35 @@ def _decode_attention_kernel(
     # A sequence of length 0, or a stretch without keys, has seen nothing.
     total = tl.where(total == 0.0, 1.0, total)
     result = sums / total[:, None]
-    if NUM_SPLITS == 1:
-        o_place = output + sequence * output_stride_t + head[:, None] * output_stride_h
-        tl.store(o_place + dim[None, :], result.to(output.dtype.element_ty), mask=rows_mask)
-    else:
-        part = (sequence * NUM_HEADS + head) * NUM_SPLITS + split
+    if IS_SPLIT:
+        part = (sequence * NUM_HEADS + head) * num_splits + split
         p_place = partial_sums + part[:, None] * HEAD_DIM + dim[None, :]
         tl.store(p_place, result, mask=rows_mask)
         tl.store(partial_logs + part, highest + tl.log2(total), mask=m < NUM_GROUPS)
+    else:
+        o_place = output + sequence * output_stride_t + head[:, None] * output_stride_h
+        tl.store(o_place + dim[None, :], result.to(output.dtype.element_ty), mask=rows_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_splits"])
 def _merge_splits_kernel(
     partial_sums,
     partial_logs,
     output,
+    num_splits,
     output_stride_t,
     output_stride_h,
     NUM_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
-    NUM_SPLITS: tl.constexpr,
     SPLIT_BLOCK: tl.constexpr,
 ):
     sequence = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
     split = tl.arange(0, SPLIT_BLOCK)
     dim = tl.arange(0, DIM_BLOCK)
-    part = (sequence * NUM_HEADS + head) * NUM_SPLITS + split
-    is_split = split < NUM_SPLITS
+    part = (sequence * NUM_HEADS + head) * num_splits + split
+    is_split = split < num_splits
     logs = tl.load(partial_logs + part, mask=is_split, other=-float("inf"))
     highest = tl.max(logs, axis=0)
     weights = tl.exp2(logs - tl.where(highest == -float("inf"), 0.0, highest))
@@ -182,6 +183,7 @@ def decode_attention(
         partial_sums,
         partial_logs,
         scale,
+        num_splits,
         query.stride(0),
         query.stride(1),
         *key_cache.stride()[:3],
@@ -196,7 +198,7 @@ def decode_attention(
         DIM_BLOCK=dim_block,
         BLOCK_SIZE=block_size,
         KEY_TILE=tile.keys,
-        NUM_SPLITS=num_splits,
+        IS_SPLIT=num_splits > 1,
         WINDOW=window,
         SOFTCAP=float(softcap),
         IS_NATIVE=is_native(query.device),
@@ -208,12 +210,12 @@ def decode_attention(
             partial_sums,
             partial_logs,
             output,
+            num_splits,
             output.stride(0),
             output.stride(1),
             NUM_HEADS=num_heads,
             HEAD_DIM=head_dim,
             DIM_BLOCK=dim_block,
-            NUM_SPLITS=num_splits,
             SPLIT_BLOCK=triton.next_power_of_2(num_splits),
             num_warps=2,
         )

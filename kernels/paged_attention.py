@@ -90,7 +90,7 @@ def _attend_range(
     return highest, total, sums
 
 
-@triton.jit(do_not_specialize=["num_sequences"])
+@triton.jit(do_not_specialize=["num_sequences", "table_stride"])
 def _paged_attention_kernel(
     query,
     key_cache,

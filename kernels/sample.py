@@ -48,7 +48,7 @@ def _best_of(sums, tokens):
     return best, tl.min(tl.where(sums == best, tokens, _NO_TOKEN), axis=0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _sample_kernel(
     logits,
     temperatures,
@@ -61,7 +61,7 @@ def _sample_kernel(
     vocab_size,
     logits_stride,
     part_size,
-    NUM_PARTS: tl.constexpr,
+    num_parts,
     BLOCK: tl.constexpr,
 ):
     """Of one part of one row: the best sum, its token, and the largest logit."""
@@ -89,7 +89,7 @@ def _sample_kernel(
         sums = tl.where(is_better, noisy, sums)
         tokens = tl.where(is_better, token, tokens)
     best, token = _best_of(sums, tokens)
-    place = index * NUM_PARTS + part
+    place = index * num_parts + part
     tl.store(part_sums + place, best)
     tl.store(part_tokens + place, token)
     tl.store(part_logits + place, tl.max(highest, axis=0))
@@ -161,7 +161,7 @@ def _best_above(
     return token
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_parts"])
 def _choose_kernel(
     logits,
     temperatures,
@@ -177,13 +177,13 @@ def _choose_kernel(
     output,
     vocab_size,
     logits_stride,
-    NUM_PARTS: tl.constexpr,
+    num_parts,
     PART_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     index = tl.program_id(0).to(tl.int64)
     part = tl.arange(0, PART_BLOCK)
-    place, is_part = index * NUM_PARTS + part, part < NUM_PARTS
+    place, is_part = index * num_parts + part, part < num_parts
     sums = tl.load(part_sums + place, mask=is_part, other=-float("inf"))
     tokens = tl.load(part_tokens + place, mask=is_part, other=_NO_TOKEN)
     largest = tl.load(part_logits + place, mask=is_part, other=-float("inf"))
@@ -256,7 +256,7 @@ def sample(
             vocab_size,
             logits.stride(0),
             part_size,
-            NUM_PARTS=num_parts,
+            num_parts,
             BLOCK=_PART_BLOCK,
             num_warps=4,
         )
@@ -275,7 +275,7 @@ def sample(
             output,
             vocab_size,
             logits.stride(0),
-            NUM_PARTS=num_parts,
+            num_parts,
             PART_BLOCK=triton.next_power_of_2(num_parts),
             BLOCK=_ROW_BLOCK,
             num_warps=16,
