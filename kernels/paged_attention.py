@@ -255,7 +255,7 @@ def paged_attention(
     num_sequences = context_lengths.shape[0]
     block_size, num_kv_heads = key_cache.shape[1:3]
     num_groups = num_heads // num_kv_heads
-    tile = _tile(query, num_sequences, num_groups)
+    tile = _tile(query, key_cache, num_sequences, num_groups)
     tile_tokens = tile.rows // num_groups
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.numel():
@@ -293,17 +293,19 @@ def paged_attention(
     return output
 
 
-def _tile(query: Tensor, num_sequences: int, num_groups: int) -> Tile:
+def _tile(query: Tensor, key_cache: Tensor, num_sequences: int, num_groups: int) -> Tile:
     """The long tile where the batch fills half of its rows, else the short one.
 
-    The choice rests on shapes alone: reading a length would wait for the device.
+    Short ones spill where a GPU has to calculate e4m3. The choice rests on shapes alone:
+    reading a length would wait for the device.
     """
     table = table_of(capability_of(query.device))
     head = (triton.next_power_of_2(query.shape[2]), query.element_size())
     short, long = tile_of(table.short, *head), tile_of(table.long, *head)
     group_rows = triton.next_power_of_2(num_groups)
     mean_rows = query.shape[0] * num_groups // max(1, num_sequences)
-    is_long = group_rows > short.rows or 2 * mean_rows >= long.rows
+    is_calculated = key_cache.dtype == torch.float8_e4m3fn and not is_native(query.device)
+    is_long = is_calculated or group_rows > short.rows or 2 * mean_rows >= long.rows
     tile = long if is_long else short
     return tile._replace(rows=max(tile.rows, group_rows))
 

@@ -50,6 +50,7 @@ def launched(launcher, monkeypatch):
     return seen
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.skipif(not interpreter.is_interpreting(), reason="kernels of this process compile")
 def test_greedy_tokens_are_those_of_the_plain_path(make_engine, launched, monkeypatch):
     expected = run(make_engine())
