@@ -16,6 +16,7 @@ from engine.batch import Int64, SampledRows
 from engine.config import SamplingParams
 from engine.penalties import TokenCounts
 from engine.sequence import Sequence
+from kernels import ops
 
 if TYPE_CHECKING:
     from engine.grammar import Masks
@@ -172,6 +173,13 @@ class Sampler:
         logits[self._tensor(lines), self._tensor(np.concatenate(columns))] = -torch.inf
 
     def _draw(self, logits: Tensor, records: Records, positions: Int64, needs: _Needs) -> Tensor:
+        if logits.is_cuda:  # in one go, without a sort
+            temperature, top_k, top_p, min_p, seed, choice = (
+                self._tensor(records[name])
+                for name in ("temperature", "top_k", "top_p", "min_p", "seed", "choice")
+            )
+            keys = (seed, choice, self._tensor(positions))
+            return ops.sample(logits, temperature, top_k, top_p, min_p, *keys)
         logits = logits / self._tensor(records["temperature"])[:, None]
         logits = self._filter(logits, records, "top_k", needs.of(_TOP_K))
         logits = self._filter(logits, records, "top_p", needs.of(_TOP_P))

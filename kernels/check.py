@@ -32,3 +32,15 @@ def expect_rows(name: str, tensor: Tensor) -> None:
     """Raise ValueError unless the last dimension is contiguous: kernels take no stride for it."""
     if tensor.shape[-1] > 1:
         expect(f"last stride of {name}", tensor.stride(-1), 1)
+
+
+def expect_caches(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
+    """Raise ValueError unless both lie beside `like`, alike, in its type or in e4m3."""
+    expect("dimensions of key_cache", key_cache.dim(), 4)
+    expect_shape("value_cache", value_cache, *key_cache.shape)
+    if key_cache.dtype != torch.float8_e4m3fn:
+        expect("dtype of key_cache", key_cache.dtype, like.dtype)
+    expect("device of key_cache", key_cache.device, like.device)
+    expect_like("value_cache", value_cache, key_cache)
+    expect_rows("key_cache", key_cache)
+    expect_rows("value_cache", value_cache)

@@ -27,11 +27,20 @@ from kernels.cpu import (
     write_kv as cpu_write_kv,
 )
 from kernels.packed import PackedMatrix, Projection
+from kernels.reference import (
+    decode_attention as reference_decode_attention,
+    sample as reference_sample,
+)
+
+
+def _takes_kernel(x: Tensor) -> bool:
+    """Whether the way is through Triton; tests let CPU tensors through to the interpreter."""
+    return x.is_cuda
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """RMSNorm over the last dimension of x [T, D] or [T, H, D]; weight [D]."""
-    if x.is_cuda:
+    if _takes_kernel(x):
         from kernels.rms_norm import rms_norm as launch
 
         return launch(x, weight, eps)
@@ -39,8 +48,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """`h = x + residual`, all [T, D]; returns (RMSNorm of h, h)."""
-    if x.is_cuda:
+    """`h = x + residual`, all [T, D] (x may come in parts); returns (RMSNorm of h, h)."""
+    if _takes_kernel(x):
         from kernels.add_rms_norm import add_rms_norm as launch
 
         return launch(x, residual, weight, eps)
@@ -49,7 +58,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
 
 def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     """Rotated copies of query [T, Hq, D] and key [T, Hkv, D]; cos, sin [T, R/2]."""
-    if query.is_cuda:
+    if _takes_kernel(query):
         from kernels.rotary import rotary as launch
 
         return launch(query, key, cos, sin)
@@ -58,7 +67,7 @@ def rotary(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor
 
 def silu_mul(gate_up: Tensor) -> Tensor:
     """`silu(gate) * up` of gate_up [T, 2I]; returns [T, I]."""
-    if gate_up.is_cuda:
+    if _takes_kernel(gate_up):
         from kernels.silu_mul import silu_mul as launch
 
         return launch(gate_up)
@@ -67,7 +76,7 @@ def silu_mul(gate_up: Tensor) -> Tensor:
 
 def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
     """Rows `starts[e]:starts[e + 1]` of x [R, I] by weight[e] of [E, O, I]; returns [R, O]."""
-    if x.is_cuda:
+    if _takes_kernel(x):
         from kernels.grouped_linear import grouped_linear as launch
 
         return launch(x, weight, starts)
@@ -125,7 +134,7 @@ def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
 
 def gelu_mul(gate_up: Tensor) -> Tensor:
     """`gelu(gate) * up` of gate_up [T, 2I], GELU by tanh; returns [T, I]."""
-    if gate_up.is_cuda:
+    if _takes_kernel(gate_up):
         from kernels.gelu_mul import gelu_mul as launch
 
         return launch(gate_up)
@@ -136,11 +145,41 @@ def write_kv(
     key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
 ) -> None:
     """Store key and value [T, Hkv, D] at slots [T] int64 of caches [N, B, Hkv, D]; -1 skips."""
-    if key.is_cuda:
+    if _takes_kernel(key):
         from kernels.write_kv import write_kv as launch
 
         return launch(key, value, key_cache, value_cache, slots)
     return cpu_write_kv.write_kv(key, value, key_cache, value_cache, slots)
+
+
+def write_heads(
+    qkv: Tensor,
+    norms: tuple[Tensor, Tensor] | None,
+    eps: float,
+    rotation: tuple[Tensor, Tensor] | None,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    slots: Tensor,
+) -> Tensor:
+    """Queries [T, Hq, D] of qkv [T, (Hq + 2 Hkv) * D], normalised and turned; the rest is stored.
+
+    rms_norm, rotary and write_kv: in one kernel on a GPU, one after the other on a CPU.
+    """
+    if _takes_kernel(qkv):
+        from kernels.write_heads import write_heads as launch
+
+        return launch(qkv, norms, eps, rotation, key_cache, value_cache, slots)
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    heads = qkv.unflatten(1, (-1, head_dim))
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    query: Tensor
+    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
+    if norms is not None:
+        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
+    if rotation is not None:
+        query, key = rotary(query, key, *rotation)
+    write_kv(key, value, key_cache, value_cache, slots)
+    return query
 
 
 def paged_attention(
@@ -155,13 +194,34 @@ def paged_attention(
     softcap: float = 0.0,
 ) -> Tensor:
     """Causal attention of query [T, Hq, D] over the block cache; contract in the reference."""
-    if query.is_cuda:
+    if _takes_kernel(query):
         from kernels.paged_attention import paged_attention as attend
     else:
         attend = cpu_paged_attention.paged_attention
     caches = (key_cache, value_cache)
     sequences = (block_tables, query_starts, context_lengths)
     return attend(query, *caches, *sequences, scale, window, softcap)
+
+
+def decode_attention(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    context_lengths: Tensor,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Tensor:
+    """`paged_attention` of query [S, Hq, D] with a row a sequence; a length of 0 gives zeros."""
+    sequences = (block_tables, context_lengths)
+    if _takes_kernel(query):
+        from kernels.decode_attention import decode_attention as launch
+
+        return launch(query, key_cache, value_cache, *sequences, scale, window, softcap)
+    return reference_decode_attention.decode_attention(
+        query, key_cache, value_cache, *sequences, scale, window, softcap
+    )
 
 
 def cached_attention(
@@ -181,26 +241,21 @@ def cached_attention(
 ) -> Tensor:
     """Projections qkv [T, (Hq + 2 Hkv) * D] to attended heads [T, Hq * D]; qkv may be overwritten.
 
-    Norms, rotary, write_kv and paged_attention: one after the other, or in one call on a CPU.
+    write_heads and paged_attention, or decode_attention where sequences have a row each: one after
+    the other, or in one call on a CPU.
     """
     sequences = (block_tables, query_starts, context_lengths)
-    if not qkv.is_cuda and cpu_cached_attention.is_native(qkv, (key_cache, value_cache)):
+    if not _takes_kernel(qkv) and cpu_cached_attention.is_native(qkv, (key_cache, value_cache)):
         caches = (key_cache, value_cache, slots)
         return cpu_cached_attention.cached_attention(
             qkv, norms, eps, rotation, *caches, *sequences, scale, window, softcap
         )
-    _, _, num_kv_heads, head_dim = key_cache.shape
-    heads = qkv.unflatten(1, (-1, head_dim))
-    num_heads = heads.shape[1] - 2 * num_kv_heads
-    query, key, value = heads.split((num_heads, num_kv_heads, num_kv_heads), dim=1)
-    if norms is not None:
-        query, key = rms_norm(query, norms[0], eps), rms_norm(key, norms[1], eps)
-    if rotation is not None:
-        query, key = rotary(query, key, *rotation)
-    write_kv(key, value, key_cache, value_cache, slots)
-    return paged_attention(
-        query, key_cache, value_cache, *sequences, scale, window, softcap
-    ).flatten(1)
+    query = write_heads(qkv, norms, eps, rotation, key_cache, value_cache, slots)
+    way = (key_cache, value_cache, block_tables)
+    if _takes_kernel(qkv) and len(query) == len(context_lengths):
+        return decode_attention(query, *way, context_lengths, scale, window, softcap).flatten(1)
+    lengths = (query_starts, context_lengths)
+    return paged_attention(query, *way, *lengths, scale, window, softcap).flatten(1)
 
 
 def varlen_attention(
@@ -213,7 +268,7 @@ def varlen_attention(
     biases: Tensor | None = None,
 ) -> Tensor:
     """Attention both ways of whole sequences [T, Hq, D], each by itself; S + 1 `starts`."""
-    if query.is_cuda:
+    if _takes_kernel(query):
         from kernels.varlen_attention import varlen_attention as launch
 
         return launch(query, key, value, starts, scale, window, biases)
@@ -222,7 +277,7 @@ def varlen_attention(
 
 def uniform(seeds: Tensor, choices: Tensor, positions: Tensor, num: int) -> Tensor:
     """Uniforms in (0, 1) [S, num] float32, a function of seed, choice and position [S] int64."""
-    if seeds.is_cuda:
+    if _takes_kernel(seeds):
         from kernels.philox import uniform as launch
 
         return launch(seeds, choices, positions, num)
@@ -233,8 +288,27 @@ def uniform_quads(
     seeds: Tensor, choices: Tensor, positions: Tensor, rows: Tensor, quads: Tensor
 ) -> Tensor:
     """Elements 4q to 4q + 3 of a row of `uniform`, for each of `rows`, `quads` [N]; [N, 4]."""
-    if seeds.is_cuda:
+    if _takes_kernel(seeds):
         from kernels.uniform_quads import uniform_quads as launch
 
         return launch(seeds, choices, positions, rows, quads)
     return cpu_uniform_quads.uniform_quads(seeds, choices, positions, rows, quads)
+
+
+def sample(
+    logits: Tensor,
+    temperatures: Tensor,
+    top_k: Tensor,
+    top_p: Tensor,
+    min_p: Tensor,
+    seeds: Tensor,
+    choices: Tensor,
+    positions: Tensor,
+) -> Tensor:
+    """The next ids [R] int64 of logits [R, V] float32; the rest [R], contract in the reference."""
+    filters, keys = (top_k, top_p, min_p), (seeds, choices, positions)
+    if _takes_kernel(logits):
+        from kernels.sample import sample as launch
+
+        return launch(logits, temperatures, *filters, *keys)
+    return reference_sample.sample(logits, temperatures, *filters, *keys)

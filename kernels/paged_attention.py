@@ -4,16 +4,16 @@ One program computes a few query tokens of one sequence for the query heads of o
 that a tile's rows share the keys it loads. Knows no scheduler: a batch may mix anything.
 """
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.check import expect, expect_index, expect_like, expect_rows, expect_shape
-
-_LOG2_E = tl.constexpr(1.4426950408889634)
+from kernels.architecture import capability_of
+from kernels.attention_parts import fold, load_tile, log2_scores
+from kernels.attention_tiles import Tile, table_of, tile_of
+from kernels.check import expect, expect_caches, expect_index, expect_rows, expect_shape
+from kernels.e4m3 import as_bits, is_native
 
 
 @triton.jit
@@ -34,16 +34,63 @@ def _find_sequence(query_starts, num_sequences, tile, TILE_TOKENS: tl.constexpr)
 
 
 @triton.jit
-def _log2_scores(scores, scale, SOFTCAP: tl.constexpr):
-    if SOFTCAP > 0:
-        # tanh through exp2; past 2^64 it is 1 in float32, so the bound only keeps exp2 finite.
-        power = tl.exp2(tl.minimum(scores * (scale * (2 * _LOG2_E / SOFTCAP)), 64.0))
-        return (SOFTCAP * _LOG2_E) * (1.0 - 2.0 / (power + 1.0))
-    else:
-        return scores * (scale * _LOG2_E)
+def _attend_range(
+    state,
+    q,
+    caches,
+    key_strides,
+    value_strides,
+    table,
+    kv_head,
+    position,
+    begin,
+    end,
+    scale,
+    HEAD_DIM: tl.constexpr,
+    DIM_BLOCK: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    KEY_TILE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    IS_NATIVE: tl.constexpr,
+    HAS_EDGE: tl.constexpr,
+):
+    """Take in the keys from `begin` to `end`; without an edge whole tiles that every row sees."""
+    highest, total, sums = state
+    key_cache, value_cache = caches
+    key_stride_n, key_stride_b, key_stride_h = key_strides
+    value_stride_n, value_stride_b, value_stride_h = value_strides
+    dim = tl.arange(0, DIM_BLOCK)
+    in_dim = dim < HEAD_DIM
+    IS_MASKED: tl.constexpr = HAS_EDGE or HEAD_DIM < DIM_BLOCK
+    for start in range(begin, end, KEY_TILE):
+        place = start + tl.arange(0, KEY_TILE)
+        is_key = place < end
+        if HAS_EDGE:
+            block = tl.load(table + place // BLOCK_SIZE, mask=is_key, other=0).to(tl.int64)
+        else:
+            block = tl.load(table + place // BLOCK_SIZE).to(tl.int64)
+        k_mask, v_mask = is_key[None, :], is_key[:, None]
+        if HEAD_DIM < DIM_BLOCK:
+            k_mask, v_mask = k_mask & in_dim[:, None], v_mask & in_dim[None, :]
+        slot = place % BLOCK_SIZE
+        k_place = block * key_stride_n + slot * key_stride_b + kv_head * key_stride_h
+        k_place = key_cache + k_place[None, :] + dim[:, None]
+        k = load_tile(k_place, k_mask, q.dtype, IS_MASKED, IS_NATIVE)
+        scores = log2_scores(tl.dot(q, k, input_precision="ieee"), scale, SOFTCAP)
+        if HAS_EDGE:
+            visible = place[None, :] <= position[:, None]
+            if WINDOW > 0:
+                visible = visible & (place[None, :] > position[:, None] - WINDOW)
+            scores = tl.where(visible, scores, -float("inf"))
+        v_place = block * value_stride_n + slot * value_stride_b + kv_head * value_stride_h
+        v_place = value_cache + v_place[:, None] + dim[None, :]
+        v = load_tile(v_place, v_mask, q.dtype, IS_MASKED, IS_NATIVE)
+        highest, total, sums = fold(highest, total, sums, scores, v)
+    return highest, total, sums
 
 
-@triton.jit(do_not_specialize=["num_sequences"])
+@triton.jit(do_not_specialize=["num_sequences", "table_stride"])
 def _paged_attention_kernel(
     query,
     key_cache,
@@ -74,6 +121,7 @@ def _paged_attention_kernel(
     KEY_TILE: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
+    IS_NATIVE: tl.constexpr,
 ):
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
@@ -98,40 +146,88 @@ def _paged_attention_kernel(
     q_place = query + row[:, None] * query_stride_t + head[:, None] * query_stride_h
     q = tl.load(q_place + dim[None, :], mask=rows_mask, other=0.0)
 
+    # Keys of the tiles that every row sees whole lie from `low` to `full`; edges are masked.
+    first_position = before + offset
     end = before + tl.minimum(offset + TILE_TOKENS, num_rows)
     begin = 0
+    low = 0
     if WINDOW > 0:
-        begin = tl.maximum(before + offset - WINDOW + 1, 0) // KEY_TILE * KEY_TILE
+        begin = tl.maximum(first_position - WINDOW + 1, 0) // KEY_TILE * KEY_TILE
+        low = tl.minimum(tl.cdiv(tl.maximum(end - WINDOW, 0), KEY_TILE) * KEY_TILE, end)
+    full = tl.maximum((first_position + 1) // KEY_TILE * KEY_TILE, low)
     table = block_tables + sequence.to(tl.int64) * table_stride
+    caches = (key_cache, value_cache)
+    key_strides = (key_stride_n, key_stride_b, key_stride_h)
+    value_strides = (value_stride_n, value_stride_b, value_stride_h)
     highest = tl.full([TILE_ROWS], -float("inf"), tl.float32)
     total = tl.zeros([TILE_ROWS], tl.float32)
     sums = tl.zeros([TILE_ROWS, DIM_BLOCK], tl.float32)
-    for start in range(begin, end, KEY_TILE):
-        place = start + tl.arange(0, KEY_TILE)
-        is_key = place < end
-        block = tl.load(table + place // BLOCK_SIZE, mask=is_key, other=0).to(tl.int64)
-        slot = place % BLOCK_SIZE
-        k_place = block * key_stride_n + slot * key_stride_b + kv_head * key_stride_h
-        k_mask = in_dim[:, None] & is_key[None, :]
-        k = tl.load(key_cache + k_place[None, :] + dim[:, None], mask=k_mask, other=0.0)
-        scores = _log2_scores(tl.dot(q, k, input_precision="ieee"), scale, SOFTCAP)
-        visible = place[None, :] <= position[:, None]
-        if WINDOW > 0:
-            visible = visible & (place[None, :] > position[:, None] - WINDOW)
-        scores = tl.where(visible, scores, -float("inf"))
-        new_highest = tl.maximum(highest, tl.max(scores, axis=1))
-        # A row that has seen no key yet stays at -inf; 0 in its place keeps exp2 free of NaN.
-        pivot = tl.where(new_highest == -float("inf"), 0.0, new_highest)
-        weights = tl.exp2(scores - pivot[:, None])
-        shrink = tl.exp2(highest - pivot)
-        v_place = block * value_stride_n + slot * value_stride_b + kv_head * value_stride_h
-        v_mask = is_key[:, None] & in_dim[None, :]
-        v = tl.load(value_cache + v_place[:, None] + dim[None, :], mask=v_mask, other=0.0)
-        total = total * shrink + tl.sum(weights, axis=1)
-        sums = sums * shrink[:, None]
-        sums += tl.dot(weights.to(v.dtype), v, input_precision="ieee")
-        highest = new_highest
-
+    state = (highest, total, sums)
+    if WINDOW > 0:
+        state = _attend_range(
+            state,
+            q,
+            caches,
+            key_strides,
+            value_strides,
+            table,
+            kv_head,
+            position,
+            begin,
+            low,
+            scale,
+            HEAD_DIM,
+            DIM_BLOCK,
+            BLOCK_SIZE,
+            KEY_TILE,
+            WINDOW,
+            SOFTCAP,
+            IS_NATIVE,
+            True,
+        )
+    state = _attend_range(
+        state,
+        q,
+        caches,
+        key_strides,
+        value_strides,
+        table,
+        kv_head,
+        position,
+        low,
+        full,
+        scale,
+        HEAD_DIM,
+        DIM_BLOCK,
+        BLOCK_SIZE,
+        KEY_TILE,
+        WINDOW,
+        SOFTCAP,
+        IS_NATIVE,
+        False,
+    )
+    state = _attend_range(
+        state,
+        q,
+        caches,
+        key_strides,
+        value_strides,
+        table,
+        kv_head,
+        position,
+        full,
+        end,
+        scale,
+        HEAD_DIM,
+        DIM_BLOCK,
+        BLOCK_SIZE,
+        KEY_TILE,
+        WINDOW,
+        SOFTCAP,
+        IS_NATIVE,
+        True,
+    )
+    highest, total, sums = state
     # Rows of padding may have seen nothing; they are not stored, but 0 / 0 is worth avoiding.
     result = sums / tl.where(total == 0.0, 1.0, total)[:, None]
     o_place = output + row[:, None] * output_stride_t + head[:, None] * output_stride_h
@@ -159,15 +255,15 @@ def paged_attention(
     num_sequences = context_lengths.shape[0]
     block_size, num_kv_heads = key_cache.shape[1:3]
     num_groups = num_heads // num_kv_heads
-    tile = _tile(query, num_sequences, num_groups)
+    tile = _tile(query, key_cache, num_sequences, num_groups)
     tile_tokens = tile.rows // num_groups
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.numel():
         grid = (num_tokens // tile_tokens + num_sequences, num_kv_heads)
         _paged_attention_kernel[grid](
             query,
-            key_cache,
-            value_cache,
+            as_bits(key_cache),
+            as_bits(value_cache),
             block_tables,
             query_starts,
             context_lengths,
@@ -190,37 +286,28 @@ def paged_attention(
             KEY_TILE=tile.keys,
             WINDOW=window,
             SOFTCAP=float(softcap),
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            IS_NATIVE=is_native(query.device),
+            num_warps=tile.num_warps,
+            num_stages=tile.num_stages,
         )
     return output
 
 
-class _Tile(NamedTuple):
-    """What one program computes, and how: query rows against keys, a pass of the loop."""
+def _tile(query: Tensor, key_cache: Tensor, num_sequences: int, num_groups: int) -> Tile:
+    """The long tile where the batch fills half of its rows, else the short one.
 
-    rows: int
-    keys: int
-    warps: int
-    stages: int
-
-
-def _tile(query: Tensor, num_sequences: int, num_groups: int) -> _Tile:
-    """The largest tile that spills no register on sm_80 and sm_90 (tests/kernels/test_compile.py).
-
-    Decode gets the 16 rows that a tensor core needs. The choice rests on shapes alone: reading a
-    length would wait for the device, and a captured graph must keep its grid.
+    Short ones spill where a GPU has to calculate e4m3. The choice rests on shapes alone:
+    reading a length would wait for the device.
     """
+    table = table_of(capability_of(query.device))
+    head = (triton.next_power_of_2(query.shape[2]), query.element_size())
+    short, long = tile_of(table.short, *head), tile_of(table.long, *head)
     group_rows = triton.next_power_of_2(num_groups)
-    if query.element_size() == 4:  # full float32 products run outside the tensor cores
-        return _Tile(max(16, group_rows), keys=16, warps=4, stages=2)
     mean_rows = query.shape[0] * num_groups // max(1, num_sequences)
-    rows = max(16, group_rows, min(64, triton.next_power_of_2(max(1, mean_rows))))
-    head_dim = query.shape[2]
-    warps = 8 if rows >= 64 and head_dim > 64 else 4
-    if head_dim > 128:
-        return _Tile(rows, keys=32, warps=warps, stages=2)
-    return _Tile(rows, keys=64, warps=warps, stages=3 if rows == 16 else 2)
+    is_calculated = key_cache.dtype == torch.float8_e4m3fn and not is_native(query.device)
+    is_long = is_calculated or group_rows > short.rows or 2 * mean_rows >= long.rows
+    tile = long if is_long else short
+    return tile._replace(rows=max(tile.rows, group_rows))
 
 
 def _check(
@@ -231,22 +318,25 @@ def _check(
     query_starts: Tensor,
     context_lengths: Tensor,
 ) -> None:
-    expect("dimensions of query", query.dim(), 3)
-    expect("dimensions of key_cache", key_cache.dim(), 4)
-    num_blocks, block_size, num_kv_heads, head_dim = key_cache.shape
-    expect("head dimension of query", query.shape[2], head_dim)
-    expect("query heads modulo KV heads", query.shape[1] % num_kv_heads, 0)
-    expect_shape("value_cache", value_cache, num_blocks, block_size, num_kv_heads, head_dim)
+    check_cache(query, key_cache, value_cache)
     num_sequences = context_lengths.shape[0]
     expect("dimensions of block_tables", block_tables.dim(), 2)
     expect("rows of block_tables", block_tables.shape[0], num_sequences)
     expect_shape("query_starts", query_starts, num_sequences + 1)
-    for name, tensor in (("key_cache", key_cache), ("value_cache", value_cache)):
-        expect_like(name, tensor, query)
-        expect_rows(name, tensor)
-    expect_rows("query", query)
     expect("dtype of block_tables", block_tables.dtype, torch.int32)
     expect("device of block_tables", block_tables.device, query.device)
     expect_rows("block_tables", block_tables)
     expect_index("query_starts", query_starts, torch.int32, query)
     expect_index("context_lengths", context_lengths, torch.int32, query)
+
+
+def check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    """Raise ValueError unless the caches hold heads like the query's, in its type or in e4m3."""
+    expect("dimensions of query", query.dim(), 3)
+    expect_rows("query", query)
+    if key_cache.dtype == torch.float8_e4m3fn:
+        expect("bytes of an element of query beside e4m3", query.element_size(), 2)
+    expect_caches(key_cache, value_cache, query)
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    expect("head dimension of query", query.shape[2], head_dim)
+    expect("query heads modulo KV heads", query.shape[1] % num_kv_heads, 0)

@@ -5,7 +5,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.check import expect, expect_index, expect_like, expect_rows, expect_shape
+from kernels.check import (
+    expect,
+    expect_caches,
+    expect_index,
+    expect_like,
+    expect_rows,
+    expect_shape,
+)
+from kernels.e4m3 import as_bits, is_native, store_rounded
 
 
 @triton.jit
@@ -30,6 +38,7 @@ def _write_kv_kernel(
     HEAD_DIM: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
+    IS_NATIVE: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slots + token)
@@ -39,12 +48,15 @@ def _write_kv_kernel(
     head = tl.arange(0, HEADS)[:, None]
     dim = tl.arange(0, DIM_BLOCK)[None, :]
     inside = (head < NUM_HEADS) & (dim < HEAD_DIM)
+    dtype: tl.constexpr = key.dtype.element_ty
     source = key + token * key_stride_t + head * key_stride_h + dim
     target = key_cache + block * key_cache_stride_n + offset * key_cache_stride_b
-    tl.store(target + head * key_cache_stride_h + dim, tl.load(source, mask=inside), mask=inside)
+    rows = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    store_rounded(target + head * key_cache_stride_h + dim, rows, inside, dtype, IS_NATIVE)
     source = value + token * value_stride_t + head * value_stride_h + dim
     target = value_cache + block * value_cache_stride_n + offset * value_cache_stride_b
-    tl.store(target + head * value_cache_stride_h + dim, tl.load(source, mask=inside), mask=inside)
+    rows = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    store_rounded(target + head * value_cache_stride_h + dim, rows, inside, dtype, IS_NATIVE)
 
 
 def write_kv(
@@ -57,8 +69,8 @@ def write_kv(
         _write_kv_kernel[(num_tokens,)](
             key,
             value,
-            key_cache,
-            value_cache,
+            as_bits(key_cache),
+            as_bits(value_cache),
             slots,
             key.stride(0),
             key.stride(1),
@@ -75,6 +87,7 @@ def write_kv(
             HEAD_DIM=head_dim,
             DIM_BLOCK=triton.next_power_of_2(head_dim),
             BLOCK_SIZE=key_cache.shape[1],
+            IS_NATIVE=is_native(key.device),
         )
 
 
@@ -82,13 +95,12 @@ def _check(
     key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
 ) -> None:
     expect("dimensions of key", key.dim(), 3)
-    expect("dimensions of key_cache", key_cache.dim(), 4)
     expect_shape("value", value, *key.shape)
+    expect_like("value", value, key)
+    expect("dimensions of key_cache", key_cache.dim(), 4)
     expect_shape("key_cache", key_cache, *key_cache.shape[:2], *key.shape[1:])
-    expect_shape("value_cache", value_cache, *key_cache.shape)
+    expect_caches(key_cache, value_cache, key)
     expect_shape("slots", slots, key.shape[0])
     expect_index("slots", slots, torch.int64, key)
-    tensors = {"key": key, "value": value, "key_cache": key_cache, "value_cache": value_cache}
-    for name, tensor in tensors.items():
-        expect_like(name, tensor, key)
-        expect_rows(name, tensor)
+    expect_rows("key", key)
+    expect_rows("value", value)

@@ -10,6 +10,10 @@ from kernels.reference.add_rms_norm import add_rms_norm as reference_add_rms_nor
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """As kernels/reference/add_rms_norm.py, within float32 rounding."""
     library = loaded_library()
-    if library is None or not x.dtype == residual.dtype == weight.dtype == torch.float32:
+    if (
+        library is None
+        or x.dim() == 3
+        or not x.dtype == residual.dtype == weight.dtype == torch.float32
+    ):
         return reference_add_rms_norm(x, residual, weight, eps)
     return library.rms_norm(x, residual, weight, eps)

@@ -1,6 +1,9 @@
 """New keys and values into the block cache: the truth for kernels/write_kv.py."""
 
+import torch
 from torch import Tensor
+
+LARGEST_E4M3 = 448.0
 
 
 def write_kv(
@@ -9,9 +12,17 @@ def write_kv(
     """Store row t of `key` and `value` at slot `slots[t]`, in place; slot -1 skips the row.
 
     key, value: [T, Hkv, D]; key_cache, value_cache: [N, B, Hkv, D]; slots: [T] int64, where a slot
-    is `block * B + offset`. No two rows may name the same slot.
+    is `block * B + offset`. No two rows may name the same slot. Caches are of the rows' type or
+    float8_e4m3fn: then rows are rounded to the nearest, what is beyond 448 to that.
     """
     kept = slots >= 0
     block, offset = slots[kept] // key_cache.shape[1], slots[kept] % key_cache.shape[1]
-    key_cache[block, offset] = key[kept]
-    value_cache[block, offset] = value[kept]
+    key_cache[block, offset] = as_stored(key[kept], key_cache.dtype)
+    value_cache[block, offset] = as_stored(value[kept], value_cache.dtype)
+
+
+def as_stored(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows in the cache's type."""
+    if dtype != torch.float8_e4m3fn:
+        return rows
+    return rows.float().clamp(-LARGEST_E4M3, LARGEST_E4M3).to(dtype)

@@ -18,17 +18,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+from kernels import architecture
 from kernels.add_rms_norm import add_rms_norm
 from kernels.gelu_mul import gelu_mul
 from kernels.grouped_linear import grouped_linear
-from kernels.paged_attention import paged_attention
 from kernels.philox import uniform
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
 from kernels.uniform_quads import uniform_quads
 from kernels.varlen_attention import varlen_attention
-from kernels.write_kv import write_kv
+from tests.kernels.attention_launches import attention_launches
 
 MAX_SHARED_BYTES = {80: 163 << 10, 86: 99 << 10, 89: 99 << 10, 90: 227 << 10}
 TYPES = {
@@ -36,6 +36,7 @@ TYPES = {
     torch.bfloat16: "bf16",
     torch.int32: "i32",
     torch.int64: "i64",
+    torch.uint8: "u8",
 }
 
 
@@ -121,16 +122,8 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
     for heads, kv_heads, dim in ((32, 8, 128), (9, 3, 64), (32, 32, 80), (8, 4, 256)):
         query, key = tensor(64, heads, dim), tensor(64, kv_heads, dim)
         cos = tensor(64, dim // 2, of=torch.float32)
-        cache = tensor(32, 16, kv_heads, dim)
         label = f"{heads}/{kv_heads}x{dim}"
         yield label, lambda q=query, k=key, cos=cos: rotary(q, k, cos, cos)
-        yield label, lambda k=key, cache=cache: write_kv(k, k, cache, cache, index)
-        for num_sequences, window, softcap in ((64, 0, 0.0), (1, 4096, 50.0)):
-            lengths = tensor(num_sequences, of=torch.int32)
-            sequences = (tensor(num_sequences, 99, of=torch.int32), _starts(num_sequences), lengths)
-            args = (query, cache, cache, *sequences, dim**-0.5, window, softcap)
-            name = f"{label} of {num_sequences}{' window cap' if window else ''}"
-            yield name, lambda args=args: paged_attention(*args)
         for window in (0, 64):
             packed = (query, key, key, _starts(8), dim**-0.5, window)
             name = f"{label}{' window' if window else ''}"
@@ -138,6 +131,7 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             if heads == kv_heads:  # as all models have them that have biases
                 biased = (*packed, tensor(heads, 257, of=torch.float32))
                 yield f"{name} biases", lambda biased=biased: varlen_attention(*biased)
+    yield from attention_launches(dtype)
 
 
 def _starts(num_sequences: int) -> torch.Tensor:
@@ -148,6 +142,7 @@ def main(archs: list[int]) -> int:
     num_bad = 0
     for arch in archs:
         compiler = Compiler(arch)
+        architecture.INTERPRETED = arch
         JITFunction.run = lambda kernel, *args, **kwargs: compiler.run(kernel, *args, **kwargs)  # noqa: B023
         for dtype in (torch.bfloat16, torch.float32):
             for label, launch in launches(dtype):

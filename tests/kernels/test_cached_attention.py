@@ -146,3 +146,13 @@ def test_a_sequences_bits_do_not_depend_on_its_neighbours(attention, generator):
             *copied((qkv[rows], norms, eps, turn, keys, values, *one, lengths[s : s + 1], *rest))
         )
         assert alone.equal(together[rows])
+
+
+def test_a_cache_in_e4m3_is_written_and_read(generator):
+    arguments = list(build(CASES["mixed"], generator))
+    arguments[4:6] = [cache.to(torch.float8_e4m3fn) for cache in arguments[4:6]]
+    actual, expected = copied(arguments), copied(arguments)
+    result, truth = ops.cached_attention(*actual), reference_cached_attention(*expected)
+    torch.testing.assert_close(result, truth, rtol=1e-3, atol=1e-3)
+    for cache, true_cache in zip(actual[4:6], expected[4:6], strict=True):
+        assert (cache.view(torch.uint8) == true_cache.view(torch.uint8)).float().mean() > 0.99

@@ -1,30 +1,15 @@
-"""Paged attention: the reference against plain attention in float64, both fast paths against it.
+"""Paged attention: the reference against plain attention in float64, both fast paths against it."""
 
-Caches are filled with NaN wherever no token lives, and table entries that nobody may read point
-nowhere.
-"""
-
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 
+from kernels import ops
 from kernels.cpu.native.bindings import load_library
 from kernels.cpu.paged_attention import _padded, paged_attention as cpu_paged_attention
 from kernels.reference.paged_attention import paged_attention as reference_paged_attention
-
-NOWHERE = 1 << 30
-
-
-class Case(NamedTuple):
-    """A batch: its sequences as (query rows, context length), and the model's shape."""
-
-    sequences: list[tuple[int, int]]
-    heads: tuple[int, int, int]  # query heads, KV heads, head dimension
-    block_size: int = 16
-    window: int = 0
-    softcap: float = 0.0
-
+from tests.kernels.attention_cases import Case, assert_near, build, plain_attention
 
 CASES = {
     "one-token": Case([(1, 1)], (2, 1, 16)),
@@ -43,71 +28,6 @@ CASES = {
     "window-softcap": Case([(1, 90), (30, 50)], (4, 4, 32), block_size=5, window=17, softcap=2.0),
     "block-larger-than-context": Case([(1, 9), (4, 4)], (2, 1, 32), block_size=128),
 }
-
-
-class Inputs(NamedTuple):
-    """The arguments of paged_attention, and the plain keys and values [L, Hkv, D] behind them."""
-
-    arguments: tuple[Any, ...]
-    query: torch.Tensor
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
-
-
-def build(case, dtype, generator, scale=None):
-    num_heads, num_kv_heads, dim = case.heads
-    size = case.block_size
-    rows, lengths = zip(*case.sequences, strict=True)
-    num_blocks = [-(-length // size) for length in lengths]
-    order = torch.randperm(sum(num_blocks) + 2, generator=generator).int()
-    tables = torch.full((len(lengths), max(num_blocks) + 2), NOWHERE, dtype=torch.int32)
-    caches = torch.full((2, len(order), size, num_kv_heads, dim), torch.nan, dtype=dtype)
-    states = [
-        torch.randn(2, length, num_kv_heads, dim, generator=generator).to(dtype)
-        for length in lengths
-    ]
-    for sequence, (state, count) in enumerate(zip(states, num_blocks, strict=True)):
-        blocks, order = order[:count], order[count:]
-        tables[sequence, :count] = blocks
-        for token in range(state.shape[1]):
-            caches[:, blocks[token // size], token % size] = state[:, token]
-    # A view of a fused projection, as the engine has it.
-    query = torch.randn(sum(rows), num_heads + 3, dim, generator=generator).to(dtype)
-    query = query[:, :num_heads]
-    starts = torch.tensor([0, *rows]).cumsum(0).int()
-    arguments = (
-        *(query, caches[0], caches[1], tables, starts, torch.tensor(lengths).int()),
-        *(scale or dim**-0.5, case.window, case.softcap),
-    )
-    return Inputs(arguments, query, [s[0] for s in states], [s[1] for s in states])
-
-
-def plain_attention(case, inputs):
-    """Attention in float64 on unpaged keys, a token at a time; no code shared with the kernels."""
-    scale, window, softcap = inputs.arguments[6:]
-    groups = case.heads[0] // case.heads[1]
-    row, results = 0, [torch.empty(0, *inputs.query.shape[1:], dtype=torch.float64)]
-    for (rows, length), key, value in zip(case.sequences, inputs.keys, inputs.values, strict=True):
-        for position in range(length - rows, length):
-            seen = slice(max(0, position + 1 - window) if window else 0, position + 1)
-            query = inputs.query[row].double()
-            keys, values = (
-                part[seen].double().repeat_interleave(groups, dim=1) for part in (key, value)
-            )
-            scores = (keys * query).sum(-1) * scale  # [L, Hq]
-            if softcap:
-                scores = softcap * (scores / softcap).tanh()
-            results.append((scores.softmax(0)[..., None] * values).sum(0)[None])
-            row += 1
-    return torch.cat(results)
-
-
-def assert_near(result, expected, dtype):
-    """Relative to the whole: half precision also rounds the weights of the second product."""
-    bound = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
-    assert result.dtype == dtype
-    error = (result.double() - expected.double()).norm() / expected.double().norm()
-    assert error <= bound, f"relative error {error:.1e}"
 
 
 @pytest.fixture(params=["torch", "native"])
@@ -150,6 +70,25 @@ def test_kernel_equals_reference(case, dtype, generator, device, launcher):
     expected = reference_paged_attention(*inputs.arguments)
     placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
     assert_near(launcher("paged_attention")(*placed).cpu(), expected, dtype)
+
+
+@pytest.mark.parametrize("name", ["mixed", "dim-80", "window-softcap", "empty-among"])
+def test_kernel_and_reference_take_a_cache_in_e4m3(name, generator, device, launcher):
+    inputs = build(CASES[name], torch.bfloat16, generator, cache_dtype=torch.float8_e4m3fn)
+    expected = plain_attention(CASES[name], inputs)
+    placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
+    assert_near(launcher("paged_attention")(*placed).cpu(), expected, torch.bfloat16)
+    assert_near(reference_paged_attention(*inputs.arguments), expected, torch.bfloat16)
+    assert_near(ops.paged_attention(*inputs.arguments), expected, torch.bfloat16)
+
+
+@pytest.mark.parametrize("window", [0, 100], ids=["all", "window"])
+def test_kernel_meets_edges_and_tiles_that_all_rows_see_whole(window, generator, device, launcher):
+    case = Case([(40, 300), (17, 17), (1, 257), (90, 200)], (2, 1, 16), window=window)
+    inputs = build(case, torch.bfloat16, generator)
+    placed = [part.to(device) if torch.is_tensor(part) else part for part in inputs.arguments]
+    expected = plain_attention(case, inputs)
+    assert_near(launcher("paged_attention")(*placed).cpu(), expected, torch.bfloat16)
 
 
 def test_kernel_takes_caches_of_any_strides(generator, device, launcher):
@@ -217,11 +156,12 @@ def test_cpu_path_pads_by_a_quarter_at_most(length):
         (0, torch.ones(2, 3, 8), "query heads modulo KV heads: got 1, expected 0"),
         (0, torch.ones(2, 4, 9), "head dimension of query: got 9, expected 8"),
         (1, torch.ones(5, 4, 2, 8).half(), "dtype of key_cache: got torch.float16, expected"),
+        (1, torch.ones(5, 4, 2, 8).to(torch.float8_e4m3fn), "beside e4m3: got 4, expected 2"),
         (3, torch.ones(3, 2).int(), "rows of block_tables: got 3, expected 1"),
         (4, torch.tensor([0]).int(), r"shape of query_starts: got \(1,\), expected \(2,\)"),
         (5, torch.tensor([2]), "dtype of context_lengths: got torch.int64, expected torch.int32"),
     ],
-    ids=["groups", "head-dim", "dtype", "tables", "starts", "lengths"],
+    ids=["groups", "head-dim", "dtype", "e4m3", "tables", "starts", "lengths"],
 )
 def test_launcher_names_what_it_got_and_expected(position, wrong, complaint, launcher):
     cache = torch.ones(5, 4, 2, 8)

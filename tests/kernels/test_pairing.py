@@ -11,7 +11,20 @@ from kernels import ops
 
 ROOT = Path(ops.__file__).parent
 INFRASTRUCTURE = {
-    *("check", "hqq_parts", "interpreter", "ops", "own_kinds", "packed", "packing", "recoding"),
+    *(
+        "architecture",
+        "attention_parts",
+        "attention_tiles",
+        "check",
+        "e4m3",
+        "hqq_parts",
+        "interpreter",
+        "ops",
+        "own_kinds",
+        "packed",
+        "packing",
+        "recoding",
+    ),
 }
 # No kernel for a GPU: `ops` composes some of others, and weights are not packed there yet.
 CPU_ONLY = {

@@ -134,3 +134,23 @@ def test_add_launcher_wants_one_dtype(launcher):
     x = torch.ones(2, 4)
     with pytest.raises(ValueError, match=r"dtype of residual: got torch.float16, expected torch"):
         launcher("add_rms_norm")(x, x.half(), torch.ones(4), EPS)
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 5])
+def test_a_product_in_parts_is_summed_and_rounded_first(
+    num_parts, dtype, generator, device, launcher
+):
+    parts = torch.randn(num_parts, 3, 90, generator=generator)[..., :70]
+    residual = torch.randn(3, 70, generator=generator).to(dtype)
+    weight = 1 + 0.1 * torch.randn(70, generator=generator).to(dtype)
+    whole = parts.double().sum(0).float().to(dtype)
+    expected = reference_add_rms_norm(whole, residual, weight, EPS)
+    placed = [tensor.to(device) for tensor in (parts, residual, weight)]
+    near = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    for results in (
+        launcher("add_rms_norm")(*placed, EPS),
+        ops.add_rms_norm(parts, residual, weight, EPS),
+    ):
+        for result, truth in zip(results, expected, strict=True):
+            assert result.dtype == dtype
+            torch.testing.assert_close(result.cpu(), truth, rtol=near, atol=near)

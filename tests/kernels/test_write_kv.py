@@ -52,6 +52,25 @@ def test_cpu_path_writes_its_slots_and_nothing_else(arguments):
     check(cpu_write_kv, (key, value, key_cache.clone(), value_cache.clone(), slots))
 
 
+def test_a_cache_in_e4m3_gets_the_nearest_that_it_can_hold(dtype, generator, device, launcher):
+    rows = 300 * torch.randn(5, 2, 20, generator=generator).to(dtype)
+    assert rows.abs().max() > 500
+    slots = torch.tensor([17, -1, 0, 9, 23])
+    stored = rows.clamp(-448, 448).to(torch.float8_e4m3fn)
+    for write, place in (
+        (launcher("write_kv"), device),
+        (reference_write_kv, "cpu"),
+        (cpu_write_kv, "cpu"),
+    ):
+        caches = torch.full((2, NUM_BLOCKS, BLOCK_SIZE, 2, 20), torch.nan).to(torch.float8_e4m3fn)
+        caches = caches.to(place)
+        write(rows.to(place), -rows.to(place), caches[0], caches[1], slots.to(place))
+        for cache, sign in zip(caches.cpu().float(), (1, -1), strict=True):
+            flat = cache.flatten(0, 1)
+            assert flat[[17, 0, 9, 23]].equal(sign * stored.float()[[0, 2, 3, 4]])
+            assert flat.isnan().all(-1).all(-1).sum() == len(flat) - 4
+
+
 def test_cpu_path_refuses_a_cache_that_it_could_only_copy():
     key, layers = torch.ones(1, 2, 8), torch.zeros(4, 2, 6, 2, 8)
     with pytest.raises(RuntimeError, match="view"):

@@ -1,0 +1,61 @@
+"""The whole engine through the Triton kernels: the tokens of the plain path, step for step."""
+
+import importlib
+
+import msgspec
+import pytest
+
+from engine.config import EngineConfig
+from engine.engine import load_engine
+from kernels import interpreter, ops
+from tests.engine import tiny_llama
+from tests.engine.hash_model import drain, ids_of, request
+
+PROMPTS = [[5, 90, 33, 7, 61], list(range(10, 33))]
+# Steps that decode only, and steps with a prompt or a piece of one.
+LAUNCHERS = {
+    *("add_rms_norm", "decode_attention", "paged_attention", "rms_norm", "silu_mul"),
+    *("write_heads",),
+}
+
+
+@pytest.fixture(scope="module")
+def make_engine(tmp_path_factory):
+    files = tiny_llama.write(tmp_path_factory.mktemp("llama"))
+    config = EngineConfig(max_seqs=2, max_num_batched_tokens=16, block_size=16, device="cpu")
+    return lambda **changes: load_engine(files, msgspec.structs.replace(config, **changes))
+
+
+def run(engine):
+    for index, prompt in enumerate(PROMPTS):
+        engine.add(request(prompt, id=str(index), max_tokens=4))
+    return {key: ids_of(outputs) for key, outputs in drain(engine).items()}
+
+
+@pytest.fixture
+def launched(launcher, monkeypatch):
+    """The launchers that were called."""
+    seen = set()
+
+    def watch(name, launch):
+        def watched(*arguments):
+            seen.add(name)
+            return launch(*arguments)
+
+        monkeypatch.setattr(f"kernels.{name}.{name}", watched)
+
+    for name in LAUNCHERS:
+        launcher(name)
+        watch(name, getattr(importlib.import_module(f"kernels.{name}"), name))
+    return seen
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(not interpreter.is_interpreting(), reason="kernels of this process compile")
+def test_greedy_tokens_are_those_of_the_plain_path(make_engine, launched, monkeypatch):
+    expected = run(make_engine())
+    assert not launched
+    monkeypatch.setattr(ops, "_takes_kernel", lambda tensor: True)
+    assert run(make_engine()) == expected
+    assert launched == LAUNCHERS
+    assert expected["0"] != expected["1"]
