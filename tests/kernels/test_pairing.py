@@ -11,12 +11,11 @@ from kernels import ops
 
 ROOT = Path(ops.__file__).parent
 INFRASTRUCTURE = {
-    *("check", "hqq_parts", "interpreter", "ops", "own_kinds", "packed", "packing", "recoding"),
+    *("architecture", "check", "hqq_parts", "interpreter", "ops", "own_kinds", "packed"),
+    *("packing", "recoding"),
 }
-# No kernel for a GPU: `ops` composes some of others, and weights are not packed there yet.
-CPU_ONLY = {
-    *("cached_attention", "packed_attention", "packed_linear", "packed_mlp", "packed_rows"),
-}
+# No kernel for a GPU: `ops` composes them of others.
+CPU_ONLY = {"cached_attention", "packed_attention", "packed_mlp"}
 
 
 def modules(folder):

@@ -1,0 +1,65 @@
+"""How large the tiles of products with packed weights are, by GPU. Nothing is tuned at run time.
+
+Each entry compiles without spilled registers and fits into shared memory (`make kernels` says so).
+None has been timed yet: crossovers and splits are estimates.
+"""
+
+from typing import NamedTuple
+
+from kernels.planes.format import HIGH_BITS, Format
+
+
+class Tiles(NamedTuple):
+    """Rows of weights and inputs of a program."""
+
+    rows: int
+    inputs: int
+    num_warps: int
+    num_stages: int
+
+
+class Table(NamedTuple):
+    """One GPU generation's. `num_programs` fill it; more inputs than `max_fused` are multiplied by
+    weights that are unpacked first.
+    """
+
+    num_programs: int
+    max_fused: int
+    vector: Tiles
+    few: Tiles
+    many: Tiles
+    grouped: Tiles
+
+
+MAX_FEW = 16
+_WIDE = Table(
+    num_programs=264,
+    max_fused=384,
+    vector=Tiles(128, 1, num_warps=4, num_stages=3),
+    few=Tiles(64, 8, num_warps=4, num_stages=2),
+    many=Tiles(128, 64, num_warps=8, num_stages=2),
+    grouped=Tiles(64, 16, num_warps=4, num_stages=2),
+)
+# By compute capability: A100, consumer Ampere, Ada, Hopper.
+TABLES = {
+    80: _WIDE._replace(num_programs=216),
+    86: _WIDE._replace(num_programs=168, vector=Tiles(64, 1, 4, 2)),
+    89: _WIDE._replace(num_programs=256, vector=Tiles(64, 1, 4, 2)),
+    90: _WIDE,
+}
+
+
+def table_of(capability: int) -> Table:
+    """The entry of a compute capability, 10 times major plus minor: the nearest below it."""
+    return TABLES[max((known for known in TABLES if known <= capability), default=min(TABLES))]
+
+
+def num_splits(table: Table, num_programs: int, num_blocks: int) -> int:
+    """Into how many parts to cut the columns, so that `num_programs` rows of tiles fill the GPU."""
+    wanted = -(-table.num_programs // num_programs)
+    return max(1, min(wanted, num_blocks // 2, 16))
+
+
+def has_extra_plane(format: Format) -> bool:
+    """Whether codes come in two planes."""
+    return format.codes in HIGH_BITS
