@@ -33,7 +33,7 @@ class Planes(NamedTuple):
     high: Tensor  # uint16 [N, B * 16 * bits]
     scales: Tensor  # [B, N, groups of a block]
     supers: Tensor  # [B, N], or zeros as `scales`
-    table: Tensor  # float32 [16]
+    table: Tensor  # int8 [16]
 
 
 class PackedMatrix(NamedTuple):
@@ -45,6 +45,12 @@ class PackedMatrix(NamedTuple):
     data: Tensor  # uint8: [rows or parts, bytes] or, if tiled, as kernels/cpu/native has it
     is_tiled: bool = False
     planes: Planes | None = None  # on a GPU; `data` is empty then
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        parts = (self.data,) if self.planes is None else self.planes
+        return sum(part.nbytes for part in parts)
 
 
 class Projection:

@@ -118,7 +118,7 @@ def _multiply(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table) -> 
 
 
 def _multiply_few(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table) -> None:
-    tiles = table.vector if len(x) == 1 else table.few
+    tiles = table.vector if len(x) == 1 else table.few if len(x) <= 8 else table.several
     blocks = num_blocks(matrix.num_columns)
     row_tiles = triton.cdiv(matrix.num_rows, tiles.rows)
     splits = num_splits(table, row_tiles, blocks)
@@ -149,7 +149,7 @@ def _multiply_few(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table)
             *strides,
             *parts.stride()[:2],
             **constants,
-            INPUTS=8 if len(x) <= 8 else 16,
+            INPUTS=tiles.inputs,
             **options,
         )
     if splits > 1:

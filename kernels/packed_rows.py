@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.check import expect, expect_index
 from kernels.packed import PackedMatrix
+from kernels.planes.arguments import format_constants
 from kernels.planes.format import FORMATS, num_blocks
 from kernels.planes.loads import load_planes
 from kernels.planes.many import plane_weights
@@ -110,11 +111,8 @@ def _launch(matrix: PackedMatrix, indices: Tensor | None, first_row: int, output
         matrix.num_columns,
         planes.low.stride(0),
         planes.high.stride(0),
-        CODES=format.codes,
-        SCALES=format.scales,
-        GROUP=format.group,
+        **format_constants(format),
         BIAS=format.bias,
-        HAS_SHIFT=format.has_shift,
         HAS_INDICES=indices is not None,
         ROWS=_ROWS,
         # One rounding after each operation, as on a CPU: rows are the same bits everywhere.

@@ -1,4 +1,4 @@
-"""What every kernel for packed weights takes of a matrix: its planes, and its format's constants."""
+"""What kernels for packed weights take of a matrix: its planes and its format's constants."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from kernels.check import expect
 from kernels.interpreter import is_interpreting
 from kernels.packed import PackedMatrix
 from kernels.planes.fields import MAGIC_BIAS
-from kernels.planes.format import BLOCK, FORMATS, LOW_BITS
+from kernels.planes.format import BLOCK, FORMATS, LOW_BITS, Format
 
 
 def planes_of(matrix: PackedMatrix, x: Tensor) -> tuple[tuple[Tensor, ...], dict[str, object]]:
@@ -15,16 +15,20 @@ def planes_of(matrix: PackedMatrix, x: Tensor) -> tuple[tuple[Tensor, ...], dict
     assert matrix.planes is not None, "a matrix on a GPU is in planes"
     expect("device of x", x.device, matrix.planes.low.device)
     format = FORMATS[matrix.kind]
-    has_magic = format.codes in LOW_BITS and format.codes != "table"
-    is_fast = has_magic or format.codes in ("int8", "e4m3")
-    is_fast = is_fast and x.dtype == torch.bfloat16 and not is_interpreting()
-    constants: dict[str, object] = {
+    is_fast = x.dtype == torch.bfloat16 and not is_interpreting()
+    has_magic = is_fast and format.codes in LOW_BITS and format.codes != "table"
+    constants = format_constants(format)
+    constants["BIAS"] = format.bias + (MAGIC_BIAS if has_magic else 0)
+    constants["IS_FAST"] = is_fast
+    constants["IS_WHOLE"] = matrix.num_columns % BLOCK == 0
+    return tuple(matrix.planes), constants
+
+
+def format_constants(format: Format) -> dict[str, object]:
+    """Those that depend on nothing else."""
+    return {
         "CODES": format.codes,
         "SCALES": format.scales,
         "GROUP": format.group,
-        "BIAS": format.bias + (MAGIC_BIAS if has_magic and is_fast else 0),
         "HAS_SHIFT": format.has_shift,
-        "IS_FAST": is_fast,
-        "IS_WHOLE": matrix.num_columns % BLOCK == 0,
     }
-    return tuple(matrix.planes), constants

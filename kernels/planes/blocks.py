@@ -43,7 +43,7 @@ def _halves(packed: Tensor) -> Tensor:
 
 
 def _fields(packed: Tensor, run: int, bits: int) -> Tensor:
-    """Fields of `bits`, each of `run` neighbouring bytes before the next: [N, B] to [N, 8B/bits]."""
+    """[N, B] to fields [N, 8B / bits], each of `run` neighbouring bytes before the next."""
     runs = packed.unflatten(1, (-1, run))
     shifts = range(0, 8, bits)
     mask = (1 << bits) - 1
@@ -73,9 +73,8 @@ def _q8_0(blocks: Tensor) -> Parts:
 
 
 def _q2_k(blocks: Tensor) -> Parts:
-    pairs = blocks[:, :16].short()
-    scales = pairs & 15 | pairs >> 4 << 8
-    return Parts(_fields(blocks[:, 16:80], 32, 2), scales, _as(torch.int32, blocks[:, 80:])[:, 0])
+    supers = _as(torch.int32, blocks[:, 80:])[:, 0]
+    return Parts(_fields(blocks[:, 16:80], 32, 2), blocks[:, :16], supers)
 
 
 def _q3_k(blocks: Tensor) -> Parts:
@@ -111,7 +110,7 @@ def _q6_k(blocks: Tensor) -> Parts:
 
 
 def _numbers(numbers: tuple[int, ...], blocks: Tensor) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float32, device=blocks.device)
+    return torch.tensor(numbers, dtype=torch.int8, device=blocks.device)
 
 
 def _iq4_nl(blocks: Tensor) -> Parts:
@@ -135,7 +134,7 @@ def _mxfp4(blocks: Tensor) -> Parts:
 def _coded(group: int, blocks: Tensor) -> Parts:
     scales, nibbles = blocks[:, 20:].split([256 // group, 128], dim=1)
     supers = _as(torch.float32, blocks[:, 16:20])[:, 0]
-    table = blocks[0, :16].view(torch.int8).float()
+    table = blocks[0, :16].view(torch.int8)
     return Parts(_fields(nibbles, 16, 4), scales.view(torch.int8), supers, table)
 
 

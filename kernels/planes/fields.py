@@ -47,6 +47,27 @@ fma.rn.bf16x2 $1, u, one, t;
 }"""
 
 
+def table_instructions() -> str:
+    """PTX that makes four planes ($0 to $3) of two words ($4), looked up among 16 int8 numbers.
+
+    The numbers are in $5, $7, $9 and $11 (each operand comes twice). A word's lower three bits
+    of every field choose from eight numbers at once, the fourth bits between the two eights.
+    """
+    lines = [f".reg .b32 {name};" for name in ("t", "u", "v", "one", "first", "second")]
+    lines += ["mov.b32 one, 0x3f803f80;", "and.b32 t, $4, 0x77777777;", "shr.b32 u, $4, 1;"]
+    lines += ["lop3.b32 u, u, 0x44444444, 0x32103210, 0xEA;"]
+    for name in ("first", "second"):
+        lines += [f"prmt.b32 {name}, $5, $7, t;", "prmt.b32 v, $9, $11, t;"]
+        lines += [f"prmt.b32 {name}, {name}, v, u;"]
+        lines += ["shr.b32 t, t, 16;", "shr.b32 u, u, 16;"] if name == "first" else []
+    for plane in range(4):
+        lines += [f"prmt.b32 t, first, second, {0x0400 + 0x0101 * plane:#06x};"]
+        lines += ["lop3.b32 u, t, 0x007f007f, 0x43004300, 0xEA;"]
+        lines += ["lop3.b32 t, t, 0x00800080, 0xc300c300, 0xEA;"]
+        lines += [f"fma.rn.bf16x2 ${plane}, u, one, t;"]
+    return "\n".join(["{", *lines, "}"])
+
+
 def instructions(codes: str, planes: int) -> str:
     """PTX that makes four planes ($0 to $3) of words ($4) and, if there are, higher bits ($5).
 

@@ -3,7 +3,8 @@
 A block is 256 columns of a row, eight planes of 32. Codes below 8 bits are fields of uint16 words:
 word j of a set of planes has element j of each, so that 32 neighbouring words are read at once and
 a field of all of them is 32 neighbouring columns. Fifth and sixth bits are two bits of another such
-word; a fifth (or third) alone is a bit of half a word, its other half for element j + 16. Rows are padded to whole blocks. No Triton here: plain data.
+word; a fifth (or third) alone is a bit of half a word, its other half for element j + 16. Rows are
+padded to whole blocks. No Triton here: plain data.
 
 Scales lie as [blocks, rows, groups of a block], so that those of a block of a row are neighbours.
 A weight is `scale * (value - bias) - shift`, or `scale * (value - zero)` of the AFFINE kinds.
@@ -23,7 +24,7 @@ BLOCK = 256
 LOW_BITS = {"bits2": 2, "bits3": 2, "bits4": 4, "bits5": 4, "bits6": 4, "table": 4}
 HIGH_BITS = {"bits3": 1, "bits5": 1, "bits6": 2}
 # What a shift is made of, besides what the scale is made of.
-WITH_SHIFT = ("half_pairs", "byte_pairs", "float_pairs")
+WITH_SHIFT = ("half_pairs", "byte_pairs", "nibble_pairs", "float_pairs")
 
 
 class Format(NamedTuple):
@@ -37,6 +38,7 @@ class Format(NamedTuple):
     - "exponents": a byte, the scale is 2 ** (byte - 128)
     - "bytes": int8, times `supers`
     - "byte_pairs": unsigned bytes, the upper one for the shift, times the two halves of `supers`
+    - "nibble_pairs": the same of four bits each
     - "floats": float32; "float_pairs": float32, and a float32 zero in `supers`
     """
 
@@ -57,7 +59,7 @@ FORMATS: dict[int, Format] = {
     Type.Q5_0: Format("bits5", 32, "halves", bias=16),
     Type.Q5_1: Format("bits5", 32, "half_pairs"),
     Type.Q8_0: Format("int8", 32, "halves"),
-    Type.Q2_K: Format("bits2", 16, "byte_pairs"),
+    Type.Q2_K: Format("bits2", 16, "nibble_pairs"),
     Type.Q3_K: Format("bits3", 16, "bytes", bias=4),
     Type.Q4_K: Format("bits4", 32, "byte_pairs"),
     Type.Q5_K: Format("bits5", 32, "byte_pairs"),
@@ -77,6 +79,7 @@ SCALE_TYPES = {
     "exponents": torch.uint8,
     "bytes": torch.int8,
     "byte_pairs": torch.int16,
+    "nibble_pairs": torch.uint8,
     "floats": torch.float32,
     "float_pairs": torch.float32,
 }
@@ -110,12 +113,16 @@ def empty_planes(kind: int, num_rows: int, num_columns: int, device: torch.devic
         high = zeros(num_rows, blocks * bits * 16, dtype=torch.uint16)
     groups = (blocks, num_rows, BLOCK // format.group)
     supers = nothing
-    if format.scales in ("bytes", "byte_pairs", "float_pairs"):
-        types = {"byte_pairs": torch.int32, "float_pairs": torch.float32}
+    if format.scales in ("bytes", "byte_pairs", "nibble_pairs", "float_pairs"):
+        types = {
+            "byte_pairs": torch.int32,
+            "nibble_pairs": torch.int32,
+            "float_pairs": torch.float32,
+        }
         is_coded = kind in (CODED_16, CODED_32)
         dtype = types.get(format.scales, torch.float32 if is_coded else torch.float16)
         supers = zeros(*(groups if format.scales == "float_pairs" else groups[:2]), dtype=dtype)
-    table = zeros(16, dtype=torch.float32) if format.codes == "table" else nothing
+    table = zeros(16, dtype=torch.int8) if format.codes == "table" else nothing
     scales = zeros(*groups, dtype=SCALE_TYPES[format.scales])
     return Planes(low, high, scales, supers, table)
 

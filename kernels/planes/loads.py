@@ -3,9 +3,15 @@
 import triton
 import triton.language as tl
 
-from kernels.planes.fields import E4M3_INSTRUCTIONS, INT8_INSTRUCTIONS, instructions
+from kernels.planes.fields import (
+    E4M3_INSTRUCTIONS,
+    INT8_INSTRUCTIONS,
+    instructions,
+    table_instructions,
+)
 
 _INT8 = tl.constexpr(INT8_INSTRUCTIONS)
+_TABLE = tl.constexpr(table_instructions())
 _E4M3 = tl.constexpr(E4M3_INSTRUCTIONS)
 _FIELDS2_0 = tl.constexpr(instructions("bits2", 0))
 _FIELDS2_1 = tl.constexpr(instructions("bits2", 1))
@@ -36,6 +42,19 @@ def _fields_of_both(ASM: tl.constexpr, low, high):
         ASM,
         "=&r,=&r,=&r,=&r,r,r",
         [low, high],
+        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=2,
+    )
+
+
+@triton.jit
+def _numbers_of_words(low, table):
+    words = table.to(tl.pointer_type(tl.int32))
+    return tl.inline_asm_elementwise(
+        _TABLE,
+        "=&r,=&r,=&r,=&r,r,r,r,r,r,r,r,r,r",
+        [low, tl.load(words), tl.load(words + 1), tl.load(words + 2), tl.load(words + 3)],
         dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
         is_pure=True,
         pack=2,
@@ -122,7 +141,11 @@ def _plane(
         else:
             return low.to(tl.float32).to(TYPE)
     elif CODES == "table":
-        return tl.load(table + _field(low, high, PLANE, CODES), mask=mask, other=0.0).to(TYPE)
+        return (
+            tl.load(table + _field(low, high, PLANE, CODES), mask=mask, other=0)
+            .to(tl.float32)
+            .to(TYPE)
+        )
     else:
         return _field(low, high, PLANE, CODES).to(tl.float32).to(TYPE)
 
@@ -169,7 +192,9 @@ def load_planes(
         more = words
         if CODES == "bits3" or CODES == "bits5" or CODES == "bits6":
             more = _high_words(high_rows, lane, mask, block, CODES)
-        if IS_FAST and CODES != "table":
+        if IS_FAST and CODES == "table":
+            return _numbers_of_words(words, table)
+        elif IS_FAST:
             return _fast_fields(words, more, HALF, CODES)
         else:
             a = _plane(words, more, table, mask, HALF * 4, CODES, TYPE, False)
@@ -217,6 +242,11 @@ def load_scales(scales, supers, place, block, mask, SCALES: tl.constexpr):
     elif SCALES == "bytes":
         scale = stored.to(tl.float32) * tl.load(supers + block, mask=mask, other=0).to(tl.float32)
         shift = scale * 0.0
+    elif SCALES == "nibble_pairs":
+        pair = stored.to(tl.int32)
+        both = tl.load(supers + block, mask=mask, other=0)
+        scale = _lower_half(both) * _unsigned(pair & 15)
+        shift = _upper_half(both) * _unsigned(pair >> 4)
     elif SCALES == "byte_pairs":
         pair = stored.to(tl.int32)
         both = tl.load(supers + block, mask=mask, other=0)

@@ -63,6 +63,8 @@ def _write_supers(planes: Planes, whole: slice, parts: Parts, num_rows: int) -> 
         supers = planes.supers if planes.supers.dim() == 3 else planes.supers[..., None]
         _put(supers, whole, parts.supers.reshape(num_rows, -1))
     if parts.table is not None:
+        is_same = whole.start == 0 or planes.table.equal(parts.table)
+        assert is_same, "a matrix has one table"
         planes.table.copy_(parts.table)
 
 
@@ -70,7 +72,7 @@ def _by_planes(codes: Tensor, num_rows: int) -> Tensor:
     """Whole bytes by planes, [R, B, 8, 32], zeros where a row is filled up."""
     codes = codes.reshape(num_rows, -1)
     missing = num_blocks(codes.shape[1]) * BLOCK - codes.shape[1]
-    padded = torch.nn.functional.pad(codes, (0, missing)) if missing else codes
+    padded: Tensor = torch.nn.functional.pad(codes, (0, missing)) if missing else codes
     return padded.view(num_rows, -1, 8, 32)
 
 
@@ -79,7 +81,7 @@ def _words(codes: Tensor, bits: int) -> Tensor:
     fields = 16 // bits
     sets = codes.unflatten(2, (-1, fields)).to(torch.int32) & (1 << bits) - 1
     shifts = torch.arange(0, 16, bits, dtype=torch.int32, device=codes.device)
-    words = (sets << shifts[:, None]).sum(3, dtype=torch.int32)
+    words: Tensor = (sets << shifts[:, None]).sum(3, dtype=torch.int32)
     return words.flatten(1).to(torch.int16).view(torch.uint16)
 
 
@@ -87,8 +89,13 @@ def _bits(codes: Tensor) -> Tensor:
     """A bit each of [R, B, 8, 32], uint16 [R, B * 16]: word j has element j, above it j + 16."""
     shifts = torch.arange(8, dtype=torch.int32, device=codes.device)
     bits = ((codes.to(torch.int32) & 1) << shifts[:, None]).sum(2, dtype=torch.int32)
-    words = bits[..., :16] | bits[..., 16:] << 8
-    return words.flatten(1).to(torch.int16).view(torch.uint16)
+    return _as_words(bits[..., :16] | bits[..., 16:] << 8)
+
+
+def _as_words(numbers: Tensor) -> Tensor:
+    """The lower halves of int32 [R, ...] as uint16 [R, ...]."""
+    words: Tensor = numbers.flatten(1).to(torch.int16).view(torch.uint16)
+    return words
 
 
 def _put(target: Tensor, whole: slice, numbers: Tensor) -> None:

@@ -6,8 +6,6 @@ None has been timed yet: crossovers and splits are estimates.
 
 from typing import NamedTuple
 
-from kernels.planes.format import HIGH_BITS, Format
-
 
 class Tiles(NamedTuple):
     """Rows of weights and inputs of a program."""
@@ -26,7 +24,8 @@ class Table(NamedTuple):
     num_programs: int
     max_fused: int
     vector: Tiles
-    few: Tiles
+    few: Tiles  # 2 to 8
+    several: Tiles  # 9 to 16
     many: Tiles
     grouped: Tiles
 
@@ -37,6 +36,7 @@ _WIDE = Table(
     max_fused=384,
     vector=Tiles(128, 1, num_warps=4, num_stages=3),
     few=Tiles(64, 8, num_warps=4, num_stages=2),
+    several=Tiles(32, 16, num_warps=4, num_stages=2),
     many=Tiles(128, 64, num_warps=8, num_stages=2),
     grouped=Tiles(64, 16, num_warps=4, num_stages=2),
 )
@@ -58,8 +58,3 @@ def num_splits(table: Table, num_programs: int, num_blocks: int) -> int:
     """Into how many parts to cut the columns, so that `num_programs` rows of tiles fill the GPU."""
     wanted = -(-table.num_programs // num_programs)
     return max(1, min(wanted, num_blocks // 2, 16))
-
-
-def has_extra_plane(format: Format) -> bool:
-    """Whether codes come in two planes."""
-    return format.codes in HIGH_BITS

@@ -13,6 +13,26 @@ from kernels.planes.loads import load_planes, load_scales
 
 
 @triton.jit
+def _load_own(
+    x,
+    block,
+    lane,
+    column,
+    num_columns,
+    PLANE: tl.constexpr,
+    GROUP: tl.constexpr,
+    IS_WHOLE: tl.constexpr,
+):
+    """The inputs of a plane [32, 8], each in the column of its group."""
+    at = block * 256 + PLANE * 32 + lane
+    own = (PLANE % 4) * 2 + lane // 16 if GROUP == 16 else PLANE + lane * 0
+    is_own = own[:, None] == column[None, :]
+    if not IS_WHOLE:
+        is_own &= (at < num_columns)[:, None]
+    return tl.load(x + at[:, None] + column[None, :] * 0, mask=is_own, other=0.0)
+
+
+@triton.jit
 def _vector_kernel(
     x,
     low,
@@ -66,24 +86,15 @@ def _vector_kernel(
                 IS_FAST,
             )
             for plane in tl.static_range(4):
-                at = block * 256 + (half * 4 + plane) * 32 + lane
-                if GROUP == 16:
-                    own = plane * 2 + lane // 16
-                else:
-                    own = half * 4 + plane + lane * 0
-                is_own = own[:, None] == column[None, :]
-                if not IS_WHOLE:
-                    is_own &= (at < num_columns)[:, None]
-                inputs = tl.load(x + at[:, None] + column[None, :] * 0, mask=is_own, other=0.0)
+                inputs = _load_own(
+                    x, block, lane, column, num_columns, half * 4 + plane, GROUP, IS_WHOLE
+                )
                 products = tl.dot(planes[plane], inputs, products, input_precision="ieee")
                 if BIAS != 0 or HAS_SHIFT:
                     sums = tl.dot(ones, inputs, sums, input_precision="ieee")
             if GROUP == 16 or half == 1:
                 start = (block * num_rows + row)[:, None]
-                if GROUP == 16:
-                    group = half * 8 + column
-                else:
-                    group = column // (GROUP // 32)
+                group = half * 8 + column if GROUP == 16 else column // (GROUP // 32)
                 scale, shift = load_scales(
                     scales,
                     supers,
