@@ -93,7 +93,8 @@ class Recorder:
         names = {"num_warps", "num_stages", "enable_fp_fusion"}
         options = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
-        signature, constants, attributes = {}, {}, {}
+        signature, constants = {}, {}
+        attributes: dict[tuple[int, ...], Any] = {}
         for parameter in kernel.params:
             value = values[parameter.name]
             signature[parameter.name] = kind = _kind(parameter, value)
@@ -162,7 +163,7 @@ def per_byte(job: Job, cubin: Cubin, num_warps: int) -> float:
     """
     if job.kernel.__name__ != "_vector_kernel" or job.signature["x"] != "*bf16":
         return 0.0
-    rows = job.constants["ROWS"]
+    rows: int = job.constants["ROWS"]
     return cubin.longest_loop() * 32 * num_warps / (rows * block_bytes(job))
 
 

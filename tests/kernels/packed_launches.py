@@ -1,6 +1,7 @@
 """Launches of the kernels for packed weights that the compile gate wants, format by format."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -35,12 +36,12 @@ def _products(
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     for num_inputs in (1, 8, MAX_FEW, 64):
         x = torch.empty(num_inputs, _COLUMNS, dtype=dtype)
-        yield f"{name} {num_inputs}", lambda x=x: packed_linear(x, [matrix])
+        yield f"{name} {num_inputs}", partial(packed_linear, x, [matrix])
     starts = torch.zeros(_EXPERTS + 1, dtype=torch.int32)
     for num_inputs in (_EXPERTS, 64 * _EXPERTS):
         x = torch.empty(num_inputs, _COLUMNS, dtype=dtype)
         label = f"{name} {_EXPERTS} experts of {num_inputs}"
-        yield label, lambda x=x: packed_grouped_linear(x, matrix, starts)
-    yield f"{name}", lambda: packed_rows(matrix, torch.zeros(8, dtype=torch.int64))
+        yield label, partial(packed_grouped_linear, x, matrix, starts)
+    yield f"{name}", partial(packed_rows, matrix, torch.zeros(8, dtype=torch.int64))
     unpacked = torch.empty(64, _COLUMNS, dtype=dtype)
-    yield f"{name} to {dtype}", lambda: unpack_rows(matrix, 0, unpacked)
+    yield f"{name} to {dtype}", partial(unpack_rows, matrix, 0, unpacked)

@@ -1,6 +1,8 @@
 """The inline PTX of kernels/planes/fields.py, run line by line on every word."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,10 +44,10 @@ def lop3(a, b, c, table):
 
 def prmt(a, b, selector):
     both = [a >> 8 * byte & 255 for byte in range(4)] + [b >> 8 * byte & 255 for byte in range(4)]
-    both = np.stack(np.broadcast_arrays(*both, selector)[:8])
+    table = np.stack(np.broadcast_arrays(*both, selector)[:8])
     places = [selector >> np.uint32(4 * place) & np.uint32(15) for place in range(4)]
     assert all(np.max(place) < 8 for place in places), "a sign would be repeated"
-    chosen = [np.choose(place, both) for place in places]
+    chosen = [np.choose(place, table) for place in places]
     return sum(byte << np.uint32(8 * place) for place, byte in enumerate(chosen))
 
 
@@ -62,7 +64,7 @@ def halves(registers):
     return np.stack([registers << 16, registers & 0xFFFF0000]).astype(np.uint32).view(np.float32)
 
 
-OPERATIONS = {
+OPERATIONS: dict[str, Callable[..., Any]] = {
     "shr.b32": lambda a, b: a >> b,
     "shl.b32": lambda a, b: a << b,
     "and.b32": lambda a, b: a & b,

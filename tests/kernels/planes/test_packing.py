@@ -17,6 +17,8 @@ def test_rows_in_pieces_are_the_same_planes(kind):
     matrix = random_matrix(kind, 7, 512)
     whole = pack_planes(kind, 7, 512, [matrix.data], CPU)
     pieces = pack_planes(kind, 7, 512, matrix.data.split(3), CPU)
+    assert whole.planes is not None
+    assert pieces.planes is not None
     for one, other in zip(whole.planes, pieces.planes, strict=True):
         assert one.dtype == other.dtype
         assert one.view(torch.uint8).equal(other.view(torch.uint8))
@@ -33,6 +35,7 @@ def test_planes_take_a_sixteenth_more_than_the_file_at_most(kind):
 def test_a_row_that_ends_within_a_block_is_filled_up():
     matrix = random_matrix(Type.Q4_0, 3, 288)
     planes = pack_planes(Type.Q4_0, 3, 288, [matrix.data], CPU).planes
+    assert planes is not None
     assert planes.low.shape == (3, 2 * 64)
     assert planes.scales[1, :, 1:].eq(0).all()
     assert planes.low.view(torch.int16)[:, 96:].eq(0).all()
@@ -46,6 +49,7 @@ def test_every_type_with_tiles_on_a_cpu_but_hqq_and_floats_has_planes():
 @pytest.mark.parametrize("kind", [Type.IQ2_XS, Type.Q8_1, Type.Q1_0], ids=name_of)
 def test_types_without_planes_of_their_own_are_rewritten(kind, launcher):
     form = recoding(kind)
+    assert form is not None
     assert has_planes(kind)
     columns = 256
     generator = torch.Generator().manual_seed(0)
