@@ -104,7 +104,7 @@ def packed_grouped_linear(x: Tensor, weight: PackedMatrix, starts: Tensor) -> Te
     if not output.numel():
         return output
     tables = table_of(capability_of(x.device))
-    tiles = tables.grouped if len(x) <= 32 * num_groups else tables.many
+    tiles = tables.grouped if len(x) <= 32 * num_groups else tables.grouped_many
     planes, constants = planes_of(weight, x)
     num_tiles = len(x) // tiles.inputs + num_groups
     _packed_grouped_linear_kernel[(num_tiles, triton.cdiv(num_outputs, tiles.rows))](
@@ -124,7 +124,6 @@ def packed_grouped_linear(x: Tensor, weight: PackedMatrix, starts: Tensor) -> Te
         INPUTS=tiles.inputs,
         ROWS=tiles.rows,
         NUM_STAGES=tiles.num_stages,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles.options(),
     )
     return output

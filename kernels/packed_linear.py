@@ -131,8 +131,7 @@ def _multiply_few(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table)
     options = {
         "ROWS": tiles.rows,
         "NUM_STAGES": tiles.num_stages,
-        "num_warps": tiles.num_warps,
-        "num_stages": tiles.num_stages,
+        **tiles.options(),
     }
     if len(x) == 1:
         _vector_kernel[(row_tiles, splits)](
@@ -176,8 +175,7 @@ def _multiply_many(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table
         INPUTS=tiles.inputs,
         ROWS=tiles.rows,
         NUM_STAGES=tiles.num_stages,
-        num_warps=tiles.num_warps,
-        num_stages=tiles.num_stages,
+        **tiles.options(),
     )
 
 

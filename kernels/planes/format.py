@@ -100,6 +100,8 @@ def empty_planes(kind: int, num_rows: int, num_columns: int, device: torch.devic
     format, blocks = FORMATS[kind], num_blocks(num_columns)
 
     def zeros(*shape: int, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.uint16:  # torch makes and copies few unsigned types on every device
+            return torch.zeros(shape, dtype=torch.int16, device=device).view(dtype)
         return torch.zeros(shape, dtype=dtype, device=device)
 
     nothing = zeros(0, dtype=torch.uint8)

@@ -49,11 +49,13 @@ def _write(planes: Planes, kind: int, first_row: int, rows: Tensor) -> None:
     if bits is None:
         planes.low[whole] = codes.flatten(1)
     else:
-        planes.low[whole] = _words(codes, bits)
+        planes.low.view(torch.int16)[whole] = _words(codes, bits)
     if format.codes in HIGH_BITS:
         high = codes >> (bits or 0)
         is_bit = HIGH_BITS[format.codes] == 1
-        planes.high[whole] = _bits(high) if is_bit else _words(high, HIGH_BITS[format.codes])
+        planes.high.view(torch.int16)[whole] = (
+            _bits(high) if is_bit else _words(high, HIGH_BITS[format.codes])
+        )
     _put(planes.scales, whole, parts.scales.reshape(len(rows), -1))
     _write_supers(planes, whole, parts, len(rows))
 
@@ -77,7 +79,7 @@ def _by_planes(codes: Tensor, num_rows: int) -> Tensor:
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:
-    """The lower `bits` of [R, B, 8, 32] as fields of words, uint16 [R, B * 16 * bits]."""
+    """The lower `bits` of [R, B, 8, 32] as fields of words, int16 [R, B * 16 * bits]."""
     fields = 16 // bits
     sets = codes.unflatten(2, (-1, fields)).to(torch.int32) & (1 << bits) - 1
     shifts = torch.arange(0, 16, bits, dtype=torch.int32, device=codes.device)
@@ -86,16 +88,15 @@ def _words(codes: Tensor, bits: int) -> Tensor:
 
 
 def _bits(codes: Tensor) -> Tensor:
-    """A bit each of [R, B, 8, 32], uint16 [R, B * 16]: word j has element j, above it j + 16."""
+    """A bit each of [R, B, 8, 32], int16 [R, B * 16]: word j has element j, above it j + 16."""
     shifts = torch.arange(8, dtype=torch.int32, device=codes.device)
     bits = ((codes.to(torch.int32) & 1) << shifts[:, None]).sum(2, dtype=torch.int32)
     return _as_words(bits[..., :16] | bits[..., 16:] << 8)
 
 
 def _as_words(numbers: Tensor) -> Tensor:
-    """The lower halves of int32 [R, ...] as uint16 [R, ...]."""
-    words: Tensor = numbers.flatten(1).to(torch.int16).view(torch.uint16)
-    return words
+    """The lower halves of int32 [R, ...], as int16 [R, ...]."""
+    return numbers.flatten(1).to(torch.int16)
 
 
 def _put(target: Tensor, whole: slice, numbers: Tensor) -> None:

@@ -14,6 +14,12 @@ class Tiles(NamedTuple):
     inputs: int
     num_warps: int
     num_stages: int
+    max_registers: int | None = None  # said where ptxas would else spill for more programs
+
+    def options(self) -> dict[str, int | None]:
+        """Of a launch."""
+        registers = {"maxnreg": self.max_registers} if self.max_registers else {}
+        return {"num_warps": self.num_warps, "num_stages": self.num_stages, **registers}
 
 
 class Table(NamedTuple):
@@ -27,7 +33,8 @@ class Table(NamedTuple):
     few: Tiles  # 2 to 8
     several: Tiles  # 9 to 16
     many: Tiles
-    grouped: Tiles
+    grouped: Tiles  # of few rows each
+    grouped_many: Tiles
 
 
 MAX_FEW = 16
@@ -37,13 +44,15 @@ _WIDE = Table(
     vector=Tiles(128, 1, num_warps=4, num_stages=3),
     few=Tiles(64, 8, num_warps=4, num_stages=2),
     several=Tiles(32, 16, num_warps=4, num_stages=2),
-    many=Tiles(128, 64, num_warps=8, num_stages=2),
-    grouped=Tiles(64, 16, num_warps=4, num_stages=2),
+    many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
+    grouped=Tiles(64, 16, num_warps=4, num_stages=2, max_registers=255),
+    grouped_many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
 )
 # 99 KB of shared memory instead of 163 or 227.
 _NARROW = _WIDE._replace(
     vector=Tiles(64, 1, num_warps=4, num_stages=2),
     many=Tiles(64, 64, num_warps=4, num_stages=2),
+    grouped_many=Tiles(64, 32, num_warps=4, num_stages=2),
 )
 # By compute capability: A100, consumer Ampere, Ada, Hopper.
 TABLES = {

@@ -90,7 +90,7 @@ class Recorder:
         self.jobs: dict[tuple[Any, ...], Job] = {}
 
     def run(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        names = {"num_warps", "num_stages", "enable_fp_fusion"}
+        names = {"num_warps", "num_stages", "maxnreg", "enable_fp_fusion"}
         options = {name: kwargs.pop(name) for name in names & kwargs.keys()}
         values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
         signature, constants = {}, {}
@@ -146,14 +146,14 @@ def _faults(job: Job, cubin: Cubin, shared: int, cost: float) -> Iterator[str]:
         for names in NEEDED[job.kernel.__name__]:
             if not cubin.count(*names):
                 yield f"no {' or '.join(names)}"
-    most = MOST_PER_BYTE[job.arch] * (1 if _is_common(job) else RARELY_MORE)
-    if cost > most:
+    if cost > (most := most_per_byte(job) if cost else 0.0):
         yield f"more than {most} instructions a byte"
 
 
-def _is_common(job: Job) -> bool:
-    """Whether it is of one of the formats that nearly every file has."""
-    return job.name.split()[2] in {kind.name for kind in COMMON}
+def most_per_byte(job: Job) -> float:
+    """Of a format that nearly every file has; of others a little more."""
+    is_common = job.name.split()[2] in {kind.name for kind in COMMON}
+    return MOST_PER_BYTE[job.arch] * (1 if is_common else RARELY_MORE)
 
 
 def per_byte(job: Job, cubin: Cubin, num_warps: int) -> float:
