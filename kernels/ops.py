@@ -26,6 +26,8 @@ from kernels.cpu import (
 )
 from kernels.packed import PackedMatrix, Projection
 from kernels.reference import (
+    lora_expand as reference_lora_expand,
+    lora_shrink as reference_lora_shrink,
     packed_grouped_linear as reference_packed_grouped_linear,
     philox as reference_philox,
 )
@@ -74,6 +76,26 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
 
         return launch(x, weight, starts)
     return cpu_grouped_linear.grouped_linear(x, weight, starts)
+
+
+def lora_shrink(x: Tensor, down: Tensor, adapters: Tensor) -> Tensor:
+    """`down[adapters[t]] @ x[t]` of x [T, I], down [A, R, I]; -1 is none; returns [T, R] float32."""
+    if x.is_cuda:
+        from kernels.lora_shrink import lora_shrink as launch
+
+        return launch(x, down, adapters)
+    return reference_lora_shrink.lora_shrink(x, down, adapters)
+
+
+def lora_expand(
+    output: Tensor, shrunk: Tensor, up: Tensor, adapters: Tensor, scales: Tensor
+) -> Tensor:
+    """`output[t] + scales[a] * (up[a] @ shrunk[t])`, a = adapters[t]; up [A, O, R]; like output."""
+    if output.is_cuda:
+        from kernels.lora_expand import lora_expand as launch
+
+        return launch(output, shrunk, up, adapters, scales)
+    return reference_lora_expand.lora_expand(output, shrunk, up, adapters, scales)
 
 
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:

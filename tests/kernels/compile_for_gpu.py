@@ -11,6 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from kernels import architecture
 from kernels.add_rms_norm import add_rms_norm
 from kernels.gelu_mul import gelu_mul
 from kernels.grouped_linear import grouped_linear
+from kernels.lora_expand import lora_expand
+from kernels.lora_shrink import lora_shrink
 from kernels.paged_attention import paged_attention
 from kernels.philox import uniform
 from kernels.planes.arguments import format_constants
@@ -198,6 +201,12 @@ def launches(dtype: torch.dtype) -> Iterator[tuple[str, Any]]:
             x = tensor(rows, inner)
             label = f"{experts}x{out}x{inner} of {rows}"
             yield label, lambda x=x, w=weight, s=starts: grouped_linear(x, w, s)
+    x, adapters = tensor(64, 4096), tensor(64, of=torch.int32)
+    for rank in (16, 64):
+        down, up = tensor(4, rank, 4096), tensor(4, 4096, rank)
+        shrunk, scales = tensor(64, rank, of=torch.float32), tensor(4, of=torch.float32)
+        yield f"rank {rank}", partial(lora_shrink, x, down, adapters)
+        yield f"rank {rank}", partial(lora_expand, x, shrunk, up, adapters, scales)
     for heads, kv_heads, dim in ((32, 8, 128), (9, 3, 64), (32, 32, 80), (8, 4, 256)):
         query, key = tensor(64, heads, dim), tensor(64, kv_heads, dim)
         cos = tensor(64, dim // 2, of=torch.float32)
