@@ -79,7 +79,7 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
 
 
 def lora_shrink(x: Tensor, down: Tensor, adapters: Tensor) -> Tensor:
-    """`down[adapters[t]] @ x[t]` of x [T, I], down [A, R, I]; -1 is none; returns [T, R] float32."""
+    """`down[adapters[t]] @ x[t]` of x [T, I], down [A, R, I]; returns [T, R] float32, 0 for -1."""
     if x.is_cuda:
         from kernels.lora_shrink import lora_shrink as launch
 

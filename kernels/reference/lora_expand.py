@@ -7,7 +7,7 @@ from torch import Tensor
 def lora_expand(
     output: Tensor, shrunk: Tensor, up: Tensor, adapters: Tensor, scales: Tensor
 ) -> Tensor:
-    """`output[t] + scales[a] * (up[a] @ shrunk[t])` for a = adapters[t], `output[t]` where it is -1.
+    """`output[t] + scales[a] * (up[a] @ shrunk[t])`, a = adapters[t]; `output[t]` where that is -1.
 
     output: [T, O]; shrunk: [T, R] float32; up: [A, O, R] of output's type; adapters: [T] int32;
     scales: [A] float32. Returns [T, O] of output's type; float32 inside, rounded once.
