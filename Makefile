@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 
-.PHONY: run test check lint format types imports nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu perplexity clean
+.PHONY: run test check lint format types imports kernels nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu perplexity clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -30,6 +30,11 @@ types: $(STAMP)
 
 imports: $(STAMP)
 	$(BIN)/lint-imports
+
+# Compiles the GPU kernels for four architectures, and reads what came out; needs no GPU. Some minutes,
+# seconds once build/triton has it all. KERNELS="90 --all" asks for one architecture and every format.
+kernels: $(STAMP)
+	PYTHONPATH=. TRITON_INTERPRET=0 TRITON_CACHE_DIR=build/triton $(BIN)/python tests/kernels/compile_for_gpu.py $(KERNELS)
 
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly

@@ -15,7 +15,7 @@ from kernels.check import expect, expect_index, expect_like, expect_rows, expect
 
 
 @triton.jit
-def _find_group(starts, num_groups, tile, TILE_ROWS: tl.constexpr):
+def find_group(starts, num_groups, tile, TILE_ROWS: tl.constexpr):
     """The group that owns `tile`: the last whose first tile is not past it.
 
     Group e begins at tile `starts[e] // TILE_ROWS + e`, which leaves each group enough tiles.
@@ -47,7 +47,7 @@ def _grouped_linear_kernel(
     TILE_INPUTS: tl.constexpr,
 ):
     tile = tl.program_id(0)
-    group = _find_group(starts, num_groups, tile, TILE_ROWS)
+    group = find_group(starts, num_groups, tile, TILE_ROWS)
     first = tl.load(starts + group)
     end = tl.load(starts + group + 1)
     offset = first + (tile - first // TILE_ROWS - group) * TILE_ROWS

@@ -29,6 +29,9 @@ from kernels.cpu import (
 from kernels.packed import PackedMatrix, Projection
 from kernels.reference import (
     decode_attention as reference_decode_attention,
+    lora_expand as reference_lora_expand,
+    lora_shrink as reference_lora_shrink,
+    packed_grouped_linear as reference_packed_grouped_linear,
     sample as reference_sample,
 )
 
@@ -83,13 +86,46 @@ def grouped_linear(x: Tensor, weight: Tensor, starts: Tensor) -> Tensor:
     return cpu_grouped_linear.grouped_linear(x, weight, starts)
 
 
+def lora_shrink(x: Tensor, down: Tensor, adapters: Tensor) -> Tensor:
+    """`down[adapters[t]] @ x[t]` of x [T, I], down [A, R, I]; returns [T, R] float32, 0 for -1."""
+    if _takes_kernel(x):
+        from kernels.lora_shrink import lora_shrink as launch
+
+        return launch(x, down, adapters)
+    return reference_lora_shrink.lora_shrink(x, down, adapters)
+
+
+def lora_expand(
+    output: Tensor, shrunk: Tensor, up: Tensor, adapters: Tensor, scales: Tensor
+) -> Tensor:
+    """`output[t] + scales[a] * (up[a] @ shrunk[t])`, a = adapters[t]; up [A, O, R]; like output."""
+    if _takes_kernel(output):
+        from kernels.lora_expand import lora_expand as launch
+
+        return launch(output, shrunk, up, adapters, scales)
+    return reference_lora_expand.lora_expand(output, shrunk, up, adapters, scales)
+
+
 def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = True) -> Tensor:
-    """x [T, I] by packed matrices [O, I], side by side; returns [T, sum of O]. On a CPU only."""
+    """x [T, I] by packed matrices [O, I], side by side; returns [T, sum of O]."""
+    if weights[0].planes is not None:
+        from kernels.packed_linear import packed_linear as launch
+
+        return launch(x, weights, is_exact)
     return cpu_packed_linear.packed_linear(x, weights, is_exact)
 
 
+def packed_grouped_linear(x: Tensor, weight: PackedMatrix, starts: Tensor) -> Tensor:
+    """Rows `starts[e]:starts[e + 1]` of x [R, I] by part e of packed [E * O, I]; returns [R, O]."""
+    if weight.planes is not None:
+        from kernels.packed_grouped_linear import packed_grouped_linear as launch
+
+        return launch(x, weight, starts)
+    return reference_packed_grouped_linear.packed_grouped_linear(x, weight, starts)
+
+
 def packed_mlp(x: Tensor, gate_up: Projection, down: Projection, is_gelu: bool) -> Tensor:
-    """`down(act(gate(x)) * up(x))` of x [T, I]; SiLU, or GELU by tanh. On a CPU only."""
+    """`down(act(gate(x)) * up(x))` of x [T, I]; SiLU, or GELU by tanh."""
     if cpu_packed_mlp.is_native(x, gate_up, down):
         return cpu_packed_mlp.packed_mlp(x, gate_up, down, is_gelu)
     gate = gelu_mul if is_gelu else silu_mul
@@ -113,7 +149,7 @@ def packed_attention(
     window: int = 0,
     softcap: float = 0.0,
 ) -> Tensor:
-    """`cached_attention` of qkv(x), through `output`: [T, I] to [T, O]. On a CPU only."""
+    """`cached_attention` of qkv(x), through `output`: [T, I] to [T, O]."""
     heads = (norms, eps, rotation, key_cache, value_cache, slots)
     sequences = (block_tables, query_starts, context_lengths)
     way = (*heads, *sequences, scale, window, softcap)
@@ -128,7 +164,11 @@ def _project(x: Tensor, projection: Projection) -> Tensor:
 
 
 def packed_rows(matrix: PackedMatrix, indices: Tensor) -> Tensor:
-    """Rows `indices` [N] int64 of a packed matrix [O, I]; returns [N, I] float32. On a CPU only."""
+    """Rows `indices` [N] int64 of a packed matrix [O, I]; returns [N, I] float32."""
+    if matrix.planes is not None:
+        from kernels.packed_rows import packed_rows as launch
+
+        return launch(matrix, indices)
     return cpu_packed_rows.packed_rows(matrix, indices)
 
 

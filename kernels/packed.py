@@ -23,6 +23,19 @@ CODED_16, CODED_32 = 5016, 5032
 HQQ4, HQQ8 = 4004, 4008
 
 
+class Planes(NamedTuple):
+    """How a matrix of N rows in B blocks of 256 columns lies on a GPU (kernels/planes/format.py).
+
+    What a format does not need of `high`, `supers` and `table` is empty.
+    """
+
+    low: Tensor  # uint16 [N, B * 256 * bits / 16], or uint8 or int8 [N, B * 256]
+    high: Tensor  # uint16 [N, B * 16 * bits]
+    scales: Tensor  # [B, N, groups of a block]
+    supers: Tensor  # [B, N], or zeros as `scales`
+    table: Tensor  # int8 [16]
+
+
 class PackedMatrix(NamedTuple):
     """`num_rows` by `num_columns` weights of one kind: GGML's or one of the above."""
 
@@ -31,6 +44,13 @@ class PackedMatrix(NamedTuple):
     num_columns: int
     data: Tensor  # uint8: [rows or parts, bytes] or, if tiled, as kernels/cpu/native has it
     is_tiled: bool = False
+    planes: Planes | None = None  # on a GPU; `data` is empty then
+
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        parts = (self.data,) if self.planes is None else self.planes
+        return sum(part.nbytes for part in parts)
 
 
 class Projection:

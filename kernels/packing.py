@@ -1,6 +1,7 @@
-"""Packed matrices made of rows of blocks, for the kernels of this machine's CPU."""
+"""Packed matrices made of rows of blocks, for the kernels of a machine's CPU or GPU."""
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 from kernels.cpu.native.bindings import TILE_ROWS, keep_library_in, load_library
 from kernels.cpu.native.hqq import load_hqq
 from kernels.packed import HQQ4, HQQ8, PackedMatrix
+from kernels.planes.format import empty_planes, format_of, planes_bytes
+from kernels.planes.packing import pack_planes
 from kernels.recoding import recoding
 
 PIECE_ROWS = TILE_ROWS
@@ -30,7 +33,7 @@ def can_pack(kind: int, num_columns: int) -> bool:
     The first call may build them: seconds.
     """
     library = load_library()
-    return library is not None and library.tiles_bytes(_kind_in_tiles(kind), 1, num_columns) > 0
+    return library is not None and library.tiles_bytes(_kind_in_memory(kind), 1, num_columns) > 0
 
 
 def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
@@ -47,16 +50,40 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
         return _in_rows(kind, num_rows, num_columns, pieces)
     library = load_library()
     assert library is not None, "can_pack said so"
-    matrix = library.empty(_kind_in_tiles(kind), num_rows, num_columns)
-    rewrite = recoding(kind)
+    matrix = library.empty(_kind_in_memory(kind), num_rows, num_columns)
     start = 0
-    for blocks in pieces:
-        if rewrite is not None:
-            blocks = torch.from_numpy(rewrite.rows(blocks.numpy(), torch.get_num_threads()))
+    for blocks in map(partial(_rewritten, kind), pieces):
         library.repack(matrix, start, blocks)
         start += len(blocks)
     assert start == num_rows, "the pieces are the whole matrix"
     return matrix
+
+
+def has_planes(kind: int) -> bool:
+    """Whether a GPU has kernels for such a kind, or for one it is rewritten into."""
+    return format_of(_kind_in_memory(kind)) is not None
+
+
+def bytes_in_planes(kind: int, num_rows: int, num_columns: int) -> int:
+    """What a matrix takes on a GPU. Ask `has_planes` first."""
+    nowhere = torch.device("meta")
+    return planes_bytes(empty_planes(_kind_in_memory(kind), num_rows, num_columns, nowhere))
+
+
+def pack_in_planes(
+    kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor], device: torch.device
+) -> PackedMatrix:
+    """As `pack`, on a GPU, where `has_planes` says so; pieces may have any number of rows."""
+    return pack_planes(
+        _kind_in_memory(kind), num_rows, num_columns, map(partial(_rewritten, kind), pieces), device
+    )
+
+
+def _rewritten(kind: int, blocks: Tensor) -> Tensor:
+    rewrite = recoding(kind)
+    if rewrite is None:
+        return blocks
+    return torch.from_numpy(rewrite.rows(blocks.numpy(), torch.get_num_threads()))
 
 
 def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -> PackedMatrix:
@@ -72,7 +99,7 @@ def _in_rows(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor
     return PackedMatrix(kind, num_rows, num_columns, data)
 
 
-def _kind_in_tiles(kind: int) -> int:
+def _kind_in_memory(kind: int) -> int:
     rewrite = recoding(kind)
     return kind if rewrite is None else rewrite.kind
 

@@ -11,7 +11,7 @@ from kernels.packed import PackedMatrix
 
 
 class Embedding(nn.Module):
-    """A row per token id. On a CPU, what a file has in blocks, F16 or BF16 stays so."""
+    """A row per token id. What a file has in blocks stays so, on a CPU F16 or BF16 too."""
 
     packed: PackedMatrix | None = None
 

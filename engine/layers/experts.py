@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.config import ModelConfig
 from engine.layers.linear import Linear, empty_like, parameter
 from engine.layers.mlp import gate_of
-from engine.layers.packed_experts import PackedExperts, expert_parts, load_packed
+from engine.layers.packed_experts import JoinedExperts, PackedExperts, expert_parts, load_packed
 from engine.weights.loader import Loader
 from kernels import ops
 
@@ -20,11 +20,11 @@ class Experts(nn.Module):
     """A router and E gated MLPs; a token's result is the weighted sum of those it was sent to.
 
     The tokens are sorted by expert once, so that a projection of all experts is one product of
-    rows in groups. The router's softmax is over all experts, in float32, before it chooses. On a
-    CPU, experts that a file has in blocks stay in blocks.
+    rows in groups. The router's softmax is over all experts, in float32, before it chooses.
+    Experts that a file has in blocks stay in blocks.
     """
 
-    packed: PackedExperts | None = None
+    packed: PackedExperts | JoinedExperts | None = None
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         """Raises LoadError for an activation that has no kernel."""

@@ -14,8 +14,8 @@ from kernels.packed import PackedMatrix, Projection
 class Linear(nn.Module):
     """`x @ weight.T + bias`. Several projections of one input are one Linear, stacked by rows.
 
-    On a CPU, weights that a file has in blocks, F16 or BF16 stay so, each projection in its type;
-    `weight` is empty then.
+    Weights that a file has in blocks stay so, each projection in its type; on a CPU F16 and BF16 do
+    too. `weight` is empty then.
     """
 
     packed: tuple[PackedMatrix, ...] = ()

@@ -1,4 +1,4 @@
-"""Experts whose matrices stay packed, on a CPU: their loading and their product; not the router."""
+"""Experts whose matrices stay packed: their loading and their product; not the router."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -7,13 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engine.weights.loader import Loader
+from engine.weights.loader import Loader, in_planes
 from kernels import ops
 from kernels.packed import PackedMatrix
 
 
 class PackedExperts(NamedTuple):
-    """Of each expert gate and up, stacked or apart, and down."""
+    """On a CPU: of each expert gate and up, stacked or apart, and down."""
 
     gate_up: Sequence[Sequence[PackedMatrix]]
     down: Sequence[PackedMatrix]
@@ -35,27 +35,56 @@ class PackedExperts(NamedTuple):
         return output
 
 
+class JoinedExperts(NamedTuple):
+    """On a GPU: all experts' gates and ups, those of each together, and all downs."""
+
+    gate_up: PackedMatrix  # [E * 2I, H]
+    down: PackedMatrix  # [E * H, I]
+
+    def __call__(self, rows: Tensor, starts: Tensor, gate: Callable[[Tensor], Tensor]) -> Tensor:
+        """As `PackedExperts`, without a word to the host of how rows are divided."""
+        inner = gate(ops.packed_grouped_linear(rows, self.gate_up, starts))
+        return ops.packed_grouped_linear(inner, self.down, starts)
+
+
 def load_packed(
     loader: Loader, prefix: str, names: Sequence[str], gate_up: Tensor, down: Tensor
-) -> PackedExperts | None:
+) -> PackedExperts | JoinedExperts | None:
     """The experts below `prefix` in the place of gate_up [E, 2I, H] and down [E, H, I].
 
-    None unless all of them stay packed. `names` are gate, up and down where each expert has three
+    None unless all of them stay packed, and on a GPU those that are multiplied together are of one
+    kind. `names` are gate, up and down where each expert has three
     tensors. Raises LoadError as `Loader` does.
     """
     stacks = {f"{prefix}.gate_up_proj": gate_up, f"{prefix}.down_proj": down}
     if all(map(loader.has, stacks)):
         if not loader.can_pack(tuple(stacks), tuple(stacks.values())):
             return None
+        if in_planes(down.device):
+            return _load_joined(loader, [(name, stacks[name]) for name in stacks], 1)
         both, downs = (loader.packed_stack(name, target) for name, target in stacks.items())
         return PackedExperts([(matrix,) for matrix in both], downs, loader.is_exact)
     parts = tuple(expert_parts(prefix, names, gate_up, down))
     if not loader.can_pack([name for name, _ in parts], [target for _, target in parts]):
         return None
+    if in_planes(down.device):
+        return _load_joined(loader, parts, 2)
     matrices = [loader.packed_one(name, target) for name, target in parts]
     return PackedExperts(
         list(zip(matrices[0::3], matrices[1::3], strict=True)), matrices[2::3], loader.is_exact
     )
+
+
+def _load_joined(
+    loader: Loader, parts: Sequence[tuple[str, Tensor]], num_gates: int
+) -> JoinedExperts | None:
+    """`parts` are, again and again, `num_gates` tensors of gates and ups and one of downs."""
+    step = num_gates + 1
+    gates = [part for place, part in enumerate(parts) if place % step < num_gates]
+    both = [list(zip(*some, strict=True)) for some in (gates, parts[num_gates::step])]
+    if not all(loader.is_one_kind(names) for names, _ in both):
+        return None
+    return JoinedExperts(*(loader.packed_below(*some) for some in both))
 
 
 def expert_parts(

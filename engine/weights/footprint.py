@@ -14,6 +14,7 @@ from engine.weights.checkpoint import Checkpoint
 from engine.weights.isq import Isq, can_quantise
 from engine.weights.loader import FLOAT_KINDS, MANY_BYTES
 from kernels.own_kinds import row_kind
+from kernels.packing import bytes_in_planes, has_planes
 
 _MARGIN = 0.05  # what loading needs beside the weights
 # What a weight takes in a format that packs whole matrices: codes, and scales among them.
@@ -45,13 +46,28 @@ def free_bytes(device: torch.device) -> int:
 def model_bytes(
     checkpoint: Checkpoint, isq: Isq | None, dtype: torch.dtype, device: torch.device
 ) -> int:
-    """About what the checkpoint's weights take as they are loaded; only a CPU has packed ones."""
+    """About what the checkpoint's weights take as they are loaded."""
     names = checkpoint.names()
-    plain_bytes = sum(_num_weights(checkpoint, name) * dtype.itemsize for name in names)
     if device.type != "cpu":
-        return plain_bytes
+        return sum(_bytes_on_gpu(checkpoint, name, isq, dtype) for name in names)
+    plain_bytes = sum(_num_weights(checkpoint, name) * dtype.itemsize for name in names)
     keeps_floats = plain_bytes >= MANY_BYTES
     return sum(_tensor_bytes(checkpoint, name, isq, dtype, keeps_floats) for name in names)
+
+
+def _bytes_on_gpu(checkpoint: Checkpoint, name: str, isq: Isq | None, dtype: torch.dtype) -> int:
+    shape, num_weights = checkpoint.shape(name), _num_weights(checkpoint, name)
+    asked = isq.wanted(name) if isq is not None and can_quantise(name, shape) else None
+    if asked is None:
+        stored = checkpoint.packed(name)
+        kind = None if stored is None else stored.kind
+    else:
+        format = fitting_format(asked, shape)
+        form = None if format is None else memory_form(format, *shape[-2:])
+        kind = None if form is None else form.kind
+    if kind is None or not has_planes(kind):
+        return num_weights * dtype.itemsize
+    return bytes_in_planes(kind, num_weights // shape[-1], shape[-1])
 
 
 def _num_weights(checkpoint: Checkpoint, name: str) -> int:

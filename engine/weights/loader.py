@@ -1,6 +1,7 @@
 """Copies a checkpoint's tensors into a model's parameters, one at a time. Knows no model."""
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import torch
 from gguf.constants import GGMLQuantizationType as Type
@@ -11,11 +12,16 @@ from engine.weights.checkpoint import Checkpoint, PackedTensor
 from engine.weights.contents import Contents, kind_name
 from engine.weights.progress import Progress
 from kernels.packed import PackedMatrix
-from kernels.packing import can_pack, pack
+from kernels.packing import can_pack, has_planes, pack, pack_in_planes
 
 FLOAT_KINDS = (int(Type.F16), int(Type.BF16))
 # A model of fewer bytes is not worth the minute in which kernels for these are first compiled.
 MANY_BYTES = 128 << 20
+
+
+def in_planes(device: torch.device) -> bool:
+    """Whether matrices stay packed as a GPU's kernels take them."""
+    return device.type != "cpu"
 
 
 class Loader:
@@ -68,11 +74,15 @@ class Loader:
     ) -> tuple[PackedMatrix, ...] | None:
         """The tensors `names` as packed matrices, in the place of `targets`.
 
-        None unless `can_pack`. Raises LoadError as `copy` does.
+        On a GPU neighbours of one kind are one matrix. None unless `can_pack`. Raises LoadError as
+        `copy` does.
         """
         if not self.can_pack(names, targets):
             return None
-        return tuple(map(self.packed_one, names, targets))
+        if not in_planes(targets[0].device):
+            return tuple(map(self.packed_one, names, targets))
+        runs = groupby(zip(names, targets, strict=True), lambda pair: self._kind(pair[0]))
+        return tuple(self.packed_below(*zip(*run, strict=True)) for _, run in runs)
 
     def packed_one(self, name: str, target: Tensor) -> PackedMatrix:
         """The tensor `name` as a packed matrix. Ask `can_pack` first."""
@@ -81,25 +91,56 @@ class Loader:
 
     def packed_stack(self, name: str, target: Tensor) -> tuple[PackedMatrix, ...]:
         """The matrices of a stack [E, O, I], or the one of [O, I]. Ask `can_pack` first."""
-        self._check_shape(name, target)
-        tensor = self.checkpoint.packed(name)
-        assert tensor is not None, "can_pack said so"
+        tensor = self._stored(name, target)
         num_rows, num_columns = target.shape[-2:]
         pieces = self._counted(tensor.pieces, target)
         stack = ([piece] for piece in pieces) if target.dim() == 3 else (pieces,)
         matrices = tuple(pack(tensor.kind, num_rows, num_columns, matrix) for matrix in stack)
-        num_bytes = sum(matrix.data.nbytes for matrix in matrices)
+        num_bytes = sum(matrix.num_bytes for matrix in matrices)
         self._count(name, target, kind_name(tensor.kind), num_bytes)
         return matrices
 
-    def can_pack(self, names: Sequence[str], targets: Sequence[Tensor]) -> bool:
-        """Whether all of `names` are in blocks that stay as they are on this machine.
+    def packed_below(self, names: Sequence[str], targets: Sequence[Tensor]) -> PackedMatrix:
+        """Tensors of one kind, [O, I] or stacks [E, O, I], one below the other, on a GPU."""
+        device, num_columns = targets[0].device, targets[0].shape[-1]
+        num_rows = sum(target.numel() // num_columns for target in targets)
+        pieces = (
+            piece
+            for name, target in zip(names, targets, strict=True)
+            for piece in self._counted(self._stored(name, target).pieces, target)
+        )
+        kind = self._kind(names[0])
+        matrix = pack_in_planes(kind, num_rows, num_columns, pieces, device)
+        for name, target in zip(names, targets, strict=True):
+            share = matrix.num_bytes * (target.numel() // num_columns) // num_rows
+            self._count(name, target, kind_name(kind), share)
+        return matrix
 
-        That is on a CPU, where it has kernels for them or the checkpoint says that they must.
+    def is_one_kind(self, names: Sequence[str]) -> bool:
+        """Whether tensors that can be packed can be one matrix."""
+        return len(set(map(self._kind, names))) == 1
+
+    def _kind(self, name: str) -> int:
+        tensor = self.checkpoint.packed(name)
+        assert tensor is not None, "can_pack said so"
+        return tensor.kind
+
+    def _stored(self, name: str, target: Tensor) -> PackedTensor:
+        self._check_shape(name, target)
+        tensor = self.checkpoint.packed(name)
+        assert tensor is not None, "can_pack said so"
+        return tensor
+
+    def can_pack(self, names: Sequence[str], targets: Sequence[Tensor]) -> bool:
+        """Whether all of `names` are in blocks that stay as they are on the targets' device.
+
+        That is where it has kernels for them or, on a CPU, the checkpoint says that they must.
         """
-        if any(target.device.type != "cpu" for target in targets):
-            return False
-        return all(map(self._stays, map(self.checkpoint.packed, names)))
+        stays = self._stays_in_planes if in_planes(targets[0].device) else self._stays
+        return all(map(stays, map(self.checkpoint.packed, names)))
+
+    def _stays_in_planes(self, tensor: PackedTensor | None) -> bool:
+        return tensor is not None and has_planes(tensor.kind)
 
     def _stays(self, tensor: PackedTensor | None) -> bool:
         if tensor is None or tensor.must_stay:

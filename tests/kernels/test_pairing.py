@@ -26,10 +26,8 @@ INFRASTRUCTURE = {
         "recoding",
     ),
 }
-# No kernel for a GPU: `ops` composes some of others, and weights are not packed there yet.
-CPU_ONLY = {
-    *("cached_attention", "packed_attention", "packed_linear", "packed_mlp", "packed_rows"),
-}
+# No kernel for a GPU: `ops` composes them of others.
+CPU_ONLY = {"cached_attention", "packed_attention", "packed_mlp"}
 
 
 def modules(folder):

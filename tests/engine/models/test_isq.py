@@ -12,6 +12,7 @@ from engine.config import EngineConfig
 from engine.errors import LoadError
 from engine.layers.experts import Experts
 from engine.layers.linear import Linear
+from engine.layers.packed_experts import PackedExperts
 from engine.models.registry import load_class
 from engine.quant.names import ISQ_NAMES
 from engine.quant.q8_0 import Q8_0
@@ -55,7 +56,7 @@ def kinds(model):
     for module in model.modules():
         if isinstance(module, Linear):
             found |= {matrix.kind for matrix in module.packed}
-        if isinstance(module, Experts) and module.packed is not None:
+        if isinstance(module, Experts) and isinstance(module.packed, PackedExperts):
             found |= {matrix.kind for pair in module.packed.gate_up for matrix in pair}
             found |= {matrix.kind for matrix in module.packed.down}
     return found
