@@ -162,6 +162,12 @@ class Decoder(nn.Module):
         loader.check_unused(spare)
         logger.info("weights: %s", loader.contents)
 
+    @property
+    def is_rounded(self) -> bool:
+        """Whether products round their inputs, where there are kernels that do."""
+        linears = (module for module in self.modules() if isinstance(module, Linear))
+        return any(linear.packed and not linear.is_exact for linear in linears)
+
     def _load_head(self, loader: Loader) -> None:
         if not self.config.tie_word_embeddings:
             self.lm_head.load(loader, "lm_head")

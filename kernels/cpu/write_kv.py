@@ -10,5 +10,5 @@ def write_kv(
     if slots.numel() and slots.numpy().min() < 0:
         kept = slots >= 0
         key, value, slots = key[kept], value[kept], slots[kept]
-    key_cache.view(-1, *key.shape[1:]).index_copy_(0, slots, key)
-    value_cache.view(-1, *value.shape[1:]).index_copy_(0, slots, value)
+    for new, cache in ((key, key_cache), (value, value_cache)):
+        cache.view(-1, *new.shape[1:]).index_copy_(0, slots, new.to(cache.dtype))

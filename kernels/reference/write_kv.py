@@ -9,9 +9,10 @@ def write_kv(
     """Store row t of `key` and `value` at slot `slots[t]`, in place; slot -1 skips the row.
 
     key, value: [T, Hkv, D]; key_cache, value_cache: [N, B, Hkv, D]; slots: [T] int64, where a slot
-    is `block * B + offset`. No two rows may name the same slot.
+    is `block * B + offset`. No two rows may name the same slot. Numbers are rounded to the cache's
+    type.
     """
     kept = slots >= 0
     block, offset = slots[kept] // key_cache.shape[1], slots[kept] % key_cache.shape[1]
-    key_cache[block, offset] = key[kept]
-    value_cache[block, offset] = value[kept]
+    key_cache[block, offset] = key[kept].to(key_cache.dtype)
+    value_cache[block, offset] = value[kept].to(value_cache.dtype)
