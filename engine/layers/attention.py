@@ -12,6 +12,9 @@ from engine.layers.norm import LayerNorm, make_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
+from kernels.packed import Projection
+
+PackedHeads = tuple[Projection, tuple[Tensor, Tensor] | None, Projection]
 
 
 class Attention(nn.Module):
@@ -69,6 +72,17 @@ class Attention(nn.Module):
             self.q_norm.load(loader, f"{prefix}.{norms[0]}")
             self.k_norm.load(loader, f"{prefix}.{norms[1]}")
 
+    def packed(self) -> PackedHeads | None:
+        """Projections and the norms between, where weights are packed and no other norm is."""
+        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
+        if qkv is None or output is None or self._has_other_norms:
+            return None
+        return qkv, self._head_norms, output
+
+    def sight(self) -> tuple[float, int | None, float, int, float]:
+        """The norms' eps, which rotation, and how far and how sharply a query sees."""
+        return self._eps, self.rotary, self.scale, self.window, self.softcap
+
     def forward(
         self,
         x: Tensor,
@@ -84,9 +98,9 @@ class Attention(nn.Module):
             *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
             *(self.scale, self.window, self.softcap),
         )
-        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
-        if qkv is not None and output is not None and not self._has_other_norms:
-            return ops.packed_attention(x, qkv, output, *way)
+        packed = self.packed()
+        if packed is not None:
+            return ops.packed_attention(x, packed[0], packed[2], *way)
         attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
         return attended
 

@@ -15,7 +15,8 @@ INFRASTRUCTURE = {
 }
 # No kernel for a GPU: `ops` composes some of others, and weights are not packed there yet.
 CPU_ONLY = {
-    *("cached_attention", "packed_attention", "packed_linear", "packed_mlp", "packed_rows"),
+    *("cached_attention", "packed_attention", "packed_layers", "packed_linear", "packed_mlp"),
+    "packed_rows",
 }
 
 
