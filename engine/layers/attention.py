@@ -45,7 +45,7 @@ class Attention(nn.Module):
             self.q_norm = make_norm(config, dtype, device, q_size)
             self.k_norm = make_norm(config, dtype, device, k_size)
         self.norms_rows = config.qk_norm == "row"
-        self._eps = config.norm_eps
+        self.eps = config.norm_eps
         # Norms that are no RMSNorm of each head are made before the rest.
         self._has_other_norms = self.norms_rows or isinstance(self.q_norm, LayerNorm)
         self._head_norms: tuple[Tensor, Tensor] | None = None
@@ -79,10 +79,6 @@ class Attention(nn.Module):
             return None
         return qkv, self._head_norms, output
 
-    def sight(self) -> tuple[float, int | None, float, int, float]:
-        """The norms' eps, which rotation, and how far and how sharply a query sees."""
-        return self._eps, self.rotary, self.scale, self.window, self.softcap
-
     def forward(
         self,
         x: Tensor,
@@ -92,7 +88,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """[T, hidden] to [T, hidden]; the tokens' keys and values go into `kv_cache`."""
         way = (
-            *(self._head_norms, self._eps),
+            *(self._head_norms, self.eps),
             None if self.rotary is None else rotations[self.rotary],
             *kv_cache,
             *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),

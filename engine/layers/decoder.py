@@ -105,7 +105,14 @@ class DecoderLayer(Layer):
             return None
         if not (isinstance(norms[0], RMSNorm) and isinstance(norms[1], RMSNorm)):
             return None
-        return PackedLayer(norms[0].weight, *heads, norms[1].weight, *both, *self.attention.sight())
+        return PackedLayer(
+            *(norms[0].weight, *heads, norms[1].weight, *both),
+            eps=self.attention.eps,
+            rotation=self.attention.rotary,
+            scale=self.attention.scale,
+            window=self.attention.window,
+            softcap=self.attention.softcap,
+        )
 
     def forward(
         self,

@@ -56,7 +56,11 @@ def layer_of(library, index, *, in_tiles):
     return PackedLayer(
         *(torch.rand(HIDDEN), qkv, head_norms if index != 1 else None, output),
         *(torch.rand(HIDDEN), gate_up, down, index == 2),
-        *(1e-6, (0, None, 1)[index], SIZE**-0.5, (0, 20, 0)[index], (0.0, 0.0, 30.0)[index]),
+        eps=1e-6,
+        rotation=(0, None, 1)[index],
+        scale=SIZE**-0.5,
+        window=(0, 20, 0)[index],
+        softcap=(0.0, 0.0, 30.0)[index],
     )
 
 
@@ -70,8 +74,9 @@ def stacks(library):
     )
 
 
-def build(rows, lengths, generator, dtype=torch.float32):
+def build(batch, generator, dtype=torch.float32):
     """Input, rotations, caches and where tokens lie, of sequences as (rows, context length)."""
+    rows, lengths = batch
     num_rows, width = sum(rows), -(-max(lengths) // BLOCK)
     x = torch.randn(num_rows, HIDDEN, generator=generator)
     angles = torch.randn(2, num_rows, SIZE // 2, generator=generator)
@@ -93,12 +98,15 @@ def copies(caches):
     return [(keys.clone(), values.clone()) for keys, values in caches]
 
 
-BATCHES = {"decode": ([1, 1, 1], [5, 1, 200]), "mixed": ([1, 7, 40], [20, 7, 70])}
+BATCHES: dict[str, tuple[list[int], list[int]]] = {
+    "decode": ([1, 1, 1], [5, 1, 200]),
+    "mixed": ([1, 7, 40], [20, 7, 70]),
+}
 
 
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=list(BATCHES))
 def test_layers_are_the_references(stacks, batch, generator):
-    x, turns, caches, sequences = build(*batch, generator)
+    x, turns, caches, sequences = build(batch, generator)
     expected, actual = copies(caches), copies(caches)
     truth = reference_packed_layers(x, stacks.plain, turns, expected, *sequences)
     result = ops.packed_layers(x, stacks.tiled, turns, actual, *sequences)
@@ -111,7 +119,7 @@ def test_layers_are_the_references(stacks, batch, generator):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=list(BATCHES))
 def test_one_call_has_the_bits_of_many(stacks, batch, dtype, generator, monkeypatch):
-    x, turns, caches, sequences = build(*batch, generator, dtype)
+    x, turns, caches, sequences = build(batch, generator, dtype)
     parts, whole, before = copies(caches), copies(caches), x.clone()
     assert cpu_packed_layers.is_native(x, stacks.tiled, whole)
     result = ops.packed_layers(x, stacks.tiled, turns, whole, *sequences)
@@ -125,7 +133,7 @@ def test_one_call_has_the_bits_of_many(stacks, batch, dtype, generator, monkeypa
 
 
 def test_other_caches_are_written_to_when_they_are_given(stacks, generator):
-    x, turns, caches, sequences = build(*BATCHES["decode"], generator)
+    x, turns, caches, sequences = build(BATCHES["decode"], generator)
     first, second = copies(caches), copies(caches)
     results = [
         ops.packed_layers(x, stacks.tiled, turns, each, *sequences) for each in (first, second)
@@ -136,7 +144,7 @@ def test_other_caches_are_written_to_when_they_are_given(stacks, generator):
 
 
 def test_what_the_library_does_not_take_is_composed(stacks, generator):
-    x, turns, caches, sequences = build(*BATCHES["decode"], generator)
+    x, turns, caches, sequences = build(BATCHES["decode"], generator)
     assert not cpu_packed_layers.is_native(x, stacks.plain, caches)
     assert not cpu_packed_layers.is_native(x.bfloat16(), stacks.tiled, caches)
     result = ops.packed_layers(x, stacks.plain, turns, copies(caches), *sequences)

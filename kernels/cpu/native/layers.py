@@ -9,7 +9,7 @@ from torch import Tensor
 from kernels.cpu.native import block
 from kernels.cpu.native.attention import attention_call, can_attend
 from kernels.cpu.native.bindings import Library
-from kernels.packed import PackedLayer, PackedStack
+from kernels.packed import PackedLayer, PackedStack, Projection
 
 _Pair = tuple[Tensor, Tensor]
 
@@ -67,7 +67,7 @@ def _can_take(layer: PackedLayer, cache: _Pair, num_heads: int) -> bool:
     )
 
 
-def _blocks(layer: PackedLayer) -> tuple[tuple[block.Projection, block.Projection], ...]:
+def _blocks(layer: PackedLayer) -> tuple[tuple[Projection, Projection], ...]:
     return (layer.qkv, layer.output), (layer.gate_up, layer.down)
 
 
@@ -77,7 +77,9 @@ def _head_norms(layer: PackedLayer) -> tuple[Tensor, ...]:
 
 def _prepare(layer: PackedLayer, cache: _Pair) -> _Layer:
     parts = (layer.qkv, layer.output, layer.gate_up, layer.down)
-    head_norms = [weight.data_ptr() for weight in _head_norms(layer)] or [None, None]
+    head_norms: list[int | None] = [None, None]
+    if layer.head_norms is not None:
+        head_norms = [weight.data_ptr() for weight in layer.head_norms]
     return _Layer(
         *(ctypes.addressof(block.prepared(part)) for part in parts),
         *(layer.input_norm.data_ptr(), layer.post_norm.data_ptr()),
@@ -108,7 +110,7 @@ def run_layers(
     call = attention_call(None, known.num_heads, caches[0], sequences, 0.0, 0, 0.0)
     call.slots = slots.data_ptr()
     turns = (_Rotation * len(rotations))(
-        *((cos.data_ptr(), sin.data_ptr(), cos.shape[1]) for cos, sin in rotations)
+        *(_Rotation(cos.data_ptr(), sin.data_ptr(), cos.shape[1]) for cos, sin in rotations)
     )
     library.layers(known.layers, turns, call, x.shape, (added.data_ptr(), total.data_ptr()))
     return added, total
