@@ -46,8 +46,28 @@ def prepare_kernels(config: EngineConfig, device: torch.device) -> None:
         )
 
 
+def choose_cache_dtype(
+    config: EngineConfig, dtype: torch.dtype, device: torch.device, *, is_rounded: bool
+) -> torch.dtype:
+    """The format of keys and values; `is_rounded`: the model's products round their inputs.
+
+    `auto` is float16, as llama.cpp has it, where inputs are rounded to less than that anyway.
+    Raises LoadError for one that the kernels do not take beside `dtype`.
+    """
+    can_halve = device.type == "cpu" and dtype == torch.float32
+    name = config.kv_cache_dtype
+    if name == "auto":
+        return torch.float16 if can_halve and is_rounded and has_kernels() else dtype
+    if DTYPES[name] != dtype and not (can_halve and name == "float16"):
+        raise LoadError(
+            f"--kv-cache-dtype {name} is not for a model in {str(dtype).removeprefix('torch.')} on "
+            f"{device.type}; ask for auto."
+        )
+    return DTYPES[name]
+
+
 def choose_dtype(config: EngineConfig, model: ModelConfig, device: torch.device) -> torch.dtype:
-    """The format of weights and KV. `auto` is float32 on CPU, elsewhere what the files store."""
+    """The format of weights and activations; `auto`: float32 on CPU, elsewhere the files'."""
     name = config.dtype
     if name == "auto":
         name = "float32" if device.type == "cpu" else model.dtype

@@ -17,7 +17,7 @@ from engine.block_manager import BlockManager
 from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
-from engine.device import choose_device, choose_dtype, prepare_kernels
+from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
 from engine.kv_cache import allocate, bytes_per_block
@@ -50,18 +50,22 @@ class Engine:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        cache_dtype: torch.dtype | None = None,
         name: str = "",
         reload: Callable[[str], Model] | None = None,
         load_tokenizer: Callable[[], Tokenizer] | None = None,
     ) -> None:
-        """`name` is the fingerprint; `reload` loads the model in another type of its weights;
-        without `load_tokenizer` there are no grammars.
+        """`cache_dtype`, of keys and values, is `dtype` unless given; `name` is the fingerprint;
+        `reload` loads the model in another type of its weights; without `load_tokenizer` there are
+        no grammars.
 
         Raises LoadError if `config` cannot be met.
         """
         _check(config)
-        capacity = _size(model, model_config, config, device, dtype)
-        cache = allocate(model_config, capacity.num_blocks, capacity.block_size, dtype, device)
+        cache_dtype = cache_dtype or dtype
+        capacity = _size(model, model_config, config, device, cache_dtype)
+        size = (capacity.num_blocks, capacity.block_size)
+        cache = allocate(model_config, *size, cache_dtype, device)
         # Some configurations name an id that the model cannot make.
         self._eos_ids = [i for i in model_config.eos_token_ids if i < model_config.vocab_size]
         switch = rope_switch(model_config, capacity.context_length)
@@ -300,12 +304,14 @@ def _load_whole(
     _check_makes_text(files, checkpoint.config)
     dtype = choose_dtype(config, checkpoint.config, device)
     name = fingerprint(files, checkpoint.config)
+    model = load_model(checkpoint, config, dtype, device, progress)
     return Engine(
-        load_model(checkpoint, config, dtype, device, progress),
+        model,
         checkpoint.config,
         config,
         device=device,
         dtype=dtype,
+        cache_dtype=choose_cache_dtype(config, dtype, device, is_rounded=model.is_rounded),
         name=name,
         reload=functools.partial(reload, files, config, name, dtype, device),
         load_tokenizer=lambda: load_vocabulary(files),
@@ -327,6 +333,7 @@ def _load_shared(
         config,
         device=part.device,
         dtype=part.dtype,
+        cache_dtype=part.cache_dtype,
         name=name,
         reload=no_reload,
         load_tokenizer=lambda: load_vocabulary(files),

@@ -14,6 +14,7 @@ from kernels.cpu import (
     gelu_mul as cpu_gelu_mul,
     grouped_linear as cpu_grouped_linear,
     packed_attention as cpu_packed_attention,
+    packed_layers as cpu_packed_layers,
     packed_linear as cpu_packed_linear,
     packed_mlp as cpu_packed_mlp,
     packed_rows as cpu_packed_rows,
@@ -26,7 +27,7 @@ from kernels.cpu import (
     varlen_attention as cpu_varlen_attention,
     write_kv as cpu_write_kv,
 )
-from kernels.packed import PackedMatrix, Projection
+from kernels.packed import PackedMatrix, PackedStack, Projection
 from kernels.reference import (
     decode_attention as reference_decode_attention,
     lora_expand as reference_lora_expand,
@@ -156,6 +157,36 @@ def packed_attention(
     if cpu_packed_attention.is_native(x, qkv, output, (key_cache, value_cache)):
         return cpu_packed_attention.packed_attention(x, qkv, output, *way)
     return _project(cached_attention(_project(x, qkv), *way), output)
+
+
+def packed_layers(
+    x: Tensor,
+    stack: PackedStack,
+    rotations: Sequence[tuple[Tensor, Tensor]],
+    caches: Sequence[tuple[Tensor, Tensor]],
+    slots: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """x [T, I] through all layers: what the last one adds, the sum before that. On a CPU only."""
+    sequences = (slots, block_tables, query_starts, context_lengths)
+    if cpu_packed_layers.is_native(x, stack, caches):
+        return cpu_packed_layers.packed_layers(x, stack, rotations, caches, *sequences)
+    total = None
+    for layer, cache in zip(stack.layers, caches, strict=True):
+        turn = None if layer.rotation is None else rotations[layer.rotation]
+        way = (layer.head_norms, layer.eps, turn, *cache, *sequences)
+        sight = (layer.scale, layer.window, layer.softcap)
+        if total is None:
+            normed, total = rms_norm(x, layer.input_norm, layer.eps), x
+        else:
+            normed, total = add_rms_norm(x, total, layer.input_norm, layer.eps)
+        x = packed_attention(normed, layer.qkv, layer.output, *way, *sight)
+        normed, total = add_rms_norm(x, total, layer.post_norm, layer.eps)
+        x = packed_mlp(normed, layer.gate_up, layer.down, layer.is_gelu)
+    assert total is not None, "a decoder has at least one layer"
+    return x, total
 
 
 def _project(x: Tensor, projection: Projection) -> Tensor:

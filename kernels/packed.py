@@ -5,6 +5,7 @@ use. Ours are rows of blocks like those of GGML (own_kinds.py); a name ends in t
 that share a scale.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -75,3 +76,36 @@ class Projection:
     ) -> bool:
         """Whether it was made of these very objects."""
         return self.matrices is matrices and self.bias is bias and self.is_exact == is_exact
+
+
+class PackedLayer(NamedTuple):
+    """What a decoder layer computes with: `down(act(gate) * up)` of the normalised sum after
+    attention of the normalised sum before it.
+    """
+
+    input_norm: Tensor  # [I]
+    qkv: Projection
+    head_norms: tuple[Tensor, Tensor] | None
+    output: Projection
+    post_norm: Tensor  # [I]
+    gate_up: Projection
+    down: Projection
+    is_gelu: bool
+    eps: float  # of all norms
+    rotation: int | None  # which of the model's; None: heads are not turned
+    scale: float
+    window: int
+    softcap: float
+
+
+class PackedStack:
+    """The layers of a decoder, one after the other. Not to be changed.
+
+    A kernel keeps in `prepared` what it makes of them, once.
+    """
+
+    __slots__ = ("layers", "prepared")
+
+    def __init__(self, layers: Sequence[PackedLayer]) -> None:
+        self.layers = tuple(layers)
+        self.prepared: object = None

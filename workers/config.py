@@ -110,6 +110,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             "slower; `auto` is int8 where there are kernels for it."
         ),
     ] = "auto"
+    kv_cache_dtype: Annotated[
+        Literal["auto", "float32", "float16"],
+        setting(
+            "What keys and values are kept as on a CPU; `auto` is float16 where products round "
+            "their inputs, else what the model is in."
+        ),
+    ] = "auto"
     kernel_cache: Annotated[
         str,
         setting(
@@ -217,6 +224,7 @@ def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,
         cpu_activations=config.cpu_activations,
+        kv_cache_dtype=config.kv_cache_dtype,
         kernel_cache=_kernel_cache(config.kernel_cache, environ),
         isq=config.isq,
         imatrix=config.imatrix,

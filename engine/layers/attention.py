@@ -12,6 +12,9 @@ from engine.layers.norm import LayerNorm, make_norm
 from engine.layers.rotary import Rotation, rotary_of
 from engine.weights.loader import Loader
 from kernels import ops
+from kernels.packed import Projection
+
+PackedHeads = tuple[Projection, tuple[Tensor, Tensor] | None, Projection]
 
 
 class Attention(nn.Module):
@@ -44,7 +47,7 @@ class Attention(nn.Module):
             self.q_norm = make_norm(config, dtype, device, q_size)
             self.k_norm = make_norm(config, dtype, device, k_size)
         self.norms_rows = config.qk_norm == "row"
-        self._eps = config.norm_eps
+        self.eps = config.norm_eps
         # Norms that are no RMSNorm of each head are made before the rest.
         self._has_other_norms = self.norms_rows or isinstance(self.q_norm, LayerNorm)
         self._head_norms: tuple[Tensor, Tensor] | None = None
@@ -71,6 +74,13 @@ class Attention(nn.Module):
             self.q_norm.load(loader, f"{prefix}.{norms[0]}")
             self.k_norm.load(loader, f"{prefix}.{norms[1]}")
 
+    def packed(self) -> PackedHeads | None:
+        """Projections and the norms between, where weights are packed and no other norm is."""
+        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
+        if qkv is None or output is None or self._has_other_norms:
+            return None
+        return qkv, self._head_norms, output
+
     def forward(
         self,
         x: Tensor,
@@ -85,15 +95,15 @@ class Attention(nn.Module):
         if not self.is_causal:
             return self._look_both_ways(x, batch, rotations)
         way = (
-            *(self._head_norms, self._eps),
+            *(self._head_norms, self.eps),
             None if self.rotary is None else rotations[self.rotary],
             *kv_cache,
             *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
             *(self.scale, self.window, self.softcap),
         )
-        qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
-        if qkv is not None and output is not None and not self._has_other_norms:
-            return ops.packed_attention(x, qkv, output, *way)
+        packed = self.packed()
+        if packed is not None:
+            return ops.packed_attention(x, packed[0], packed[2], *way)
         attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))
         return attended
 

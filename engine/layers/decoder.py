@@ -14,12 +14,14 @@ from engine.layers.attention import Attention
 from engine.layers.embedding import Embedding
 from engine.layers.linear import Linear
 from engine.layers.mlp import GatedMLP
-from engine.layers.norm import make_norm
+from engine.layers.norm import RMSNorm, make_norm
 from engine.layers.rotary import Rotation, make_rotaries
 from engine.weights.checkpoint import Checkpoint
 from engine.weights.isq import Isq
 from engine.weights.loader import Loader
 from engine.weights.progress import Progress
+from kernels import ops
+from kernels.packed import PackedLayer, PackedStack
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,10 @@ class Layer(nn.Module):
     @abstractmethod
     def load(self, loader: Loader, prefix: str) -> None:
         """Fill from the tensors below `prefix`."""
+
+    def packed(self) -> PackedLayer | None:
+        """What `ops.packed_layers` needs to compute the same; None: it cannot."""
+        return None
 
     @abstractmethod
     def forward(
@@ -89,6 +95,25 @@ class DecoderLayer(Layer):
         self.post_attention_norm.load(loader, f"{prefix}.post_attention_layernorm")
         self.mlp.load(loader, f"{prefix}.{self.feed_forward}")
 
+    def packed(self) -> PackedLayer | None:
+        """As `Layer` has it; a layer of another order has another `forward`."""
+        norms = (self.input_norm, self.post_attention_norm)
+        heads = self.attention.packed()
+        both = self.mlp.packed() if isinstance(self.mlp, GatedMLP) else None
+        is_other = type(self).forward is not DecoderLayer.forward
+        if heads is None or both is None or is_other:
+            return None
+        if not (isinstance(norms[0], RMSNorm) and isinstance(norms[1], RMSNorm)):
+            return None
+        return PackedLayer(
+            *(norms[0].weight, *heads, norms[1].weight, *both),
+            eps=self.attention.eps,
+            rotation=self.attention.rotary,
+            scale=self.attention.scale,
+            window=self.attention.window,
+            softcap=self.attention.softcap,
+        )
+
     def forward(
         self,
         x: Tensor,
@@ -112,6 +137,7 @@ class Decoder(nn.Module):
 
     layer_class: type[Layer] = DecoderLayer
     final_norm = "model.norm"  # its name in a checkpoint
+    _stack: PackedStack | None = None  # all layers, where one call can compute them
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         """The weights are empty until `load`."""
@@ -161,6 +187,19 @@ class Decoder(nn.Module):
         spare = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * self.config.tie_word_embeddings
         loader.check_unused(spare)
         logger.info("weights: %s", loader.contents)
+        packed = [layer.packed() for layer in self._layers]
+        known = [layer for layer in packed if layer is not None]
+        self._stack = PackedStack(known) if known and len(known) == len(packed) else None
+
+    def keep_layers_apart(self) -> None:
+        """Never compute several layers in one call: something is done between their parts."""
+        self._stack = None
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether products round their inputs, where there are kernels that do."""
+        linears = (module for module in self.modules() if isinstance(module, Linear))
+        return any(linear.packed and not linear.is_exact for linear in linears)
 
     def _load_head(self, loader: Loader) -> None:
         if not self.config.tie_word_embeddings:
@@ -178,8 +217,11 @@ class Decoder(nn.Module):
         if self.config.embedding_scale != 1.0:
             # The scale is rounded to the model's type, as transformers does.
             x = x * torch.tensor(self.config.embedding_scale, dtype=x.dtype)
-        residual: Tensor | None = None
         rotations = [rotary(batch.positions, batch.rope_sets) for rotary in self.rotaries]
+        if self._stack is not None:
+            way = (batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths)
+            return self.norm.add(*ops.packed_layers(x, self._stack, rotations, kv_cache, *way))[0]
+        residual: Tensor | None = None
         for layer, layer_cache in zip(self._layers, kv_cache, strict=True):
             x, residual = layer(x, residual, batch, rotations, layer_cache)
         assert residual is not None, "a model has at least one layer"

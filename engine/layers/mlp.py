@@ -12,6 +12,7 @@ from engine.errors import LoadError
 from engine.layers.linear import Linear
 from engine.weights.loader import Loader
 from kernels import ops
+from kernels.packed import Projection
 
 _GATES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": ops.silu_mul,
@@ -62,11 +63,18 @@ class GatedMLP(nn.Module):
         self.gate_up_proj.load(loader, *(f"{prefix}.{name}" for name in gate_up))
         self.down_proj.load(loader, f"{prefix}.down_proj")
 
+    def packed(self) -> tuple[Projection, Projection, bool] | None:
+        """Both projections and whether the gate is GELU, where weights are packed."""
+        gate_up, down = self.gate_up_proj.projection(), self.down_proj.projection()
+        if gate_up is None or down is None:
+            return None
+        return gate_up, down, self.gate is ops.gelu_mul
+
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
-        gate_up, down = self.gate_up_proj.projection(), self.down_proj.projection()
-        if gate_up is not None and down is not None:
-            return ops.packed_mlp(x, gate_up, down, self.gate is ops.gelu_mul)
+        packed = self.packed()
+        if packed is not None:
+            return ops.packed_mlp(x, *packed)
         output: Tensor = self.down_proj(self.gate(self.gate_up_proj(x)))
         return output
 

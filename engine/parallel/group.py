@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from engine.errors import LoadError
 from engine.layers.attention import Attention
+from engine.layers.decoder import Decoder
 from engine.layers.experts import Experts
 from engine.layers.mlp import MLP, GatedMLP
 from engine.parallel.shard import Shard
@@ -97,12 +98,13 @@ class Group:
         self._data.allreduce([tensor]).wait()
 
 
-def add_up(model: nn.Module, reduce: Callable[[Tensor], None]) -> None:
+def add_up(model: Decoder, reduce: Callable[[Tensor], None]) -> None:
     """Have each block of `model` give the sum over all processes, which `reduce` makes in place."""
 
     def add(_block: nn.Module, _inputs: tuple[object, ...], output: Tensor) -> None:
         reduce(output)
 
+    model.keep_layers_apart()
     for module in model.modules():
         if isinstance(module, _BLOCKS):
             module.register_forward_hook(add)

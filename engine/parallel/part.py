@@ -3,7 +3,7 @@
 import torch
 
 from engine.config import EngineConfig, ModelConfig
-from engine.device import choose_device, choose_dtype, prepare_kernels
+from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
 from engine.errors import LoadError
 from engine.kv_cache import KVCache, allocate
 from engine.layers.decoder import Decoder
@@ -29,6 +29,7 @@ class Part:
         self.device = device_of(config, shard)
         prepare_kernels(config, self.device)
         self.dtype = choose_dtype(config, self.config, self.device)
+        self.cache_dtype = self.dtype  # until the weights say how their products are made
 
     @property
     def config(self) -> ModelConfig:
@@ -38,12 +39,15 @@ class Part:
     def load(self, group: Group, progress: Progress | None = None) -> Decoder:
         """The part of the model, whose blocks give the sums over all. Raises LoadError."""
         model = load_model(self._checkpoint, self._settings, self.dtype, self.device, progress)
+        self.cache_dtype = choose_cache_dtype(
+            self._settings, self.dtype, self.device, is_rounded=model.is_rounded
+        )
         add_up(model, group.sum)
         return model
 
     def allocate(self, num_blocks: int, block_size: int) -> KVCache:
         """The part of the KV cache: the heads that are its own."""
-        return allocate(self.config, num_blocks, block_size, self.dtype, self.device)
+        return allocate(self.config, num_blocks, block_size, self.cache_dtype, self.device)
 
 
 def device_of(config: EngineConfig, shard: Shard) -> torch.device:

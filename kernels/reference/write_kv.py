@@ -12,8 +12,8 @@ def write_kv(
     """Store row t of `key` and `value` at slot `slots[t]`, in place; slot -1 skips the row.
 
     key, value: [T, Hkv, D]; key_cache, value_cache: [N, B, Hkv, D]; slots: [T] int64, where a slot
-    is `block * B + offset`. No two rows may name the same slot. Caches are of the rows' type or
-    float8_e4m3fn: then rows are rounded to the nearest, what is beyond 448 to that.
+    is `block * B + offset`. No two rows may name the same slot. Numbers are rounded to the
+    cache's type, to the nearest; in float8_e4m3fn what is beyond 448 becomes that.
     """
     kept = slots >= 0
     block, offset = slots[kept] // key_cache.shape[1], slots[kept] % key_cache.shape[1]
@@ -24,5 +24,5 @@ def write_kv(
 def as_stored(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Rows in the cache's type."""
     if dtype != torch.float8_e4m3fn:
-        return rows
+        return rows.to(dtype)
     return rows.float().clamp(-LARGEST_E4M3, LARGEST_E4M3).to(dtype)

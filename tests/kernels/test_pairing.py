@@ -27,7 +27,7 @@ INFRASTRUCTURE = {
     ),
 }
 # No kernel for a GPU: `ops` composes them of others.
-CPU_ONLY = {"cached_attention", "packed_attention", "packed_mlp"}
+CPU_ONLY = {"cached_attention", "packed_attention", "packed_layers", "packed_mlp"}
 
 
 def modules(folder):

@@ -8,7 +8,7 @@ namespace tramontane {
 // A call's arguments, as Python gives them. T tokens of S sequences; caches are [N, B, Hkv, D].
 struct Attention {
   float* query;                          // [T, Hq, D], rows query_stride apart
-  float *keys, *values;
+  void *keys, *values;                   // float32, or float16 if has_halves
   const int32_t *tables, *starts, *lengths;  // [S, table_width], [S + 1], [S]
   float* out;                            // [T, Hq, D]
   long query_stride, table_width, block_size, num_kv_heads, num_heads, head_dim, num_sequences, window;
@@ -20,6 +20,7 @@ struct Attention {
   const float *cos, *sin;                // [T, half]
   long half;
   float eps;
+  int has_halves;
 
   long heads_of_group() const { return num_heads / num_kv_heads; }
   // Where a token's key or value of the first KV head lies.
@@ -32,6 +33,9 @@ struct Attention {
   }
 };
 
+// Numbers of the cache at `place`, in float32: where they lie, or copied to `room`.
+const float* cached(const Attention& a, const void* cache, long place, long count, float* room);
+
 // Room for `count` floats where a vector of 16 crosses no line of a cache.
 inline float* aligned(std::vector<float>& memory, long count) {
   if (static_cast<long>(memory.size()) < count + 16) memory = std::vector<float>(count + 16);
@@ -43,7 +47,7 @@ struct Rows {
   long sequence, row, position, count;
 };
 
-// heads.cpp: normalises, turns and stores head `head` of Hq + 2 Hkv of one token.
+// heads.cpp: normalises, turns and stores head `head` of Hq + 2 Hkv of one token; `cached` above.
 void prepare_head(const Attention& a, long token, long head);
 
 // chunk.cpp: rows that share the reading of a KV head; at most `rows_of_chunk`. kMaxGroup query heads a KV head.

@@ -23,13 +23,15 @@ class AttentionCall(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("slots", "query_norm", "key_norm", "cos", "sin")),
         ("half", ctypes.c_long),
         ("eps", ctypes.c_float),
+        ("has_halves", ctypes.c_int),
     )
 
 
 def can_attend(query: Tensor, caches: tuple[Tensor, Tensor], num_heads: int) -> bool:
     """Whether the library reads these as they are."""
     keys, values = caches
-    is_float = query.dtype == keys.dtype == torch.float32
+    is_float = query.dtype == torch.float32 and keys.dtype in (torch.float32, torch.float16)
+    is_float &= keys.dtype == values.dtype
     is_whole = keys.is_contiguous() and values.is_contiguous()
     return is_float and is_whole and num_heads <= MAX_GROUP * keys.shape[2]
 
@@ -46,8 +48,8 @@ def attention_call(
     """Attention of `num_heads` query heads.
 
     ends: query rows [T, Hq * D or more] and the output [T, Hq, D]; None: `attention_block` has
-    them. caches: [N, B, Hkv, D] each; sequences: block tables, query starts and context lengths,
-    int32. All float32 or int32, and contiguous, the queries in their last dimensions.
+    them. caches: [N, B, Hkv, D] each, float32 or float16; sequences: block tables, query starts and
+    context lengths, int32. All else float32, and contiguous, the queries in their last dimensions.
     """
     key_cache, value_cache = caches
     tables, starts, lengths = sequences
@@ -70,6 +72,7 @@ def attention_call(
         window,
         scale,
         softcap,
+        has_halves=key_cache.dtype == torch.float16,
     )
 
 

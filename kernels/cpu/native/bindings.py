@@ -3,9 +3,10 @@
 import ctypes
 import logging
 from collections.abc import Sequence
-from ctypes import Structure
+from ctypes import Array, Structure
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,11 @@ class Library:
         self._mlp.restype = self._attention_block.restype = None
         self._mlp.argtypes = (pointer, pointer, number, pointer, whole, number, pointer)
         self._attention_block.argtypes = (*(pointer,) * 4, whole, number, pointer)
+        self._layers = lib.tr_layers
+        self._layers.restype = None
+        self._layers.argtypes = (pointer, whole, pointer, pointer, whole, whole, number) + (
+            (pointer,) * 2
+        )
         self.path: str = lib.tr_path().decode()
 
     def tiles_bytes(self, kind: int, num_rows: int, num_columns: int) -> int:
@@ -173,8 +179,20 @@ class Library:
         threads, by = torch.get_num_threads(), ctypes.byref
         self._attention_block(by(qkv), by(output), by(call), x, num_rows, threads, out)
 
+    def layers(
+        self,
+        layers: Array[Any],
+        rotations: Array[Any],
+        call: Structure,
+        shape: Sequence[int],
+        ends: tuple[int, int],
+    ) -> None:
+        """`tr_layers` of layers.cpp; `ends` are addresses. layers.py has it for tensors."""
+        threads, turns = torch.get_num_threads(), ctypes.byref(rotations)
+        self._layers(layers, len(layers), turns, ctypes.byref(call), *shape, threads, *ends)
 
-def weights_of(matrices: Sequence[PackedMatrix]) -> ctypes.Array[_Weight]:
+
+def weights_of(matrices: Sequence[PackedMatrix]) -> Array[_Weight]:
     """Tiled matrices as C++ has them; they must outlive it."""
     return (_Weight * len(matrices))(*map(_weight, matrices))
 

@@ -7,14 +7,6 @@
 
 using tramontane::Attention;
 
-// y = x . W^T + bias, of weights that share their input. Without a bias it is null.
-struct TrProjection {
-  const TrWeight* weights;
-  const float* bias;
-  long num_weights, columns, rows;
-  int exact;
-};
-
 namespace {
 
 constexpr long kPiece = 256;  // rows of an MLP at a time: what is between its products stays in a cache

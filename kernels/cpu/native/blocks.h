@@ -29,6 +29,28 @@ inline float half_to_float(uint16_t h) {
   return value;
 }
 
+// The nearest, or the even one of two.
+inline uint16_t float_to_half(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) {
+    magnitude = 0x7e00u | ((magnitude >> 13) & 0x3ffu);
+  } else if (magnitude >= 0x477ff000u) {
+    magnitude = 0x7c00u;
+  } else if (magnitude >= 0x38800000u) {
+    magnitude = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1)) >> 13;
+  } else {
+    // Beside 0.5 a float has just the bits that a subnormal has.
+    std::memcpy(&value, &magnitude, 4);
+    value += 0.5f;
+    std::memcpy(&magnitude, &value, 4);
+    magnitude -= 0x3f000000u;
+  }
+  return static_cast<uint16_t>(sign | magnitude);
+}
+
 // The formats of the product. Names are the widths of their codes; several of GGML's types may share one.
 //   kSub     columns that share a weight scale, 32 or 16
 //   kOffset  what is subtracted from a code; codes are unsigned

@@ -23,10 +23,12 @@ constexpr int kVectors = 1;
 struct Room {
   std::vector<float> memory;
   float *queries, *sums;  // [D, lanes]
-  float* values;          // [keys, D], a copy: as they lie in the cache, most would share a set of a core's cache
+  // [keys, D], a copy of values: as they lie in the cache, most would share a set of a core's cache. Before, keys in
+  // float32, if the cache has others.
+  float* values;
   alignas(64) float scores[kKeys * kLanes];
   float largest[kLanes], total[kLanes];
-  long positions[kLanes];
+  long positions[kLanes], places[kKeys];
   const float* keys[kKeys];
 };
 
@@ -135,15 +137,19 @@ __attribute__((noinline)) void attend_keys(const Attention& a, const Rows& rows,
   const long size = a.head_dim;
   const float** keys = room.keys;
   float* values = room.values;
+  long* places = room.places;
   for (long j = 0; j < count; j++) {
-    const long place = a.place(rows.sequence, key + j) + offset;
-    keys[j] = a.keys + place;
-    std::copy(a.values + place, a.values + place + size, values + j * size);
+    places[j] = a.place(rows.sequence, key + j) + offset;
+    keys[j] = cached(a, a.keys, places[j], size, values + j * size);
   }
   product<false>(count, size, [=](long j, long d) { return keys[j][d]; }, room.queries, room.scores);
   if (a.softcap > 0) cap(a, room, count);
   if (key + count - 1 > rows.position || key < a.first_visible(last)) mask(a, room, key, count);
   weigh(a, room, count);
+  for (long j = 0; j < count; j++) {
+    const float* value = cached(a, a.values, places[j], size, values + j * size);
+    if (!a.has_halves) std::copy(value, value + size, values + j * size);
+  }
   product<true>(size, count, [=](long d, long j) { return values[j * size + d]; }, room.scores, room.sums);
 }
 

@@ -3,6 +3,7 @@
 // sequence alone.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "attention.h"
 #include "maths.h"
@@ -14,91 +15,154 @@ namespace {
 constexpr long kLanes = 16;
 constexpr long kNear = 16;  // tokens whose heads are done one after another, for they lie side by side
 
+inline Floats load_numbers(const float* p) { return load_floats(p); }
+inline Floats load_numbers(const uint16_t* p) { return halves(reinterpret_cast<const uint8_t*>(p)); }
+
 // Keys of one head lie apart, which no prefetcher of a processor sees coming.
-inline void prefetch(const float* p, long count) {
-  for (long i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+template <class Number>
+inline void prefetch(const Number* p, long count) {
+  for (long i = 0; i < count; i += 64 / sizeof(Number)) __builtin_prefetch(p + i);
 }
+
+// Some tokens of a stretch, as one head has them.
+template <class Number>
+struct Near {
+  const Number* cache;
+  const long* places;
+  long count, size;
+  const Number* next;  // the cache of the tokens to ask for, at `next_places`
+  const long* next_places;
+  long next_count;
+
+  const Number* of(long i) const {
+    if (i < next_count) prefetch(next + next_places[i], size);
+    return cache + places[i];
+  }
+};
 
 // Room of one thread.
 struct Room {
-  std::vector<float> scores;          // [Hq, kStretch]
-  const float *keys[kStretch], *values[kStretch];
+  std::vector<float> scores;  // [Hq, kStretch]
+  long places[kStretch];      // of tokens in the cache
 };
 
-float dot(const float* a, const float* b, long count) {
-  Floats sum = zeros();
-  for (long i = 0; i < count; i += kLanes) sum = multiply_add(load_floats(a + i), load_floats(b + i), sum);
-  return sum_of(sum);
-}
-
-// out[D] += weights . values, kVectors of its vectors at a time.
-template <int kVectors>
-void add_values(const float* weights, const float* const* places, long count, long offset, float* out) {
-  Floats sum[kVectors];
-  for (int v = 0; v < kVectors; v++) sum[v] = load_floats(out + v * kLanes);
-  for (long i = 0; i < count; i++) {
-    const Floats weight = floats(weights[i]);
-    for (int v = 0; v < kVectors; v++)
-      sum[v] = multiply_add(weight, load_floats(places[i] + offset + v * kLanes), sum[v]);
+// scores[kQueries, kStretch] of as many query heads.
+template <int kQueries, class Number>
+inline void score(const Near<Number>& keys, const float* query, float scale, float* scores) {
+  Floats sums[kQueries][kNear];
+  for (long i = 0; i < kNear; i++)
+    for (int q = 0; q < kQueries; q++) sums[q][i] = zeros();
+  for (long i = 0; i < keys.count; i++) {
+    const Number* key = keys.of(i);
+    Floats sum[kQueries];
+    for (int q = 0; q < kQueries; q++) sum[q] = zeros();
+    for (long d = 0; d < keys.size; d += kLanes) {
+      const Floats numbers = load_numbers(key + d);
+      for (int q = 0; q < kQueries; q++)
+        sum[q] = multiply_add(load_floats(query + q * keys.size + d), numbers, sum[q]);
+    }
+    for (int q = 0; q < kQueries; q++) sums[q][i] = sum[q];
   }
-  for (int v = 0; v < kVectors; v++) store(out + v * kLanes, sum[v], kLanes);
+  for (int q = 0; q < kQueries; q++)
+    store(scores + q * kStretch, multiply(sums_of(sums[q]), floats(scale)), static_cast<int>(keys.count));
 }
 
-void score(const Attention& a, const float* query, long head, long first, long count, long total, Room& room) {
-  const long size = a.head_dim, group = a.heads_of_group(), offset = head * size;
-  for (long i = first; i < first + count; i++) {
-    if (i + kNear < total) prefetch(room.keys[i + kNear] + offset, size);
-    for (long q = head * group; q < (head + 1) * group; q++)
-      room.scores[q * kStretch + i] = dot(query + q * size, room.keys[i] + offset, size) * a.scale;
+// out[kQueries, ..] += weights . values, kVectors of their vectors from dimension `first` on.
+template <int kQueries, int kVectors, class Number>
+inline void add_values(const Near<Number>& values, long first, const float* weights, float* out) {
+  Floats sum[kQueries][kVectors];
+  const long step = values.size + 2;
+  for (int q = 0; q < kQueries; q++)
+    for (int v = 0; v < kVectors; v++) sum[q][v] = load_floats(out + q * step + first + v * kLanes);
+  for (long i = 0; i < values.count; i++) {
+    const Number* value = first ? values.cache + values.places[i] : values.of(i);
+    Floats numbers[kVectors];
+    for (int v = 0; v < kVectors; v++) numbers[v] = load_numbers(value + first + v * kLanes);
+    for (int q = 0; q < kQueries; q++) {
+      const Floats weight = floats(weights[q * kStretch + i]);
+      for (int v = 0; v < kVectors; v++) sum[q][v] = multiply_add(weight, numbers[v], sum[q][v]);
+    }
   }
+  for (int q = 0; q < kQueries; q++)
+    for (int v = 0; v < kVectors; v++) store(out + q * step + first + v * kLanes, sum[q][v], kLanes);
 }
 
-// Scores of a head to weights; the results' last two numbers.
+template <int kQueries, class Number>
+inline void add_all_values(const Near<Number>& values, const float* weights, float* out) {
+  constexpr int kVectors = 4;
+  long d = 0;
+  for (; d + kVectors * kLanes <= values.size; d += kVectors * kLanes)
+    add_values<kQueries, kVectors>(values, d, weights, out);
+  for (; d < values.size; d += kLanes) add_values<kQueries, 1>(values, d, weights, out);
+}
+
+// Scores of a head to weights; the results' last two numbers. Beyond `count` there is room for a vector.
 void weigh(float* scores, long count, float softcap, float* sum, float* largest) {
   if (softcap > 0)
     for (long i = 0; i < count; i++) scores[i] = softcap * tangent(scores[i] / softcap);
-  float most = -INFINITY, total = 0;
-  for (long i = 0; i < count; i++) most = std::max(most, scores[i]);
-  for (long i = 0; i < count; i++) scores[i] = exponential(scores[i] - most);
-  for (long i = 0; i < count; i++) total += scores[i];
-  *sum = total, *largest = most;
+  const long end = (count + kLanes - 1) / kLanes * kLanes;
+  std::fill(scores + count, scores + end, -INFINITY);
+  float most[kLanes], sums[kLanes] = {}, all = -INFINITY, total = 0;
+  std::fill(most, most + kLanes, -INFINITY);
+  for (long i = 0; i < end; i += kLanes)
+    for (long lane = 0; lane < kLanes; lane++) most[lane] = scores[i + lane] > most[lane] ? scores[i + lane] : most[lane];
+  for (long lane = 0; lane < kLanes; lane++) all = std::max(all, most[lane]);
+  for (long i = 0; i < end; i++) scores[i] = exponential(scores[i] - all);
+  for (long i = 0; i < end; i += kLanes)
+    for (long lane = 0; lane < kLanes; lane++) sums[lane] += scores[i + lane];
+  for (long lane = 0; lane < kLanes; lane++) total += sums[lane];
+  *sum = total, *largest = all;
 }
 
-void add_all_values(const Attention& a, float* results, long head, long first, long count, long total, Room& room) {
-  const long size = a.head_dim, group = a.heads_of_group(), offset = head * size;
-  for (long i = first + kNear; i < std::min(first + kNear + count, total); i++) prefetch(room.values[i] + offset, size);
-  for (long q = head * group; q < (head + 1) * group; q++) {
-    const float* weights = &room.scores[q * kStretch + first];
-    float* out = results + q * (size + 2);
-    long d = 0;
-    for (; d + 8 * kLanes <= size; d += 8 * kLanes)
-      add_values<8>(weights, room.values + first, count, offset + d, out + d);
-    for (; d < size; d += kLanes) add_values<1>(weights, room.values + first, count, offset + d, out + d);
+// Calls with the first query head of each pair, and of what is left alone, and how many they are.
+template <class Body>
+inline void in_pairs(long first, long end, Body body) {
+  for (; first + 2 <= end; first += 2) body(std::integral_constant<int, 2>(), first);
+  if (first < end) body(std::integral_constant<int, 1>(), first);
+}
+
+// Not inline: a compiler would look up the thread's room for every number.
+template <class Number>
+__attribute__((noinline)) void attend(
+    const Attention& a, const Stretch& stretch, long first_head, long last_head, Room& room) {
+  const long size = a.head_dim, group = a.heads_of_group(), total = stretch.last - stretch.first + 1;
+  const auto *keys = static_cast<const Number*>(a.keys), *values = static_cast<const Number*>(a.values);
+  const float* query = a.query + stretch.row.row * a.query_stride;
+  float* scores = room.scores.data();
+  for (long i = 0; i < total; i++) room.places[i] = a.place(stretch.row.sequence, stretch.first + i);
+  const auto near = [&](const Number* cache, const Number* after, long first, long head) {
+    // The next ones are the next tokens', and at the end the first of `after`.
+    const bool is_last = first + kNear >= total;
+    const long offset = head * size, next = is_last ? 0 : first + kNear;
+    return Near<Number>{cache + offset, room.places + first, std::min(kNear, total - first), size,
+                        (is_last ? after : cache) + offset, room.places + next, std::min(kNear, total - next)};
+  };
+  for (long i = 0; i < total; i += kNear)
+    for (long head = first_head; head < last_head; head++)
+      in_pairs(head * group, (head + 1) * group, [&](auto count, long q) {
+        score<count>(near(keys, values, i, head), query + q * size, a.scale, scores + q * kStretch + i);
+      });
+  for (long q = first_head * group; q < last_head * group; q++) {
+    float* result = stretch.results + q * (size + 2);
+    std::fill(result, result + size, 0.0f);
+    weigh(scores + q * kStretch, total, a.softcap, result + size, result + size + 1);
   }
+  for (long i = 0; i < total; i += kNear)
+    for (long head = first_head; head < last_head; head++)
+      in_pairs(head * group, (head + 1) * group, [&](auto count, long q) {
+        add_all_values<count>(
+            near(values, values, i, head), scores + q * kStretch + i, stretch.results + q * (size + 2));
+      });
 }
 
 }  // namespace
 
 void attend_stretch(const Attention& a, const Stretch& stretch, long first_head, long last_head) {
-  static thread_local Room room;
-  const long size = a.head_dim, group = a.heads_of_group(), total = stretch.last - stretch.first + 1;
-  const float* query = a.query + stretch.row.row * a.query_stride;
+  static thread_local Room own;
+  Room& room = own;
   room.scores.resize(a.num_heads * kStretch);
-  for (long i = 0; i < total; i++) {
-    const long place = a.place(stretch.row.sequence, stretch.first + i);
-    room.keys[i] = a.keys + place, room.values[i] = a.values + place;
-  }
-  for (long i = 0; i < total; i += kNear)
-    for (long head = first_head; head < last_head; head++)
-      score(a, query, head, i, std::min(kNear, total - i), total, room);
-  for (long q = first_head * group; q < last_head * group; q++) {
-    float* result = stretch.results + q * (size + 2);
-    std::fill(result, result + size, 0.0f);
-    weigh(&room.scores[q * kStretch], total, a.softcap, result + size, result + size + 1);
-  }
-  for (long i = 0; i < total; i += kNear)
-    for (long head = first_head; head < last_head; head++)
-      add_all_values(a, stretch.results, head, i, std::min(kNear, total - i), total, room);
+  const auto attend_all = a.has_halves ? attend<uint16_t> : attend<float>;
+  attend_all(a, stretch, first_head, last_head, room);
 }
 
 void merge_stretches(const Attention& a, const Stretch& first, long count, long query_head) {

@@ -2,7 +2,9 @@
 #include <cstring>
 
 #include "attention.h"
+#include "blocks.h"
 #include "norm.h"
+#include "vectors.h"
 
 namespace tramontane {
 namespace {
@@ -18,7 +20,28 @@ void turn(float* head, const float* cos, const float* sin, long half) {
   }
 }
 
+constexpr long kLanes = 16;
+
+void store_all_halves(const float* values, long count, uint16_t* out) {
+  long i = 0;
+  for (; i + kLanes <= count; i += kLanes) store_halves(out + i, load_floats(values + i));
+  float last[kLanes] = {};
+  uint16_t halves_of_last[kLanes];
+  std::memcpy(last, values + i, (count - i) * sizeof(float));
+  store_halves(halves_of_last, load_floats(last));
+  std::memcpy(out + i, halves_of_last, (count - i) * sizeof(uint16_t));
+}
+
 }  // namespace
+
+const float* cached(const Attention& a, const void* cache, long place, long count, float* room) {
+  if (!a.has_halves) return static_cast<const float*>(cache) + place;
+  const auto* in = static_cast<const uint16_t*>(cache) + place;
+  long i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(room + i, halves(reinterpret_cast<const uint8_t*>(in + i)), kLanes);
+  for (; i < count; i++) room[i] = half_to_float(in[i]);
+  return room;
+}
 
 void prepare_head(const Attention& a, long token, long head) {
   const long size = a.head_dim, num_queries = a.num_heads, num_turned = num_queries + a.num_kv_heads;
@@ -29,9 +52,11 @@ void prepare_head(const Attention& a, long token, long head) {
     if (a.cos) turn(values, a.cos + token * a.half, a.sin + token * a.half, a.half);
   }
   if (head < num_queries || a.slots[token] < 0) return;
-  float* cache = head < num_turned ? a.keys : a.values;
+  void* cache = head < num_turned ? a.keys : a.values;
   const long kv_head = (head - num_queries) % a.num_kv_heads;
-  std::memcpy(cache + (a.slots[token] * a.num_kv_heads + kv_head) * size, values, size * sizeof(float));
+  const long place = (a.slots[token] * a.num_kv_heads + kv_head) * size;
+  if (a.has_halves) store_all_halves(values, size, static_cast<uint16_t*>(cache) + place);
+  else std::memcpy(static_cast<float*>(cache) + place, values, size * sizeof(float));
 }
 
 }  // namespace tramontane

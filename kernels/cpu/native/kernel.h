@@ -59,8 +59,9 @@ struct Kernel {
   Format format;
   TileTimesAll rounded, with_floats;
   RowOfTile row_of_tile;
-  TileTimesAll two_rounded = nullptr;  // two tiles, where that is faster for many rows
+  TileTimesAll two_rounded = nullptr;  // two tiles, where that is faster from `many_rows` on
   Rounding rounding = Rounding::kBytes;
+  long many_rows = 32;
 };
 
 #define TR_DECLARE(number, name) extern const Kernel kernel_##name;

@@ -29,10 +29,6 @@ long bytes_of_tile(const Format& format, long columns) { return columns / format
 constexpr int kMaxWeights = 16;
 constexpr long kPortions = 8;  // of a thread
 
-// From so many rows of activations on two tiles at a time are faster: their weights are unpacked into memory, and what
-// is not yet in the cache is waited for.
-constexpr long kManyRows = 32;
-
 }  // namespace
 }  // namespace tramontane
 
@@ -98,7 +94,7 @@ extern "C" void tr_linear(const TrWeight* weights, int num_weights, const float*
       const long tile_bytes = bytes_of_tile(kernel.format, columns);
       const uint8_t* tiles = weights[w].tiles + row / kRows * tile_bytes;
       float* out = y + first_column[w] + row;
-      if (!exact && kernel.two_rounded && num_rows >= kManyRows && left > kRows) {
+      if (!exact && kernel.two_rounded && num_rows >= kernel.many_rows && left > kRows) {
         kernel.two_rounded(tiles, shared, num_rows, out, stride, static_cast<int>(left));
         continue;
       }

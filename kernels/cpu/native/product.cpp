@@ -142,6 +142,22 @@ constexpr int kPanelRows = kMostRows / 2;  // of activations at a time, by two t
 struct Panel {
   alignas(64) uint8_t codes[kPanel / kGroup][8][2][64];
   alignas(64) float scales[kPanel / kGroup][2][2][kRows], mins[kPanel / kGroup][2][2][kRows];
+
+  Ints codes_of(int g, int t, int j) const { return load_codes(codes[g][j][t]); }
+  Floats scale(int g, int t, int half) const { return load_floats(scales[g][half][t]); }
+  Floats min(int g, int t, int half) const { return load_floats(mins[g][half][t]); }
+};
+
+// The same of codes that are bytes already, as they lie.
+template <Format F>
+struct InPlace {
+  static constexpr bool kIsPossible = F.codes == 512 && F.block == kGroup && F.scaling == kGgml;
+  const uint8_t* tiles[2];
+
+  const uint8_t* head(int g, int t) const { return tiles[t] + g * F.superblock(); }
+  Ints codes_of(int g, int t, int j) const { return load_codes(head(g, t) + F.group_head + 64 * j); }
+  Floats scale(int g, int t, int half) const { return Scales<F>(nullptr).scale(head(g, t), half); }
+  Floats min(int, int, int) const { return zeros(); }
 };
 
 template <Format F>
@@ -163,20 +179,36 @@ inline void unpack(const uint8_t* tile, int num_groups, int t, Panel& panel) {
   }
 }
 
-// Adds kM rows, from row kFirst of each piece, of a panel to their totals [kM, 2 * kRows].
-template <Format F, int kM, int kFirst, int kIn>
-inline TR_INLINE void add_panel(const Panel& panel, int num_groups, const Piece<kIn>* piece, float* totals) {
+// Adds kM rows, from row kFirst of each piece, of a panel to their totals [kM, 2 * kRows]. Calls `ask` for each group.
+template <Format F, int kM, int kFirst, class Source, int kIn, class Ask>
+inline TR_INLINE void add_panel(const Source& panel, int num_groups, const Piece<kIn>* piece, float* totals, Ask ask) {
   Floats total[2][kM];
   unrolled<kM>([&](auto r) TR_INLINE {
     for (int t = 0; t < 2; t++) total[t][r] = load_floats(totals + (2 * r + t) * kRows);
   });
-  for (int g = 0; g < num_groups; g++)
+  for (int g = 0; g < num_groups; g++) {
+    ask();
     add_group<F, 2, kM, kFirst>(
-        total, piece[g], [&](auto t, auto j) TR_INLINE { return load_codes(panel.codes[g][j][t]); },
-        [&](auto t, auto half) TR_INLINE { return load_floats(panel.scales[g][half][t]); },
-        [&](auto t, auto half) TR_INLINE { return load_floats(panel.mins[g][half][t]); });
+        total, piece[g], [&](auto t, auto j) TR_INLINE { return panel.codes_of(g, t, j); },
+        [&](auto t, auto half) TR_INLINE { return panel.scale(g, t, half); },
+        [&](auto t, auto half) TR_INLINE { return panel.min(g, t, half); });
+  }
   unrolled<kM>([&](auto r) TR_INLINE {
     for (int t = 0; t < 2; t++) store(totals + (2 * r + t) * kRows, total[t][r], kRows);
+  });
+}
+
+// Adds all rows of a panel to `totals`.
+template <Format F, class Source, class Ask>
+inline TR_INLINE void add_rows(const Source& panel, int num_groups, const Activations& a, long first_group, long rows,
+                               float* totals, Ask ask) {
+  in_portions(rows, [&](auto size, long m) {
+    const auto* piece = a.pieces_of<size>(m) + first_group;
+    float* of_rows = totals + m * 2 * kRows;
+    constexpr int kM = size < kPanelRows ? size : kPanelRows;
+    unrolled<size / kM>([&](auto i) TR_INLINE {
+      add_panel<F, kM, i * kM>(panel, num_groups, piece, of_rows + i * kM * 2 * kRows, ask);
+    });
   });
 }
 
@@ -185,24 +217,30 @@ void two_tiles_times_bytes(const uint8_t* tiles, const Activations& a, long rows
   static thread_local std::vector<float> totals;
   totals.assign(rows * 2 * kRows, 0.0f);
   const long tile_bytes = a.columns / F.block * F.superblock();
-  Panel panel;
   for (long start = 0; start < a.columns; start += kPanel) {
     const long left = a.columns - start, first_group = start / kGroup;
     const int num_groups = (left < kPanel ? left : kPanel) / kGroup;
-    for (int t = 0; t < 2; t++) {
-      const uint8_t* tile = tiles + t * tile_bytes + start / F.block * F.superblock();
-      unpack<F>(tile, num_groups, t, panel);
-      constexpr int kBytes = kPanel / F.block * F.superblock();
-      for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(tile + kBytes + i);
+    const uint8_t* first = tiles + start / F.block * F.superblock();
+    constexpr int kBytes = kPanel / F.block * F.superblock();
+    if constexpr (InPlace<F>::kIsPossible) {
+      const InPlace<F> panel = {{first, first + tile_bytes}};
+      // A little of what comes next with every group, so that memory is never idle. After this come two more tiles.
+      const uint8_t* next = left > kPanel ? first + kBytes : tiles + 2 * tile_bytes;
+      const uint8_t* end = next + kBytes;
+      const long num_steps = kPanel / kGroup * (rows / kPanelRows), bytes = (kBytes + num_steps - 1) / num_steps;
+      const auto ask = [&]() TR_INLINE {
+        for (const uint8_t* until = next + bytes; next < until && next < end; next += 64)
+          __builtin_prefetch(next), __builtin_prefetch(next + tile_bytes);
+      };
+      add_rows<F>(panel, num_groups, a, first_group, rows, totals.data(), ask);
+    } else {
+      Panel panel;
+      for (int t = 0; t < 2; t++) {
+        unpack<F>(first + t * tile_bytes, num_groups, t, panel);
+        for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(first + t * tile_bytes + kBytes + i);
+      }
+      add_rows<F>(panel, num_groups, a, first_group, rows, totals.data(), [] {});
     }
-    in_portions(rows, [&](auto size, long m) {
-      const auto* piece = a.pieces_of<size>(m) + first_group;
-      float* of_rows = totals.data() + m * 2 * kRows;
-      constexpr int kM = size < kPanelRows ? size : kPanelRows;
-      unrolled<size / kM>([&](auto i) TR_INLINE {
-        add_panel<F, kM, i * kM>(panel, num_groups, piece, of_rows + i * kM * 2 * kRows);
-      });
-    });
   }
   for (long m = 0; m < rows; m++)
     std::memcpy(y + m * stride, totals.data() + m * 2 * kRows, count * sizeof(float));
@@ -297,6 +335,8 @@ void row_of_tile(const uint8_t* tile, int row, long columns, float* out) {
 constexpr Format kFormat = TR_JOIN(k, TR_FORMAT);
 const Kernel TR_JOIN(kernel_, TR_FORMAT) = {
     kFormat, tile_times_all<kFormat, false>, tile_times_all<kFormat, true>, row_of_tile<kFormat>,
-    kMostRows >= 8 ? two_tiles_times_bytes<kFormat> : nullptr};
+    kMostRows >= 8 ? two_tiles_times_bytes<kFormat> : nullptr, Rounding::kBytes,
+    // Weights are unpacked into memory, unless they lie there, and what is not yet in the cache is waited for.
+    InPlace<kFormat>::kIsPossible ? 12 : 32};
 
 }  // namespace tramontane

@@ -15,7 +15,9 @@
 //   halves, bytes, signed_bytes, low_nibbles, high_nibbles   16 of them as floats
 //   multiply, subtract, multiply_add (a * b + sum), to_floats
 //   sum_of                    of all lanes: the upper half is added to the lower, and so on
+//   sums_of                   sum_of each of 16
 //   store                     the first `count` lanes
+//   store_halves              all lanes, each to the nearest float16, or the even one of two
 //   kMostRows                 of activations whose sums fit the registers, a power of two
 //   kPath                     what these instructions are called
 #pragma once
@@ -30,4 +32,14 @@
 #include "vectors_neon.h"
 #else
 #include "vectors_plain.h"
+#endif
+
+#ifndef TR_AVX512
+namespace tramontane {
+inline Floats sums_of(const Floats (&in)[16]) {
+  float sums[16];
+  for (int i = 0; i < 16; i++) sums[i] = sum_of(in[i]);
+  return load_floats(sums);
+}
+}  // namespace tramontane
 #endif

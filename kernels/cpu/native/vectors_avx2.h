@@ -116,6 +116,11 @@ inline float sum_of(const Floats& value) {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+inline void store_halves(uint16_t* p, const Floats& value) {
+  auto* at = reinterpret_cast<__m128i*>(p);
+  _mm_storeu_si128(at, _mm256_cvtps_ph(value.low, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(at + 1, _mm256_cvtps_ph(value.high, _MM_FROUND_TO_NEAREST_INT));
+}
 inline void store(float* p, const Floats& value, int count) {
   if (count == 16) {
     _mm256_storeu_ps(p, value.low), _mm256_storeu_ps(p + 8, value.high);

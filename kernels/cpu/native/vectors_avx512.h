@@ -61,6 +61,28 @@ inline Floats multiply_add(Floats a, Floats b, Floats sum) { return _mm512_fmadd
 inline Floats subtract(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 inline Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
 inline float sum_of(Floats value) { return _mm512_reduce_add_ps(value); }
+// Each step of sum_of for all at once: two vectors' halves side by side.
+inline Floats sums_of(const Floats (&in)[16]) {
+  Floats a[8], b[4], c[2];
+  for (int i = 0; i < 8; i++) {
+    const Floats x = in[2 * i], y = in[2 * i + 1];
+    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+  }
+  for (int i = 0; i < 4; i++) {
+    const Floats x = a[2 * i], y = a[2 * i + 1];
+    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+  }
+  for (int i = 0; i < 2; i++) {
+    const Floats x = b[2 * i], y = b[2 * i + 1];
+    c[i] = _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x44), _mm512_shuffle_ps(x, y, 0xee));
+  }
+  const Floats sums = _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
+  const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_ps(order, sums);
+}
+inline void store_halves(uint16_t* p, Floats value) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+}
 inline void store(float* p, Floats value, int count) {
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), value);
 }

@@ -130,6 +130,9 @@ inline float sum_of(const Floats& value) {
   const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
   return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
+inline void store_halves(uint16_t* p, const Floats& value) {
+  for (int i = 0; i < 4; i++) vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(value.part[i])));
+}
 inline void store(float* p, const Floats& value, int count) {
   if (count == 16) {
     for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, value.part[i]);

@@ -96,6 +96,9 @@ inline float sum_of(const Floats& value) {
     for (int i = 0; i < count; i++) sum[i] += sum[i + count];
   return sum[0];
 }
+inline void store_halves(uint16_t* p, const Floats& value) {
+  for (int i = 0; i < 16; i++) p[i] = float_to_half(value[i]);
+}
 inline void store(float* p, const Floats& value, int count) { std::memcpy(p, &value, 4 * count); }
 
 }  // namespace tramontane
