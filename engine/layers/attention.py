@@ -75,9 +75,9 @@ class Attention(nn.Module):
             self.k_norm.load(loader, f"{prefix}.{norms[1]}")
 
     def packed(self) -> PackedHeads | None:
-        """Projections and the norms between, where weights are packed and no other norm is."""
+        """Projections and the norms between, where weights are packed, causal and with no other norm."""
         qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
-        if qkv is None or output is None or self._has_other_norms:
+        if qkv is None or output is None or self._has_other_norms or not self.is_causal:
             return None
         return qkv, self._head_norms, output
 
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         query, key, value = torch.split(heads, counts, dim=1)
         if self._head_norms is not None:
             query, key = (
-                ops.rms_norm(part, weight, self._eps)
+                ops.rms_norm(part, weight, self.eps)
                 for part, weight in zip((query, key), self._head_norms, strict=True)
             )
         if self.rotary is not None:

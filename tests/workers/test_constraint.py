@@ -1,6 +1,7 @@
 """From a job to the grammar of its answers."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 
 
 def nested(depth):
-    schema = {"type": "string"}
+    schema: dict[str, Any] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
     return schema

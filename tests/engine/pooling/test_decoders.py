@@ -183,6 +183,14 @@ def test_isq_makes_a_decoder_smaller_and_moves_its_vectors_little(load, vectors,
         assert 0 < (one - other).abs().max() < 0.02
 
 
+def test_a_decoder_that_looks_both_ways_does_so_with_packed_weights(load, vectors, tmp_path):
+    tiny.make_model("llama", is_causal=False).save_pretrained(tmp_path)
+    directory = as_embedder(tmp_path)
+    exact, packed = (vectors(load(directory, isq=isq), tiny.prompts()) for isq in ("", "Q8_0"))
+    for one, other in zip(exact, packed, strict=True):
+        assert 0 < (one - other).abs().max() < 0.02
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2-window", "qwen3"])
 def test_a_decoder_may_look_both_ways(name, load, vectors, tmp_path):
     model = tiny.make_model(name, is_causal=False)
