@@ -22,7 +22,7 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 
 
 def nested(depth):
-    schema = {"type": "string"}
+    schema: dict[str, object] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
     return schema
