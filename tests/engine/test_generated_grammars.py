@@ -168,6 +168,7 @@ def check_many(speaker, check, strategy, num_examples):
         counts[1] += len(items)
 
     run()
+    assert counts[1] >= num_examples
     assert counts[0] > 0.8 * counts[1], "most come to their end"
 
 

@@ -1,7 +1,6 @@
 """From a job to the grammar of its answers."""
 
 import json
-from typing import Any
 
 import pytest
 
@@ -23,7 +22,7 @@ TOOL = {"type": "function", "function": {"name": "add", "parameters": SCHEMA}}
 
 
 def nested(depth):
-    schema: dict[str, Any] = {"type": "string"}
+    schema: dict[str, object] = {"type": "string"}
     for _ in range(depth):
         schema = {"type": "array", "items": schema}
     return schema
