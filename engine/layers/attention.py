@@ -74,8 +74,8 @@ class Attention(nn.Module):
             self.q_norm.load(loader, f"{prefix}.{norms[0]}")
             self.k_norm.load(loader, f"{prefix}.{norms[1]}")
 
-    def packed(self) -> PackedHeads | None:
-        """Projections and the norms between, where weights are packed, causal and with no other norm."""
+    def packed_parts(self) -> PackedHeads | None:
+        """Projections and the norms between, where weights are packed and one call takes all."""
         qkv, output = self.qkv_proj.projection(), self.o_proj.projection()
         if qkv is None or output is None or self._has_other_norms or not self.is_causal:
             return None
@@ -101,7 +101,7 @@ class Attention(nn.Module):
             *(batch.slots, batch.block_tables, batch.query_starts, batch.context_lengths),
             *(self.scale, self.window, self.softcap),
         )
-        packed = self.packed()
+        packed = self.packed_parts()
         if packed is not None:
             return ops.packed_attention(x, packed[0], packed[2], *way)
         attended: Tensor = self.o_proj(ops.cached_attention(self._projections(x), *way))

@@ -39,7 +39,7 @@ class Layer(nn.Module):
     def load(self, loader: Loader, prefix: str) -> None:
         """Fill from the tensors below `prefix`."""
 
-    def packed(self) -> PackedLayer | None:
+    def packed_parts(self) -> PackedLayer | None:
         """What `ops.packed_layers` needs to compute the same; None: it cannot."""
         return None
 
@@ -95,11 +95,11 @@ class DecoderLayer(Layer):
         self.post_attention_norm.load(loader, f"{prefix}.post_attention_layernorm")
         self.mlp.load(loader, f"{prefix}.{self.feed_forward}")
 
-    def packed(self) -> PackedLayer | None:
+    def packed_parts(self) -> PackedLayer | None:
         """As `Layer` has it; a layer of another order has another `forward`."""
         norms = (self.input_norm, self.post_attention_norm)
-        heads = self.attention.packed()
-        both = self.mlp.packed() if isinstance(self.mlp, GatedMLP) else None
+        heads = self.attention.packed_parts()
+        both = self.mlp.packed_parts() if isinstance(self.mlp, GatedMLP) else None
         is_other = type(self).forward is not DecoderLayer.forward
         if heads is None or both is None or is_other:
             return None
@@ -187,7 +187,7 @@ class Decoder(nn.Module):
         spare = ("rotary_emb.inv_freq",) + ("lm_head.weight",) * self.config.tie_word_embeddings
         loader.check_unused(spare)
         logger.info("weights: %s", loader.contents)
-        packed = [layer.packed() for layer in self._layers]
+        packed = [layer.packed_parts() for layer in self._layers]
         known = [layer for layer in packed if layer is not None]
         self._stack = PackedStack(known) if known and len(known) == len(packed) else None
 

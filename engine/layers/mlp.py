@@ -63,7 +63,7 @@ class GatedMLP(nn.Module):
         self.gate_up_proj.load(loader, *(f"{prefix}.{name}" for name in gate_up))
         self.down_proj.load(loader, f"{prefix}.down_proj")
 
-    def packed(self) -> tuple[Projection, Projection, bool] | None:
+    def packed_parts(self) -> tuple[Projection, Projection, bool] | None:
         """Both projections and whether the gate is GELU, where weights are packed."""
         gate_up, down = self.gate_up_proj.projection(), self.down_proj.projection()
         if gate_up is None or down is None:
@@ -72,7 +72,7 @@ class GatedMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
-        packed = self.packed()
+        packed = self.packed_parts()
         if packed is not None:
             return ops.packed_mlp(x, *packed)
         output: Tensor = self.down_proj(self.gate(self.gate_up_proj(x)))
