@@ -1,6 +1,7 @@
 """How large the tiles of products with packed weights are, by GPU. Nothing is tuned at run time.
 
-Each entry compiles without spilled registers and fits into shared memory (`make kernels` says so).
+Each entry compiles without spilled registers and fits into shared memory, as `make kernels` says,
+but for 2 to 16 inputs of MXFP4, AFFINE8_32 (sm_90) and Q5_1 (sm_80): 3 to 6 instructions spill.
 None has been timed yet: crossovers and splits are estimates.
 """
 
