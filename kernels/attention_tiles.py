@@ -46,6 +46,7 @@ _MANY = {
     128: Tile(64, 64, num_warps=8, num_stages=2),
     256: Tile(32, 32, num_warps=4, num_stages=2),
 }
+_HOPPER_FEW = _FEW | {256: Tile(16, 32, 4, 2)}
 _HOPPER_MANY = _MANY | {64: Tile(128, 64, 8, 2), 128: Tile(128, 64, 8, 2), 256: Tile(64, 32, 8, 2)}
 # There the plain tile spills for some sizes of heads.
 _ADA_FEW, _ADA_MANY = (tiles | {FLOAT32: Tile(16, 32, 8, 2)} for tiles in (_FEW, _MANY))
@@ -54,7 +55,7 @@ TABLES = {
     80: Table(num_programs=216, decode=_FEW, short=_FEW, long=_MANY),
     86: Table(num_programs=168, decode=_FEW, short=_ADA_FEW, long=_ADA_MANY),
     89: Table(num_programs=256, decode=_FEW, short=_ADA_FEW, long=_ADA_MANY),
-    90: Table(num_programs=264, decode=_FEW, short=_FEW, long=_HOPPER_MANY),
+    90: Table(num_programs=264, decode=_FEW, short=_HOPPER_FEW, long=_HOPPER_MANY),
 }
 
 

@@ -206,6 +206,7 @@ def decode_attention(
         num_stages=tile.num_stages,
     )
     if num_splits > 1:
+        split_block = triton.next_power_of_2(num_splits)
         _merge_splits_kernel[(num_sequences, num_heads)](
             partial_sums,
             partial_logs,
@@ -216,8 +217,8 @@ def decode_attention(
             NUM_HEADS=num_heads,
             HEAD_DIM=head_dim,
             DIM_BLOCK=dim_block,
-            SPLIT_BLOCK=triton.next_power_of_2(num_splits),
-            num_warps=2,
+            SPLIT_BLOCK=split_block,
+            num_warps=max(1, min(8, split_block * dim_block // 2048)),
         )
     return output
 

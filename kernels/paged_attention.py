@@ -296,16 +296,16 @@ def paged_attention(
 def _tile(query: Tensor, key_cache: Tensor, num_sequences: int, num_groups: int) -> Tile:
     """The long tile where the batch fills half of its rows, else the short one.
 
-    Short ones spill where a GPU has to calculate e4m3. The choice rests on shapes alone:
-    reading a length would wait for the device.
+    Short ones spill over e4m3. The choice rests on shapes alone: reading a length would wait for
+    the device.
     """
     table = table_of(capability_of(query.device))
     head = (triton.next_power_of_2(query.shape[2]), query.element_size())
     short, long = tile_of(table.short, *head), tile_of(table.long, *head)
     group_rows = triton.next_power_of_2(num_groups)
     mean_rows = query.shape[0] * num_groups // max(1, num_sequences)
-    is_calculated = key_cache.dtype == torch.float8_e4m3fn and not is_native(query.device)
-    is_long = is_calculated or group_rows > short.rows or 2 * mean_rows >= long.rows
+    is_mixed = key_cache.dtype == torch.float8_e4m3fn
+    is_long = is_mixed or group_rows > short.rows or 2 * mean_rows >= long.rows
     tile = long if is_long else short
     return tile._replace(rows=max(tile.rows, group_rows))
 
