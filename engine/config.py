@@ -26,7 +26,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     # What packed weights are multiplied by on a CPU; auto is int8 where there are kernels for it.
     cpu_activations: Literal["auto", "int8", "float"] = "auto"
     # auto is float16 where a CPU's products round their inputs as above, else `dtype`.
-    kv_cache_dtype: Literal["auto", "float32", "float16"] = "auto"
+    kv_cache_dtype: Literal["auto", "float32", "float16", "fp8"] = "auto"
     kernel_cache: str = ""  # folder of the compiled CPU kernels; empty: below ~/.cache
     isq: str = ""  # the type that weights are quantised to as they are loaded; empty: none
     imatrix: str = ""  # path of a file that says how much each column matters to K types

@@ -58,7 +58,9 @@ def choose_cache_dtype(
     name = config.kv_cache_dtype
     if name == "auto":
         return torch.float16 if can_halve and is_rounded and has_kernels() else dtype
-    if DTYPES[name] != dtype and not (can_halve and name == "float16"):
+    if name == "fp8" and device.type == "cuda" and dtype.itemsize == 2:
+        return torch.float8_e4m3fn
+    if DTYPES.get(name) != dtype and not (can_halve and name == "float16"):
         raise LoadError(
             f"--kv-cache-dtype {name} is not for a model in {str(dtype).removeprefix('torch.')} on "
             f"{device.type}; ask for auto."

@@ -35,6 +35,16 @@ def test_what_is_asked_for_is_taken_or_refused():
             choose_cache_dtype(config, dtype, device, is_rounded=False)
 
 
+def test_eight_bits_are_for_half_precision_on_a_gpu():
+    config = EngineConfig(kv_cache_dtype="fp8")
+    for dtype in (torch.bfloat16, torch.float16):
+        chosen = choose_cache_dtype(config, dtype, CUDA, is_rounded=False)
+        assert chosen == torch.float8_e4m3fn
+    for dtype, device in ((torch.float32, CUDA), (torch.bfloat16, CPU)):
+        with pytest.raises(LoadError, match="--kv-cache-dtype fp8 is not for a model in"):
+            choose_cache_dtype(config, dtype, device, is_rounded=False)
+
+
 def test_an_engine_answers_alike_with_both(tmp_path):
     def answer(kv_cache_dtype):
         config = EngineConfig(
