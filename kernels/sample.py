@@ -278,7 +278,7 @@ def sample(
             num_parts,
             PART_BLOCK=triton.next_power_of_2(num_parts),
             BLOCK=_ROW_BLOCK,
-            num_warps=16,
+            num_warps=8,
         )
     return output
 
