@@ -14,22 +14,21 @@ import msgspec
 import torch
 
 from engine.block_manager import BlockManager
-from engine.capacity import Capacity, block_size_of, cpu_budget_bytes, model_length, size_cache
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
 from engine.errors import InvalidInput, LoadError, PromptTooLong
 from engine.fingerprint import fingerprint
-from engine.kv_cache import allocate, bytes_per_block
+from engine.kv_cache import allocate
 from engine.loading import load_model, reload
 from engine.logprobs import add_logprobs
 from engine.messages import EngineInfo, EngineLike, EngineStats, SequenceOutput, SequenceRequest
-from engine.profile import cuda_budget_bytes
 from engine.quant.names import ISQ_NAMES, isq_name
 from engine.requantize import WeightChange, give_back_memory
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
+from engine.sizing import cache_capacity, check_settings
 from engine.text.text_model import load_vocabulary
 from engine.text.tokenizer import Tokenizer
 from engine.weights.checkpoint import open_checkpoint
@@ -61,9 +60,9 @@ class Engine:
 
         Raises LoadError if `config` cannot be met.
         """
-        _check(config)
+        check_settings(config)
         cache_dtype = cache_dtype or dtype
-        capacity = _size(model, model_config, config, device, cache_dtype)
+        capacity = cache_capacity(model, model_config, config, device, cache_dtype)
         size = (capacity.num_blocks, capacity.block_size)
         cache = allocate(model_config, *size, cache_dtype, device)
         # Some configurations name an id that the model cannot make.
@@ -375,32 +374,3 @@ def _memory_of(device: torch.device) -> Iterator[None]:
             f"The model and its KV cache do not fit the memory of {device}; "
             "lower kv_cache_bytes or max_model_len, or serve a smaller model."
         ) from error
-
-
-def _check(config: EngineConfig) -> None:
-    if min(config.max_seqs, config.block_size) < 1:
-        raise LoadError("max_seqs and block_size must be at least 1.")
-    if config.max_num_batched_tokens < config.max_seqs:
-        raise LoadError(
-            f"max_num_batched_tokens is {config.max_num_batched_tokens}; "
-            f"it must be at least max_seqs, which is {config.max_seqs}."
-        )
-
-
-def _size(
-    model: Model,
-    model_config: ModelConfig,
-    config: EngineConfig,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Capacity:
-    """The cache's dimensions, as configured, or by the machine's memory or the device's rest."""
-    length, block_size = model_length(config, model_config), block_size_of(config, model_config)
-    block_bytes = bytes_per_block(model_config, block_size, dtype)
-    budget = config.kv_cache_bytes
-    if not budget and device.type == "cpu":
-        budget = cpu_budget_bytes() // config.tensor_parallel
-    elif not budget:
-        budget = cuda_budget_bytes(model, config, model_config, length, block_size, dtype, device)
-    can_exceed = bool(config.kv_cache_bytes) or device.type != "cpu"
-    return size_cache(config, model_config, block_bytes, budget, can_exceed=can_exceed)
