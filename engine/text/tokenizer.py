@@ -129,7 +129,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`, all at once; `Detokenizer` gives the same piece by piece."""
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        # as a batch for the same reason as in `_encodings`
+        return self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it."""
