@@ -88,13 +88,19 @@ class Tokenizer:
                 "The text has half of a surrogate pair; it is not Unicode."
             ) from error
 
-    def encode_text(self, text: str, max_tokens: int | None = None) -> Encoded:
+    def encode_text(
+        self, text: str, max_tokens: int | None = None, max_own: int | None = None
+    ) -> Encoded:
         """What an embedding model reads: `text` with the special tokens that the model wants.
 
-        With `max_tokens` the text loses its end until all of it, those included, is no longer.
+        With `max_tokens` the text loses its end until all of it, those included, is no longer;
+        with `max_own`, until it has no more tokens of its own.
         Raises InvalidInput for text that is not Unicode, or if not even they have room.
         """
-        return self._joined(self._encodings([text], False), max_tokens)
+        parts = self._encodings([text], False)
+        if max_own is not None:
+            parts[0].truncate(max_own)
+        return self._joined(parts, max_tokens)
 
     def encode_pair(
         self,
