@@ -137,6 +137,14 @@ def test_earlier_calls_and_results_are_as_templates_expect_them():
     assert messages[0]["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
 
 
+def test_arguments_too_deep_for_a_reader_stay_text():
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": deep}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    (fitted,) = with_tools(messages, [], ChatTemplate("{{ tools }}", {}))
+    assert fitted["tool_calls"][0]["function"]["arguments"] == deep
+
+
 def test_a_delta_of_a_call_crosses_the_wire():
     event = Tokens(1, (Delta(0, (1,), "", calls=(CallDelta(0, "c", "add", "{"),)),))
     assert decode_event(encode(event)) == event
