@@ -68,6 +68,12 @@ async def test_what_cannot_be_followed_is_refused_within_a_second(trial, grammar
     assert len(str(refusal.value)) < 600
 
 
+@pytest.mark.parametrize("grammar", [of_regex("[^\\s\\S]"), of_lark("start: start")])
+async def test_what_no_text_fits_is_refused_in_words(trial, grammar):
+    with pytest.raises(InvalidInput, match="No text fits it"):
+        await trial.check(grammar, "grammar")
+
+
 async def test_good_ones_pass_beside_bad_ones(trial):
     good = [of_regex(f"a{{{i}}}") for i in range(1, 9)]
     results = await asyncio.gather(
@@ -87,13 +93,6 @@ async def test_a_child_that_was_killed_is_started_again(trial):
     await trial.check(of_regex("a"), None)
     os.kill(trial._process.pid, signal.SIGKILL)
     await trial.check(of_regex("b"), None)
-
-
-async def test_the_first_ones_share_a_child_and_wait_for_its_vocabulary(trial, monkeypatch):
-    monkeypatch.setattr("workers.grammar_trial.ANSWER_S", 0.001)  # less than it takes to load
-    began = set(psutil.Process().children())
-    await asyncio.gather(*(trial.check(of_regex(f"a{{{n}}}"), None) for n in range(1, 5)))
-    assert {child.pid for child in set(psutil.Process().children()) - began} == {trial._process.pid}
 
 
 async def test_what_was_tried_is_not_tried_again(trial):
@@ -122,17 +121,21 @@ async def test_an_answer_longer_than_a_pipe_holds_arrives_beside_others(trial):
     assert others == short
 
 
-async def test_the_first_grammars_share_one_child(trial, monkeypatch):
+async def test_the_first_grammars_share_one_child_and_wait_for_its_vocabulary(trial, monkeypatch):
     started = []
     start = trial._start_child
 
-    async def count():
+    async def slowly():
         started.append(1)
+        await asyncio.sleep(1.2)
         return await start()
 
-    monkeypatch.setattr(trial, "_start_child", count)
+    monkeypatch.setattr(trial, "_start_child", slowly)
+    monkeypatch.setattr("workers.grammar_trial.ANSWER_S", 1.0)  # of the trial, not of the start
+    began = set(psutil.Process().children())
     await asyncio.gather(*(trial.check(of_regex(f"c{{{i}}}"), None) for i in range(1, 5)))
     assert len(started) == 1
+    assert {child.pid for child in set(psutil.Process().children()) - began} == {trial._process.pid}
 
 
 async def test_a_child_that_does_not_start_is_an_error_of_ours(trial, monkeypatch):
