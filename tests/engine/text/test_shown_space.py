@@ -4,12 +4,13 @@ import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from engine.text.answer import Answer
-from engine.text.constraint import grammar_of
+from engine.text.constraint import Kind, grammar_of
 from engine.text.grammar import make_matcher, make_vocabulary
 from engine.text.text_model import load_vocabulary
 from engine.weights.files import ModelRef, resolve
@@ -96,7 +97,8 @@ def test_other_kinds_hold_for_what_is_shown(tokenizer, vocabulary, kind, case):
 def test_a_model_may_begin_as_it_is_used_to(tokenizer, vocabulary):
     """Most answers of such a model begin with a piece that has the space."""
     ids = tokenizer.encode("the", add_special_tokens=False)
-    for kind, value in (("regex", "the"), ("choice", ["the"]), ("lark", 'start: "the"')):
+    cases: dict[Kind, Any] = {"regex": "the", "choice": ["the"], "lark": 'start: "the"'}
+    for kind, value in cases.items():
         matcher = make_matcher(
             vocabulary, grammar_of(kind, value, is_led=tokenizer.drops_first_space)
         )
