@@ -61,6 +61,16 @@ async def test_a_call_ends_an_answer_with_its_own_reason(text):
     check_log(table.events)
 
 
+@pytest.mark.parametrize(
+    ("stop", "arguments", "finish"),
+    [("1}", '{"x": ', "stop"), ("</tool_call>", '{"x": 1}', "tool_calls")],
+    ids=["within a call", "behind it"],
+)
+async def test_a_call_that_a_stop_string_cuts_is_no_call_to_make(text, stop, arguments, finish):
+    found = heard(table_of(text, HERMES, CALL, stop=(stop,)))
+    assert found[3:] == ([arguments], finish)
+
+
 async def test_an_answer_without_calls_stops_as_ever(text):
     content, _, calls, _, finish = heard(table_of(text, HERMES, "No tool is needed."))
     assert (content, calls, finish) == ("No tool is needed.", [], "stop")
