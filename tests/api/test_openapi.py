@@ -107,7 +107,8 @@ def test_what_may_come_later_says_so_and_in_which_forms(document):
         if PREFER in operation.params:
             assert 202 in {reply.status for reply in operation.replies}, operation.path
     forms = {ref["$ref"].rpartition("/")[2] for ref in schema_of(document, "Struct")["anyOf"]}
-    assert forms == {"ChatCompletion", "TextCompletion", "ResponseObject", "MessageObject"}
+    texts = {"ChatCompletion", "TextCompletion", "ResponseObject", "MessageObject"}
+    assert forms == texts | {"EmbeddingList", "ScoreList", "RankedList"}
 
 
 class Reader(html.parser.HTMLParser):
