@@ -3,11 +3,13 @@
 No jobs: nothing is generated, and nothing counts for a tenant's token limits.
 """
 
+from collections.abc import Collection
+
 import msgspec
 from falcon.asgi import Request, Response
 
 from api.chat import chat_job
-from api.directory import ANY_TASK
+from api.directory import ANY_TASK, GENERATES
 from api.errors import ApiError
 from api.generation import Generation, send_json
 from api.schema.chat import ChatRequest
@@ -21,7 +23,7 @@ from api.schema.tokens import (
     Tokenized,
     TokenizeRequest,
 )
-from workers.contract import Job, ModelCard
+from workers.contract import Job, ModelCard, Task
 from workers.questions import Detokenize, Render, Reply, Subject, Tokenize
 
 
@@ -32,9 +34,9 @@ class Asking:
         self.generation = generation
         self._chats = msgspec.json.Decoder(ChatRequest)
 
-    async def card(self, model: str) -> ModelCard:
+    async def card(self, model: str, tasks: Collection[Task] = GENERATES) -> ModelCard:
         """The model that a request means, if a worker of it lives. Raises ApiError."""
-        card = await self.generation.card(model, ANY_TASK)
+        card = await self.generation.card(model, tasks)
         directory = await self.generation.broker.directory()
         if not directory.has_worker(card.name):
             what = f"No worker serves '{card.name}' at the moment; try again soon."
@@ -76,7 +78,7 @@ class Tokenizes:
         if request.is_chat:
             card, job = await self._asking.chat(req, data)
             return card, Render(job, is_tokenized=True)
-        card = await self._asking.card(request.model)
+        card = await self._asking.card(request.model, ANY_TASK)
         return card, Tokenize(request.text, request.adds_special_tokens)
 
 
@@ -90,7 +92,7 @@ class Detokenizes:
     async def on_post(self, req: Request, resp: Response) -> None:
         """Ask a worker."""
         request = decode_body(self._decoder, await self._asking.generation.read(req))
-        card = await self._asking.card(request.model)
+        card = await self._asking.card(request.model, ANY_TASK)
         check_token_ids(request.tokens, card.vocab_size, "tokens")
         reply = await self._asking.ask(card, Detokenize(request.tokens))
         send_json(resp, Detokenized(reply.text, reply.text))

@@ -1,9 +1,12 @@
 """One answer of a job, as deltas for its log. Knows no log; replayed ids restore it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from engine.messages import TokenLogprob as EngineLogprob
 from engine.text.answer import Answer
+from engine.text.speech import Call
 from engine.text.tokenizer import Tokenizer
 from workers.contract import Delta, Sampling
 from workers.hearing import Hearing
@@ -32,6 +35,7 @@ class Choice(Answer):
             includes_stop=asked.includes_stop,
             shown_ids=() if hearing is None else hearing.shown_ids(tokenizer),
         )
+        self._arguments = ""  # of the latest call
         self._job_id = job_id
         self._hearing = hearing
         self._listener = None if hearing is None else hearing.listener()
@@ -55,7 +59,8 @@ class Choice(Answer):
         said = self._listener.push(text)
         if self.finish is not None:
             said = said.then(self._listener.end())
-        is_call = self.finish == "stop" and self._listener.num_calls > 0
+        self._hear_arguments(said.calls)
+        is_call = self.finish == "stop" and self._listener.num_calls > 0 and not self._is_cut
         return Delta(
             self.number,
             taken,
@@ -66,6 +71,15 @@ class Choice(Answer):
             calls=self._hearing.deltas(self._job_id, self.number, said.calls) or None,
             matched_stop=self.matched_stop,
         )
+
+    def _hear_arguments(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            self._arguments = call.arguments if call.name else self._arguments + call.arguments
+
+    @property
+    def _is_cut(self) -> bool:
+        """True if a stop string was met within a call, whose arguments are no use then."""
+        return self.matched_stop is not None and not _is_json(self._arguments)
 
     def show_prompt(
         self,
@@ -84,3 +98,11 @@ class Choice(Answer):
             text = self._tokenizer.decode(prompt_ids, skip_special_tokens=False)
         logprobs = None if described is None else of_prompt(self._tokenizer, prompt_ids, described)
         return Delta(self.number, (), text, None, logprobs, is_prompt=True)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

@@ -73,6 +73,8 @@ class GrammarTrial:
 
     async def _child(self) -> asyncio.subprocess.Process:
         async with self._start:
+            if self._process is not None and _has_gone(self._process):
+                await self.close()
             if self._process is None:
                 self._process = await self._start_child()
                 self._reading = asyncio.create_task(self._read(self._process))
@@ -91,8 +93,7 @@ class GrammarTrial:
             async with asyncio.timeout(LOAD_S):
                 await _next(process)
         except BaseException:
-            process.kill()
-            await process.wait()
+            await _end(process)
             raise
         return process
 
@@ -112,11 +113,21 @@ class GrammarTrial:
         process, self._process = self._process, None
         reading, self._reading = self._reading, None
         if process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            await _end(process)
         if reading is not None:
             await reading
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
+def _has_gone(process: asyncio.subprocess.Process) -> bool:
+    """True if nobody reads trials any more: to write then raises on some event loops."""
+    assert process.stdin is not None
+    return process.stdin.is_closing()
 
 
 async def _next(process: asyncio.subprocess.Process) -> Verdict:

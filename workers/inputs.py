@@ -10,6 +10,7 @@ from engine.errors import EngineError, InvalidInput
 from engine.messages import EngineInfo
 from engine.text.pair_template import is_for_pairs
 from engine.text.text_model import TextModel
+from engine.text.tokenizer import Encoded
 from workers.contract import Job
 from workers.pair_prompt import PairPrompt
 from workers.prepare import MAX_CHARS_PER_TOKEN, check_ids, tokens_beyond
@@ -64,7 +65,8 @@ class _Maker:
         self._limit = info.context_length
         # None: nothing is cut
         self._cut_to = min(asked if asked > 0 else self._limit, self._limit) if asked else None
-        self._cut_second_to = job.max_document_tokens or None
+        self._cut_document_to = job.max_document_tokens or None
+        self._num_queries = job.num_queries
         self._param = job.prompt_param
         self._pairs: PairPrompt | None = None
         if text.chat_template is not None and is_for_pairs(text.chat_template):
@@ -94,16 +96,19 @@ class _Maker:
         if isinstance(first, list):
             check_ids(first, self._info, self._param)
             return Input(number, first[: self._cut_to])
-        first, tokenizer = self._bounded(number, first, self._cut_to), self._text.tokenizer
         if second is None:
-            ids, type_ids = tokenizer.encode_text(first, self._cut_to)
-            return Input(number, ids, type_ids if any(type_ids) else ())
-        second = self._bounded(number, second, self._cut_second_to or self._cut_to)
-        bounds = self._cut_to, self._cut_second_to
+            return self._alone(number, first)
+        first = self._bounded(number, first, self._cut_to)
+        second = self._bounded(number, second, self._cut_document_to or self._cut_to)
+        bounds = self._cut_to, self._cut_document_to
         if self._pairs is not None:
             return Input(number, self._pairs.encode(first, second, *bounds))
-        ids, type_ids = tokenizer.encode_pair(first, second, *bounds)
-        return Input(number, ids, type_ids if any(type_ids) else ())
+        return _input(number, self._text.tokenizer.encode_pair(first, second, *bounds))
+
+    def _alone(self, number: int, text: str) -> Input:
+        own = self._cut_document_to if number >= self._num_queries else None
+        text = self._bounded(number, text, own or self._cut_to)
+        return _input(number, self._text.tokenizer.encode_text(text, self._cut_to, own))
 
     def _bounded(self, number: int, text: str, cut_to: int | None) -> str:
         """The text without what is cut in any case; one that can never fit is refused before it
@@ -114,6 +119,10 @@ class _Maker:
         if num_tokens := tokens_beyond(text, self._text, self._limit):
             raise InputTooLong(number, num_tokens, self._limit, self._param)
         return text
+
+
+def _input(number: int, encoded: Encoded) -> Input:
+    return Input(number, encoded.ids, encoded.type_ids if any(encoded.type_ids) else ())
 
 
 def inputs_of(job: Job, text: TextModel, info: EngineInfo) -> list[Input]:

@@ -25,6 +25,7 @@ class Part(msgspec.Struct):
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 class Function(msgspec.Struct):
@@ -177,4 +178,6 @@ def _text(part: Part, param: str) -> str:
             f"This model reads text only; '{param}' has the type '{part.type[:40]}'.",
             param,
         )
-    return needed(part.text, f"{param}.text")
+    field = "refusal" if part.type == "refusal" else "text"
+    text: str | None = getattr(part, field)
+    return needed(text, f"{param}.{field}")

@@ -13,7 +13,7 @@ from api.schema.structured import NAMES as STRUCTURED
 
 DEFAULT_MAX_TOKENS = 16
 
-_TokenId = Annotated[int, Meta(ge=0)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _PROMPT = "prompt"
 
 

@@ -14,7 +14,7 @@ from api.schema.sampling import Metadata, Tier, check_token_ids
 
 MAX_INPUTS = 2048  # OpenAI's bound
 
-_TokenId = Annotated[int, Meta(ge=0)]
+_TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 _Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 _Cut = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 _Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]

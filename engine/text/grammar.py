@@ -22,6 +22,7 @@ _LIMITS: dict[str, Any] = {
     "verbose_errors": False,  # else they show the text so far
 }
 MAX_ERROR = 300
+_NOTHING_FITS = "NoExtension"  # llguidance's name for it
 # Where a state allows all of such a slice of the vocabulary, nobody walks through its tokens. The
 # library's own slices are for what JSON strings may hold; these are what people write in regexes.
 _CLASSES = ("[a-z]", "[A-Za-z]", "[A-Za-z0-9_]", "[a-z ]", "[A-Za-z ]", "[A-Za-z0-9_ ]")
@@ -83,9 +84,11 @@ def make_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 def error_of(matcher: LLMatcher) -> str:
     """What went wrong, in a line."""
     error = matcher.get_error().replace("<non-verbose/>", "")
-    if error.startswith("NoExtension"):
-        return "There is no text that it allows."
-    return " ".join(error.split())[:MAX_ERROR]
+    return "No text fits it." if error.startswith(_NOTHING_FITS) else _in_a_line(error)
+
+
+def _in_a_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_ERROR]
 
 
 def try_grammar(tokenizer: LLTokenizer, grammar: str) -> None:

@@ -88,13 +88,19 @@ class Tokenizer:
                 "The text has half of a surrogate pair; it is not Unicode."
             ) from error
 
-    def encode_text(self, text: str, max_tokens: int | None = None) -> Encoded:
+    def encode_text(
+        self, text: str, max_tokens: int | None = None, max_own: int | None = None
+    ) -> Encoded:
         """What an embedding model reads: `text` with the special tokens that the model wants.
 
-        With `max_tokens` the text loses its end until all of it, those included, is no longer.
+        With `max_tokens` the text loses its end until all of it, those included, is no longer;
+        with `max_own`, until it has no more tokens of its own.
         Raises InvalidInput for text that is not Unicode, or if not even they have room.
         """
-        return self._joined(self._encodings([text], False), max_tokens)
+        parts = self._encodings([text], False)
+        if max_own is not None:
+            parts[0].truncate(max_own)
+        return self._joined(parts, max_tokens)
 
     def encode_pair(
         self,
@@ -129,7 +135,8 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids`, all at once; `Detokenizer` gives the same piece by piece."""
-        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+        # as a batch for the same reason as in `_encodings`
+        return self._backend.decode_batch([list(ids)], skip_special_tokens=skip_special_tokens)[0]
 
     def token_to_id(self, token: str) -> int | None:
         """The id of a token as the vocabulary writes it."""

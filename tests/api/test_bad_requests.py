@@ -14,6 +14,7 @@ from tests.api.fake_worker import CONTEXT_LENGTH
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 DEEP = b"[" * 5000 + b"]" * 5000
+NESTED = b'{"not":' * 900 + b"{}" + b"}" * 900
 
 
 class Bad(NamedTuple):
@@ -62,6 +63,10 @@ def field(value: bytes) -> bytes:
     return b'{"messages":[{"role":"user","content":"hi"}],' + value + b"}"
 
 
+def tool_json(schema: bytes) -> bytes:
+    return b'{"type":"function","function":{"name":"f","parameters":{"not":%b}}}' % schema
+
+
 TYPE, VALUE, MISSING = "invalid_type", "invalid_value", "missing_required_parameter"
 REFUSED = "unsupported_parameter"
 
@@ -85,6 +90,9 @@ BAD_REQUESTS = [
     raw("deep in an unknown field", field(b'"x":' + DEEP)),
     raw("deep in a known field", field(b'"response_format":' + DEEP)),
     raw("deep objects", field(b'"x":' + b'{"a":' * 5000 + b"1" + b"}" * 5000)),
+    raw("deeper than a job can carry", field(b'"tools":[%b]' % tool_json(NESTED))),
+    raw("an integer beyond 64 bits", field(b'"tools":[%b]' % tool_json(b"1" * 30)), VALUE),
+    raw("one in what the template gets", field(b'"chat_template_kwargs":{"x":-%d}' % 2**64), VALUE),
     raw("deep messages", b'{"messages":' + DEEP + b"}", TYPE, "messages[0]"),
     raw("NaN", field(b'"temperature":NaN')),
     raw("Infinity", field(b'"top_p":Infinity')),
@@ -260,7 +268,7 @@ BAD_REQUESTS = [
     text("a nested id beyond", VALUE, "prompt", prompt=[[1], [2, 100]]),
     text("a fractional id", TYPE, "prompt[0]", prompt=[1.5]),
     text("a boolean id", TYPE, "prompt[0]", prompt=[True]),
-    text("ids beyond 64 bits", VALUE, "prompt", prompt=[10**30]),
+    text("ids beyond 64 bits", VALUE, "prompt[0]", prompt=[10**30]),
     text("ids among texts", TYPE, "prompt", prompt=["a", 1]),
     text("ids three deep", TYPE, "prompt[0][0]", prompt=[[[1]]]),
     text("a prompt object", TYPE, "prompt", prompt={"a": 1}),

@@ -23,3 +23,10 @@ def test_no_effort_is_no_thinking():
     body = {"messages": "hi", "reasoning_effort": "none"}
     job = chat_job(msgspec.convert(body, ChatRequest), CARD, "A", "r")
     assert job.template_kwargs == {"reasoning_effort": "none", "enable_thinking": False}
+
+
+def test_a_refusal_comes_back_as_the_assistant_s_words():
+    refusal = [{"type": "refusal", "refusal": "I will not."}]
+    messages = [{"role": "user", "content": "Do!"}, {"role": "assistant", "content": refusal}]
+    request = msgspec.convert({"messages": messages}, ChatRequest)
+    assert request.wire_messages()[1]["content"] == "I will not."

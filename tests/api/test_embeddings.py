@@ -214,3 +214,15 @@ def test_vectors_that_somebody_waited_for_do_not_stay_long(
     job_id = reply.headers["x-job-id"]
     assert vector_api.get(f"/v1/jobs/{job_id}?wait=20").json["state"] == "completed"
     assert vector_workers["m/embed"].specs[job_id].result_ttl_s == ttl_s
+
+
+def test_a_chat_s_tokens_are_counted_by_the_model_that_would_answer_it(vector_api):
+    chat = {"model": "some-name", "messages": [{"role": "user", "content": "hi"}]}
+    response = {"model": "some-name", "input": "hi"}
+    for path, body in (
+        ("/v1/messages/count_tokens", chat),
+        ("/v1/responses/input_tokens", response),
+        ("/tokenize", chat),
+        ("/apply-template", chat),
+    ):
+        assert vector_api.request("POST", path, body).status == 200, path

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+import uvloop
 
 from engine.errors import InvalidInput
 from engine.text.grammar_text import of_gbnf_or_lark, of_json_schema, of_lark, of_regex
@@ -75,6 +76,12 @@ async def test_what_cannot_be_followed_is_refused_within_a_second(trial, grammar
     assert time.monotonic() - began_s < 1
     assert refusal.value.param == "response_format"
     assert len(str(refusal.value)) < 600
+
+
+@pytest.mark.parametrize("grammar", [of_regex("[^\\s\\S]"), of_lark("start: start")])
+async def test_what_no_text_fits_is_refused_in_words(trial, grammar):
+    with pytest.raises(InvalidInput, match="No text fits it"):
+        await trial.check(grammar, "grammar")
 
 
 async def test_good_ones_pass_beside_bad_ones(trial):
@@ -146,17 +153,40 @@ async def test_an_answer_longer_than_a_pipe_holds_arrives_beside_others(trial):
     assert others == short
 
 
-async def test_the_first_grammars_share_one_child(trial, monkeypatch):
+def test_a_child_that_died_while_nobody_asked_is_started_again(model_files, text):
+    async def die_between_grammars():
+        trial = GrammarTrial(model_files, 2048, text.tokenizer.eos_ids)
+        await trial.check(of_regex("a"), None)
+        gone, reading = trial._process, trial._reading
+        assert gone is not None
+        assert reading is not None
+        gone.kill()
+        await gone.wait()
+        await reading  # its end of the pipes was noticed
+        await trial.check(of_regex("b"), None)
+        assert trial._process is not gone
+        await trial.close()
+
+    # a worker's loop, on which to write to a child that is gone raises
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(die_between_grammars())
+
+
+async def test_the_first_grammars_share_one_child_and_wait_for_its_vocabulary(trial, monkeypatch):
     started = []
     start = trial._start_child
 
-    async def count():
+    async def slowly():
         started.append(1)
+        await asyncio.sleep(1.2)
         return await start()
 
-    monkeypatch.setattr(trial, "_start_child", count)
+    monkeypatch.setattr(trial, "_start_child", slowly)
+    monkeypatch.setattr("workers.grammar_trial.ANSWER_S", 1.0)  # of the trial, not of the start
+    began = set(psutil.Process().children())
     await asyncio.gather(*(trial.check(of_regex(f"c{{{i}}}"), None) for i in range(1, 5)))
     assert len(started) == 1
+    assert {child.pid for child in set(psutil.Process().children()) - began} == {trial._process.pid}
 
 
 async def test_a_child_that_does_not_start_is_an_error_of_ours(trial, monkeypatch):

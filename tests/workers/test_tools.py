@@ -61,6 +61,16 @@ async def test_a_call_ends_an_answer_with_its_own_reason(text):
     check_log(table.events)
 
 
+@pytest.mark.parametrize(
+    ("stop", "arguments", "finish"),
+    [("1}", '{"x": ', "stop"), ("</tool_call>", '{"x": 1}', "tool_calls")],
+    ids=["within a call", "behind it"],
+)
+async def test_a_call_that_a_stop_string_cuts_is_no_call_to_make(text, stop, arguments, finish):
+    found = heard(table_of(text, HERMES, CALL, stop=(stop,)))
+    assert found[3:] == ([arguments], finish)
+
+
 async def test_an_answer_without_calls_stops_as_ever(text):
     content, _, calls, _, finish = heard(table_of(text, HERMES, "No tool is needed."))
     assert (content, calls, finish) == ("No tool is needed.", [], "stop")
@@ -135,6 +145,14 @@ def test_earlier_calls_and_results_are_as_templates_expect_them():
     assert known["name"] == "add"
     assert "name" not in unknown
     assert messages[0]["tool_calls"][0]["function"]["arguments"] == '{"x": 1}'
+
+
+def test_arguments_too_deep_for_a_reader_stay_text():
+    deep = '{"a":' * 5000 + "1" + "}" * 5000
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": deep}}
+    messages = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    (fitted,) = with_tools(messages, [], ChatTemplate("{{ tools }}", {}))
+    assert fitted["tool_calls"][0]["function"]["arguments"] == deep
 
 
 def test_a_delta_of_a_call_crosses_the_wire():

@@ -173,6 +173,16 @@ def test_a_document_is_cut_by_itself_before_it_joins_its_query(text):
     assert len(pair.prompt_ids) == len(ids) - len(document) + 2
 
 
+def test_a_document_that_is_embedded_for_its_query_is_cut_by_itself_too(text):
+    prompts = ["a query of some words", "the document goes on and on " * 100]
+    job = embedding(prompts=prompts, num_queries=1, max_document_tokens=2)
+    query, document = inputs_of(job, text, INFO)
+    assert query.prompt_ids == text.tokenizer.encode_text(prompts[0]).ids
+    added = len(text.tokenizer.encode_text("").ids)
+    assert len(document.prompt_ids) == added + 2
+    assert set(text.tokenizer.encode(prompts[1], False)[:2]) <= set(document.prompt_ids)
+
+
 def test_a_huge_text_is_refused_before_it_is_tokenized_whole(text):
     with pytest.raises(InputTooLong, match="this model takes 16") as caught:
         inputs_of(embedding(prompts=["word " * 2_000_000]), text, INFO)

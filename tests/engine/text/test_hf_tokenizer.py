@@ -153,8 +153,11 @@ def test_a_decoder_that_cannot_run_token_by_token_is_refused(tmp_path, gpt2, dec
         load_tokenizer(tmp_path)
 
 
-def test_other_threads_run_while_a_long_text_is_encoded(write, gpt2):
+@pytest.mark.parametrize("direction", ["encode", "decode"])
+def test_other_threads_run_while_a_long_text_is_translated(write, gpt2, direction):
     tokenizer = load_tokenizer(write(gpt2))
+    text = "hello world " * 100_000
+    given = text if direction == "encode" else tokenizer.encode(text)
     longest_s, is_over = 0.0, threading.Event()
 
     def watch():
@@ -167,7 +170,7 @@ def test_other_threads_run_while_a_long_text_is_encoded(write, gpt2):
     watcher = threading.Thread(target=watch)
     watcher.start()
     start = time.perf_counter()
-    tokenizer.encode("hello world " * 100_000)
+    getattr(tokenizer, direction)(given)
     took_s = time.perf_counter() - start
     is_over.set()
     watcher.join()
