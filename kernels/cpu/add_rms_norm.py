@@ -12,7 +12,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     library = loaded_library()
     if (
         library is None
-        or x.dim() == 3
+        or x.dim() != residual.dim()
         or not x.dtype == residual.dtype == weight.dtype == torch.float32
     ):
         return reference_add_rms_norm(x, residual, weight, eps)

@@ -11,7 +11,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tup
     x, residual: [T, D], one type; weight: [D]. `h` is rounded to that type before it is normed.
     x may be a product in parts, [P, T, D] float32: their sum, in order and rounded, is meant.
     """
-    hidden = (x if x.dim() == 2 else summed(x).to(residual.dtype)) + residual
+    hidden = (x if x.dim() == residual.dim() else summed(x).to(residual.dtype)) + residual
     return rms_norm(hidden, weight, eps), hidden
 
 
