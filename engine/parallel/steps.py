@@ -27,7 +27,8 @@ def receive_order(group: Group) -> tuple[int, list[int]]:
 
 def send_batch(group: Group, batch: Batch) -> None:
     """Have the others run `batch`: two messages, whatever its size."""
-    tensors = [torch.empty(0, 0) if field is None else field for field in batch]
+    nothing = batch.token_ids.new_empty(0, 0)  # on their device, or they cannot be joined
+    tensors = [nothing if field is None else field for field in batch]
     shapes = [(*tensor.shape, -1)[:2] for tensor in tensors]
     send_order(group, FORWARD, *(size for shape in shapes for size in shape))
     group.broadcast(torch.cat([tensor.flatten().long() for tensor in tensors]))
