@@ -1,5 +1,6 @@
 """Fixtures that every package's tests share: a real, private Redis server."""
 
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # transformers imports Triton, which fixes its mode; without a GPU the kernel tests interpret.
 if not Path("/dev/nvidiactl").exists():
     interpreter.use_interpreter()
+
+
+def pytest_collection_finish() -> None:
+    """Keep what all test modules imported, a million objects, out of later collections.
+
+    Each of those stops the tests for half a second, and some tests look at a clock.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 class RedisProcess:

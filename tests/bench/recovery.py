@@ -23,7 +23,7 @@ from tests.bench.keep_alive import Connection  # noqa: E402
 from tests.bench.report import report  # noqa: E402
 from tests.chaos.crowd import Crowd, question  # noqa: E402
 from tests.chaos.fleet import Fleet, Node, eventually, fleet_of  # noqa: E402
-from tests.chaos.proxy import Thread  # noqa: E402
+from tests.chaos.proxies import Proxies  # noqa: E402
 from tests.chaos.verdict import Oracle  # noqa: E402
 from tests.scripted_engine import plain_ids  # noqa: E402
 from workers import contract  # noqa: E402
@@ -63,7 +63,7 @@ def _pause_s(times: list[float], began_s: float) -> float:
 
 
 async def measure_moves(
-    oracle: Oracle, thread: Thread, options: argparse.Namespace
+    oracle: Oracle, proxies: Proxies, options: argparse.Namespace
 ) -> dict[str, float]:
     settings = {
         "TRAMONTANE_LEASE_S": str(options.lease_s),
@@ -71,7 +71,7 @@ async def measure_moves(
         "SCRIPTED_STEP_MS": str(STEP_MS),
     }
     result: dict[str, float] = {}
-    with fleet_of(thread, apis=2, workers=2, **settings) as fleet:
+    with fleet_of(proxies, apis=2, workers=2, **settings) as fleet:
         for name, is_kill in (("handover", False), ("kill", True)):
             waits = []
             for _ in range(options.rounds):
@@ -82,14 +82,14 @@ async def measure_moves(
     return result
 
 
-async def measure_burst(thread: Thread, options: argparse.Namespace) -> dict[str, float]:
+async def measure_burst(proxies: Proxies, options: argparse.Namespace) -> dict[str, float]:
     """`--burst` jobs from `--clients` connections, as fast as they are answered."""
     settings = {
         "TRAMONTANE_MAX_QUEUE": str(options.bound),
         "TRAMONTANE_MAX_SEQS": "512",
         "SCRIPTED_STEP_MS": str(options.burst_step_ms),
     }
-    with fleet_of(thread, apis=1, workers=1, **settings) as fleet:
+    with fleet_of(proxies, apis=1, workers=1, **settings) as fleet:
         (api,) = fleet.apis
         await submit(api, 50, 4, options.burst)  # warm
         await eventually(lambda: fleet.num_unfinished() == 0, "the warm-up is over", 120)
@@ -138,15 +138,15 @@ async def submit(
 
 async def run(options: argparse.Namespace) -> dict[str, float]:
     oracle = make_oracle()
-    thread = Thread()
+    proxies = Proxies()
     result: dict[str, float] = {}
     try:
         if options.rounds:
-            result |= await measure_moves(oracle, thread, options)
+            result |= await measure_moves(oracle, proxies, options)
         if options.burst:
-            result |= await measure_burst(thread, options)
+            result |= await measure_burst(proxies, options)
     finally:
-        thread.close()
+        proxies.close()
     return result
 
 

@@ -8,7 +8,7 @@ import pytest
 from engine.text.text_model import load_text_model
 from engine.weights.files import ModelRef, resolve
 from tests.chaos.fleet import Fleet, fleet_of
-from tests.chaos.proxy import Thread
+from tests.chaos.proxies import Proxies
 from tests.chaos.verdict import Oracle
 from tests.scripted_engine import plain_ids
 
@@ -20,15 +20,15 @@ def oracle() -> Oracle:
 
 
 @pytest.fixture(scope="session")
-def proxy_thread() -> Iterator[Thread]:
-    thread = Thread()
-    yield thread
-    thread.close()
+def proxies() -> Iterator[Proxies]:
+    process = Proxies()
+    yield process
+    process.close()
 
 
 @pytest.fixture(scope="session")
-def _shared_fleet(proxy_thread: Thread) -> Iterator[Fleet]:
-    with fleet_of(proxy_thread, apis=2, workers=2) as fleet:
+def _shared_fleet(proxies: Proxies) -> Iterator[Fleet]:
+    with fleet_of(proxies, apis=2, workers=2) as fleet:
         yield fleet
 
 
@@ -40,13 +40,11 @@ def fleet(_shared_fleet: Fleet) -> Fleet:
 
 
 @pytest.fixture
-def start_fleet(proxy_thread: Thread) -> Iterator[Callable[..., Fleet]]:
+def start_fleet(proxies: Proxies) -> Iterator[Callable[..., Fleet]]:
     """Starts a fleet of the test's own: `apis`, `workers`, and settings by their variables."""
     with contextlib.ExitStack() as stack:
 
         def start(*, apis: int = 1, workers: int = 1, **environ: str) -> Fleet:
-            return stack.enter_context(
-                fleet_of(proxy_thread, apis=apis, workers=workers, **environ)
-            )
+            return stack.enter_context(fleet_of(proxies, apis=apis, workers=workers, **environ))
 
         yield start

@@ -23,7 +23,7 @@ import psutil
 import redis
 
 from deploy import children
-from tests.chaos.proxy import Proxy, Thread
+from tests.chaos.proxies import Proxies, Proxy
 from tests.conftest import RedisProcess
 from workers import contract, keys
 
@@ -125,13 +125,13 @@ class Node:
 class Fleet:
     """Processes that share a Redis. `environ` changes settings of all of them."""
 
-    def __init__(self, thread: Thread, directory: Path, **environ: str) -> None:
+    def __init__(self, proxies: Proxies, directory: Path, **environ: str) -> None:
         self.directory = directory
         self.redis = RedisProcess(directory)
         self.redis.start()
         self.apis: list[Node] = []
         self.workers: list[Node] = []
-        self._thread = thread
+        self._proxies = proxies
         self._environ = environ
         self._num_started = 0
 
@@ -164,7 +164,7 @@ class Fleet:
         self._num_started += 1
         name = f"{self._num_started:02d}-{role}"
         log = self.directory / f"{name}.log"
-        proxy = Proxy(self._thread, self.redis.socket)
+        proxy = self._proxies.make(self.redis.socket)
         settings = {**SETTINGS, **self._environ, **environ}
         with log.open("wb") as file:
             process = children.spawn(
@@ -263,10 +263,10 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet_of(thread: Thread, *, apis: int, workers: int, **environ: str) -> Iterator[Fleet]:
+def fleet_of(proxies: Proxies, *, apis: int, workers: int, **environ: str) -> Iterator[Fleet]:
     """A fleet in a directory of its own, ready to serve."""
     with tempfile.TemporaryDirectory(prefix="tr-chaos-") as directory:
-        fleet = Fleet(thread, Path(directory), **environ)
+        fleet = Fleet(proxies, Path(directory), **environ)
         try:
             fleet.heal(apis=apis, workers=workers)
             yield fleet

@@ -1,34 +1,17 @@
 """A TCP port before Redis for one process, to cut, freeze or mute its connections.
 
-Knows bytes, and of Redis' protocol only how a subscription begins.
+Knows bytes, and of Redis' protocol only how a subscription begins. The ports are in a process of
+their own (`python -m tests.chaos.proxy FD`, told what to do by proxies.py): leases of a second pass
+through them, and the tests' process stands still for half of one when it collects its garbage.
 """
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Coroutine
+import json
+import socket
+import sys
 from pathlib import Path
-from typing import Any, TypeVar
-
-T = TypeVar("T")
-
-
-class Thread:
-    """An event loop in a thread of its own, so that proxies outlive the loops of single tests."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
-
-    def close(self) -> None:
-        self.run(asyncio.sleep(0.1))  # transports that were aborted have a last word
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+from typing import Any
 
 
 class _Link:
@@ -45,66 +28,51 @@ class _Link:
 
 
 class Proxy:
-    """Forwards `port` to a unix socket. The methods may be called from any thread."""
+    """Forwards `port` to a unix socket."""
 
-    def __init__(self, thread: Thread, target: Path) -> None:
-        self._thread = thread
+    def __init__(self, target: Path) -> None:
+        self.port = 0  # until `start`
         self._target = target
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_refusing = False
         self._is_muted = False
-        self._is_flowing: asyncio.Event
-        self.port = thread.run(self._start())
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @property
-    def num_links(self) -> int:
-        return len(self._links)
-
-    def cut(self) -> int:
-        """Reset every connection, once. How many there were."""
-        return self._thread.run(self._cut())
-
-    def refuse(self) -> None:
-        """Reset every connection, and every new one, until `restore`."""
-        self._is_refusing = True
-        self.cut()
-
-    def freeze(self) -> None:
-        """Forward nothing until `restore`; connections stay open."""
-        self._thread.run(self._set_flowing(False))
-
-    def mute(self) -> None:
-        """Swallow what Redis says on subscriptions until `restore`; all else goes on."""
-        self._is_muted = True
-
-    def restore(self) -> None:
-        self._is_refusing = self._is_muted = False
-        self._thread.run(self._set_flowing(True))
-
-    def close(self) -> None:
-        self._thread.run(self._close())
-
-    async def _start(self) -> int:
         self._is_flowing = asyncio.Event()
         self._is_flowing.set()
+        self._server: asyncio.Server
+
+    async def start(self) -> int:
+        """The port, from now on open."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return int(self._server.sockets[0].getsockname()[1])
 
-    async def _set_flowing(self, is_flowing: bool) -> None:
-        (self._is_flowing.set if is_flowing else self._is_flowing.clear)()
-
-    async def _cut(self) -> int:
+    async def cut(self) -> int:
+        """Reset every connection, once. How many there were."""
         links = list(self._links)
         for link in links:
             link.abort()
         return len(links)
 
-    async def _close(self) -> None:
+    async def refuse(self) -> None:
+        """Reset every connection, and every new one, until `restore`."""
+        self._is_refusing = True
+        await self.cut()
+
+    async def freeze(self) -> None:
+        """Forward nothing until `restore`; connections stay open."""
+        self._is_flowing.clear()
+
+    async def mute(self) -> None:
+        """Swallow what Redis says on subscriptions until `restore`; all else goes on."""
+        self._is_muted = True
+
+    async def restore(self) -> None:
+        """Forward everything again."""
+        self._is_refusing = self._is_muted = False
+        self._is_flowing.set()
+
+    async def close(self) -> None:
+        """End every connection and the port."""
         self._server.close()
         tasks = list(self._tasks)
         for task in tasks:
@@ -158,3 +126,22 @@ class Proxy:
                     continue
                 sink.write(data)
                 await sink.drain()
+
+
+async def _serve(control: socket.socket) -> None:
+    """Do what each line says, [number of the proxy, method, its arguments], and answer."""
+    proxies: dict[int, Proxy] = {}
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    while line := await reader.readline():
+        number, method, *arguments = json.loads(line)
+        if method == "start":
+            proxies[number] = Proxy(*map(Path, arguments))
+        answer: Any = await getattr(proxies[number], method)()
+        if method == "close":
+            del proxies[number]
+        writer.write(json.dumps(answer).encode() + b"\n")
+        await writer.drain()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(socket.socket(fileno=int(sys.argv[1]))))

@@ -125,7 +125,8 @@ async def test_case_23_interactive_goes_before_batch(busy_fleet):
     await eventually(lambda: busy_fleet.num_running() >= 8, "they have every place")
     answer = await call(busy_fleet.ports[0], "POST", CHAT, question(1, 5), key("short"))
     assert waited_ms(busy_fleet, answer["id"]) < 5000
-    assert busy_fleet.num_unfinished() == SIZE // 2
+    # The answer is there before the worker has given its job up.
+    await eventually(lambda: busy_fleet.num_unfinished() == SIZE // 2, "no batch job has ended")
 
 
 async def test_case_23_batch_is_not_starved_for_ever(busy_fleet):

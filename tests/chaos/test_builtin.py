@@ -35,8 +35,8 @@ QUESTIONS = [ask(number) for number in range(NUM_STREAMS)]
 
 
 @pytest.fixture(scope="module")
-def _real_fleet(proxy_thread):
-    with fleet_of(proxy_thread, apis=2, workers=2, **REAL) as fleet:
+def _real_fleet(proxies):
+    with fleet_of(proxies, apis=2, workers=2, **REAL) as fleet:
         yield fleet
 
 
