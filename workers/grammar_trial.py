@@ -16,7 +16,7 @@ from workers.grammar_frames import MAX_BYTES, Order, Trial, Verdict, decode_verd
 MAX_KNOWN = 512  # grammars that were tried before and are good
 MAX_AT_ONCE = 4
 LOAD_S = 60.0
-ANSWER_S = 5.0  # a trial ends by itself long before
+ANSWER_S = 10.0  # a trial ends by itself long before
 # The child forks, so nothing in it may have threads.
 _ALONE = {"TOKENIZERS_PARALLELISM": "false", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 

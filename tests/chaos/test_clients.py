@@ -21,9 +21,9 @@ async def test_case_10_clients_that_leave_free_their_sequences(fleet, stream):
         fleet, 100, lambda: fleet.num_running() == 100, stream=stream, max_tokens=2000
     )
     left_s = time.monotonic()
-    await eventually(lambda: fleet.num_running() == 0, "every sequence is freed", 5)
+    await eventually(lambda: fleet.num_running() == 0, "every sequence is freed")
     assert time.monotonic() - left_s < 2
-    await eventually(lambda: fleet.num_unfinished() == 0, "no job is left", 5)
+    await eventually(lambda: fleet.num_unfinished() == 0, "no job is left")
     with fleet.client() as client:
         ids = [key.decode().removeprefix("log:") for key in client.keys("log:*")]
     ends = [fleet.log_of(job_id)[-1] for job_id in ids]
@@ -35,8 +35,8 @@ async def test_case_10_clients_that_leave_before_the_first_token(start_fleet):
     """The step is slow, as a long prompt makes it: they leave while it runs, or while they wait."""
     fleet = start_fleet(SCRIPTED_STEP_MS="700", SCRIPTED_MAX_SEQS="10")
     await leave_when(fleet, 20, lambda: fleet.num_unfinished() == 20, max_tokens=50)
-    await eventually(lambda: fleet.num_running() == 0, "every sequence is freed", 5)
-    await eventually(lambda: fleet.num_unfinished() == 0, "no job is left", 5)
+    await eventually(lambda: fleet.num_running() == 0, "every sequence is freed")
+    await eventually(lambda: fleet.num_unfinished() == 0, "no job is left")
 
 
 async def test_case_10_background_jobs_run_on_when_their_client_leaves(fleet, oracle):

@@ -1,6 +1,7 @@
-"""Grammars are tried apart: what is bad, huge or slow is told within a second."""
+"""Grammars are tried apart: what is bad, huge or slow is told within half a second of work."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import uvloop
 
 from engine.errors import InvalidInput
 from engine.text.grammar_text import of_gbnf_or_lark, of_json_schema, of_lark, of_regex
+from workers.grammar_child import CPU_S, WALL_S
 from workers.grammar_frames import MAX_BYTES
 from workers.grammar_trial import GrammarTrial
 
@@ -69,12 +71,12 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("grammar", HOSTILE.values(), ids=HOSTILE)
-async def test_what_cannot_be_followed_is_refused_within_a_second(trial, grammar):
+async def test_what_cannot_be_followed_is_refused_before_long(trial, grammar):
     await trial.check(of_regex("a+"), None)  # the child is there
     began_s = time.monotonic()
     with pytest.raises(InvalidInput) as refusal:
         await trial.check(grammar, "response_format")
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < WALL_S
     assert refusal.value.param == "response_format"
     assert len(str(refusal.value)) < 600
 
@@ -110,11 +112,33 @@ SLOW = {
 
 
 @pytest.mark.parametrize("grammar", SLOW.values(), ids=SLOW)
-async def test_what_would_be_slow_elsewhere_is_answered_within_a_second(trial, grammar):
+async def test_what_would_be_slow_elsewhere_is_answered_before_long(trial, grammar):
     await trial.check(of_regex("a+"), None)  # the child is there
     began_s = time.monotonic()
     await trial.check(grammar, None)
-    assert time.monotonic() - began_s < 1
+    assert time.monotonic() - began_s < WALL_S
+
+
+async def test_a_good_grammar_is_not_refused_because_the_machine_is_busy(trial):
+    """Its process is stopped for longer than it may work, as if others had the processors."""
+    await trial.check(of_regex("a+"), None)  # the child is there
+    child = psutil.Process(trial._process.pid)
+    was_stopped = False
+    for number in range(100):
+        grammar = of_json_schema(object_of(500 + number))
+        answer = asyncio.create_task(trial.check(grammar, None))
+        while not answer.done() and not was_stopped:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in child.children():
+                    process.suspend()
+                    await asyncio.sleep(2 * CPU_S)
+                    process.resume()
+                    was_stopped = True
+            await asyncio.sleep(0.001)
+        await answer
+        if was_stopped:
+            return
+    raise AssertionError("every trial was over before it could be stopped")
 
 
 async def test_a_recursive_schema_is_no_problem(trial):

@@ -194,7 +194,7 @@ class TestPoison:
     ):
         monkeypatch.setenv("SCRIPTED_CRASH_SEED", "666")
         monkeypatch.setenv("SCRIPTED_STEP_MS", "5")
-        worker = local_worker(has_process=True, dead_ttl_s=5000).start()
+        worker = local_worker(has_process=True, dead_ttl_s=5000, lease_s=20).start()
         jobs = [make_job(f"j{n}", seed=n, max_tokens=150) for n in range(6)]
         for job in jobs:
             await wire.enqueue(job)
