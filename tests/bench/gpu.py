@@ -25,7 +25,7 @@ run ends by itself after `--seconds`. `--only` names parts; alone, one may take 
 something was wrong or failed. Without a GPU `--device cpu --scale tiny` shows that everything runs.
 
 It needs no network, and of Python packages torch, triton, transformers, numpy, gguf, msgspec,
-tokenizers, jinja2, pyyaml, tqdm, huggingface_hub and httpcore2, llguidance for grammars, psutil.
+tokenizers, jinja2, pyyaml, tqdm and huggingface_hub; llguidance for grammars.
 """
 
 import argparse
@@ -34,6 +34,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import torch
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -63,6 +64,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if found.device == "cpu" and found.scale == "full":
         parser.error("a CPU would take days; add --scale tiny")
+    if found.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no GPU; --device cpu --scale tiny shows that everything runs")
     is_result = found.out and RESULTS in Path(found.out).resolve().parents
     if is_result and not is_measurement(found):
         parser.error(f"this would be no measurement; name a file that is not in {RESULTS}")

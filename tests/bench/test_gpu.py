@@ -7,10 +7,13 @@ import time
 import pytest
 import torch
 
+from engine.models.llama import LlamaForCausalLM
 from kernels import interpreter
 from tests.bench import gpu
 from tests.bench.on_gpu import child, supervisor
 from tests.bench.on_gpu.child import Order
+from tests.bench.on_gpu.decode import read_bytes
+from tests.bench.on_gpu.models import SHAPES
 from tests.bench.on_gpu.names import OURS, PEERS, step_name
 from tests.bench.on_gpu.parts import PARTS, Part
 from tests.bench.on_gpu.probe import Probe, judged
@@ -92,6 +95,20 @@ def test_what_cannot_be_is_refused(arguments, words, capsys):
     with pytest.raises(SystemExit):
         gpu.main(arguments)
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_a_run_for_one_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        gpu.main(["--only", "smoke"])
+    assert "there is no GPU; --device cpu --scale tiny" in capsys.readouterr().err
+
+
+def test_a_step_reads_all_weights_but_the_embedding_and_its_keys_and_values():
+    model = LlamaForCausalLM(SHAPES["llama-3-8b"], torch.bfloat16, torch.device("meta"))
+    layer = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14336 + 2)
+    weights = 32 * layer + 4096 + 128256 * 4096
+    assert read_bytes(model, 1000, itemsize=2) == 2 * (weights + 1000 * 2 * 32 * 1024)
 
 
 def test_engine_settings_are_read_as_what_they_say():

@@ -4,11 +4,11 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from engine.config import ModelConfig
 from engine.engine import Engine
 from engine.layers.decoder import Decoder
 from engine.layers.linear import Linear
@@ -21,7 +21,9 @@ from tests.bench.on_gpu.setting import Case, Setting
 from tests.bench.on_gpu.stepping import (
     add_random,
     batch_of,
+    cache_dtype,
     caches_for,
+    engine_config,
     load,
     make_engine,
 )
@@ -29,6 +31,15 @@ from tests.bench.on_gpu.stepping import (
 PART = "decode"
 SIZES = (1, 8, 32)
 SPARE = 64  # tokens that the first sequences make before the last prompts are through
+
+
+class Step(NamedTuple):
+    """A decode step: how many sequences of how many tokens; `itemsize` of keys and values."""
+
+    size: int
+    context: int
+    us: float
+    itemsize: int
 
 
 def cases(setting: Setting) -> list[Case]:
@@ -58,7 +69,7 @@ def _checks(setting: Setting, name: str) -> Iterator[Row]:
     vocab = setting.of_scale(4096, 512)
     config = shape_of("llama-3-8b", is_tiny=setting.is_tiny, num_layers=2, vocab_size=vocab)
     checkpoint = RandomCheckpoint(config, KINDS[name], setting.device)
-    sizes = setting.of_scale((1, 5, 20), (1, 3))
+    sizes = setting.of_scale((1, 5, 12, 20), (1, 3))
     return logits_rows(PART, f"{name}, logits of two layers", checkpoint, sizes, setting)
 
 
@@ -68,7 +79,8 @@ def _kernels_alone(setting: Setting, name: str, model: Decoder) -> Iterator[Row]
     for size in setting.of_scale(SIZES, SIZES[:2]):
         step = _step(setting, model, size, context)
         label, us = f"{name}, batch {size}, kernels", setting.timer.us([step])
-        yield _row(setting, f"{label} in a graph", model, size, context, us)
+        timed = Step(size, context, us, setting.dtype.itemsize)
+        yield _row(setting, f"{label} in a graph", model, timed)
         if size in (SIZES[0], SIZES[-1]):
             yield from breakdown(PART, label, step, setting)
 
@@ -94,17 +106,20 @@ def _engine(setting: Setting, name: str, model: Decoder) -> Iterator[Row]:
     length = prompt + num_steps + SPARE
     num_bytes = kv_bytes(model.config, length, setting.dtype.itemsize) * (SIZES[-1] + 1)
     wanted = {"max_seqs": SIZES[-1], "max_model_len": length, "kv_cache_bytes": num_bytes}
-    engine = make_engine(model, setting, **wanted)
+    config = engine_config(setting, **wanted)
+    engine, itemsize = make_engine(model, config, setting), cache_dtype(config, setting).itemsize
     for size in setting.of_scale(SIZES, SIZES[:2]):
-        us, context = step_us(engine, size, prompt, num_steps, setting.timer.wait)
-        yield _row(setting, step_name(name, size), model, size, context, us)
+        us = step_us(engine, size, prompt, num_steps, setting.timer.wait)
+        timed = Step(size, prompt + num_steps // 2, us, itemsize)
+        yield _row(setting, step_name(name, size), model, timed)
 
 
 def step_us(
     engine: Engine, size: int, prompt: int, num_steps: int, wait: Callable[[], None]
-) -> tuple[float, int]:
-    """Microseconds of a step and the mean context, of steps after all prompts are through."""
-    add_random(engine, [prompt] * size, [num_steps + SPARE] * size, temperature=0.0)
+) -> float:
+    """Microseconds of a step, after all prompts are through."""
+    counts = [prompt] * size, [num_steps + SPARE] * size
+    ids = add_random(engine, f"batch {size}", *counts, temperature=0.0)
     while _num_tokens(engine) < size:  # some are not through with their prompts
         assert engine.has_work(), "sequences go on until all decode"
     for _ in range(6):  # the first ones prepare what later ones use again
@@ -115,27 +130,29 @@ def step_us(
         num_tokens += _num_tokens(engine)
     wait()
     seconds = time.perf_counter() - start
-    for index in range(size):
-        engine.cancel(str(index))
-    return 1e6 * seconds * size / num_tokens, prompt + 8 + num_steps // 2
+    for each in ids:
+        engine.cancel(each)
+    return 1e6 * seconds * size / num_tokens
 
 
 def _num_tokens(engine: Engine) -> int:
     return sum(len(output.token_ids) for output in engine.step())
 
 
-def _row(setting: Setting, name: str, model: Decoder, size: int, context: int, us: float) -> Row:
+def _row(setting: Setting, name: str, model: Decoder, step: Step) -> Row:
     """A step's time beside the bytes that it has to read."""
-    num_bytes = read_bytes(model, model.config, size * context, setting.dtype.itemsize)
+    num_bytes = read_bytes(model, step.size * step.context, step.itemsize)
     floor = None
     if setting.ceilings is not None:
         floor = 1e6 * num_bytes / setting.ceilings.copy_bytes_s
-    note = f"{num_bytes / 1e9:.2f} GB, {1e6 * size / us:.0f} tokens/s"
-    return Row(part=PART, name=name, state="measured", value=us, unit="µs", floor=floor, note=note)
+    note = f"{num_bytes / 1e9:.2f} GB, {1e6 * step.size / step.us:.0f} tokens/s"
+    given: dict[str, Any] = {"value": step.us, "unit": "µs", "floor": floor, "note": note}
+    return Row(part=PART, name=name, state="measured", **given)
 
 
-def read_bytes(model: Decoder, config: ModelConfig, num_tokens: int, itemsize: int) -> int:
+def read_bytes(model: Decoder, num_tokens: int, itemsize: int) -> int:
     """All weights but the embedding, as they lie in memory, and keys and values of `num_tokens`."""
+    config = model.config
     weights = sum(parameter.nbytes for parameter in model.parameters())
     linears = (module for module in model.modules() if isinstance(module, Linear))
     packed = sum(matrix.num_bytes for linear in linears for matrix in linear.packed)

@@ -49,26 +49,29 @@ class Try(NamedTuple):
 
 def cases(setting: Setting) -> list[Case]:
     """What most people run first."""
-    tries = _of_gpus() if setting.device.type == "cuda" else {}
-    tries = {**tries, **(_tiny() if setting.is_tiny else _everywhere())}
+    exact = {"builtin, float32": Try(_builtin, EXACT, device={"dtype": "float32"})}
+    tries = exact if setting.is_tiny else {**exact, **_tries(setting.device.type == "cuda")}
     found = [Case(name, partial(_compared, setting, name, each)) for name, each in tries.items()]
     found.insert(1, Case("grammar", partial(_grammar, setting)))
     embedders = {"vectors, builtin": _builtin, "vectors, BERT": _encoder}
-    for name in embedders if not setting.is_tiny else list(embedders)[:1]:
+    for name in list(embedders)[: setting.of_scale(2, 1)]:
         found.append(Case(name, partial(_vectors, setting, name, embedders[name])))
     return found
 
 
-def _tiny() -> dict[str, Try]:
-    return {"builtin, float32": Try(_builtin, EXACT, device={"dtype": "float32"})}
-
-
-def _everywhere() -> dict[str, Try]:
+def _tries(is_gpu: bool) -> dict[str, Try]:
+    """On a GPU also in types that the CPU's side has not; without a type it is bfloat16 there."""
     exact = {"dtype": "float32"}
+    of_gpus = {
+        "builtin, bfloat16": Try(_builtin, ROUNDED),
+        "builtin, e4m3 cache": Try(_builtin, COARSE, device={"kv_cache_dtype": "fp8"}),
+        "builtin, float16": Try(_builtin, ROUNDED, device={"dtype": "float16"}),
+        "builtin, not paged": Try(_builtin, ROUNDED, device={"paged_attn": False}),
+    }
     return {
-        "builtin, float32": Try(_builtin, EXACT, device=exact),
         "GGUF in Q4_K_M": Try(partial(_gguf, "Q4_K_M"), ROUNDED),
         "GGUF in Q8_0": Try(partial(_gguf, "Q8_0"), ROUNDED),
+        **(of_gpus if is_gpu else {}),
         "builtin, ISQ Q4K": Try(_builtin, ROUNDED, {"isq": "Q4K"}),
         "Mixtral, float32": Try(partial(_checkpoint, "mixtral"), EXACT, device=exact),
         "Qwen3 MoE, ISQ Q8_0": Try(
@@ -77,17 +80,6 @@ def _everywhere() -> dict[str, Try]:
         "Gemma 2, float32": Try(partial(_checkpoint, "gemma2"), EXACT, device=exact),
         "Qwen3, float32": Try(partial(_checkpoint, "qwen3"), EXACT, device=exact),
         "Phi, float32": Try(partial(_checkpoint, "phi"), EXACT, device=exact),
-    }
-
-
-def _of_gpus() -> dict[str, Try]:
-    """In types that the CPU's side has not."""
-    half = {"dtype": "bfloat16"}
-    return {
-        "builtin, bfloat16": Try(_builtin, ROUNDED, device=half),
-        "builtin, float16": Try(_builtin, ROUNDED, device={"dtype": "float16"}),
-        "builtin, e4m3 cache": Try(_builtin, COARSE, device={**half, "kv_cache_dtype": "fp8"}),
-        "builtin, not paged": Try(_builtin, ROUNDED, device={**half, "paged_attn": False}),
     }
 
 

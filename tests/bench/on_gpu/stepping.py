@@ -1,6 +1,6 @@
 """One step of a model without an engine, and an engine of a random model. Knows no clock."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from engine.batch import Batch
 from engine.config import EngineConfig, SamplingParams
+from engine.device import choose_cache_dtype
 from engine.engine import Engine
 from engine.kv_cache import allocate
 from engine.layers.decoder import Decoder
@@ -56,26 +57,45 @@ def caches_for(model: Decoder, batch: Batch, setting: Setting) -> list[tuple[Ten
     return allocate(model.config, batch.block_tables.numel(), BLOCK, setting.dtype, setting.device)
 
 
-def make_engine(model: Decoder, setting: Setting, **wanted: Any) -> Engine:
-    """An engine of a loaded model; what the run's options say goes before `wanted`."""
-    asked: Mapping[str, Any] = {**wanted, **setting.engine}
-    config = msgspec.convert(
-        {"cpu_activations": "float", "enable_prefix_cache": False, **asked}, EngineConfig
+def engine_config(setting: Setting, **wanted: Any) -> EngineConfig:
+    """What the run's options say goes before `wanted`."""
+    plain = {"cpu_activations": "float", "enable_prefix_cache": False}
+    return msgspec.convert({**plain, **wanted, **setting.engine}, EngineConfig)
+
+
+def cache_dtype(config: EngineConfig, setting: Setting) -> torch.dtype:
+    """Of keys and values."""
+    return choose_cache_dtype(config, setting.dtype, setting.device, is_rounded=False)
+
+
+def make_engine(model: Decoder, config: EngineConfig, setting: Setting) -> Engine:
+    """An engine of a loaded model."""
+    return Engine(
+        model,
+        model.config,
+        config,
+        device=setting.device,
+        dtype=setting.dtype,
+        cache_dtype=cache_dtype(config, setting),
     )
-    return Engine(model, model.config, config, device=setting.device, dtype=setting.dtype)
 
 
 def add_random(
-    engine: Engine, prompts: Sequence[int], outputs: Sequence[int], temperature: float
-) -> None:
-    """Sequences of random ids that do not end before their time; lengths are in tokens."""
+    engine: Engine, name: str, prompts: Sequence[int], outputs: Sequence[int], temperature: float
+) -> list[str]:
+    """Sequences of random ids that do not end before their time; lengths are in tokens.
+
+    Returns their ids, which begin with `name`.
+    """
+    ids = [f"{name} {index}" for index in range(len(prompts))]
     generator = torch.Generator().manual_seed(0)
     for index, (length, count) in enumerate(zip(prompts, outputs, strict=True)):
-        ids = torch.randint(engine.info.vocab_size, (length,), generator=generator).tolist()
+        prompt = torch.randint(engine.info.vocab_size, (length,), generator=generator).tolist()
         params = SamplingParams(
             max_tokens=count, seed=index, temperature=temperature, ignore_eos=True
         )
-        engine.add(SequenceRequest(id=str(index), prompt_ids=ids, params=params))
+        engine.add(SequenceRequest(id=ids[index], prompt_ids=prompt, params=params))
+    return ids
 
 
 def drain(engine: Engine) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Runs a part in processes that may crash or hang: what they found is kept, and why they ended."""
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from deploy import children
 from tests.bench.on_gpu.child import Line, Order
 from tests.bench.on_gpu.row import Row
 
@@ -48,7 +50,12 @@ class _Attempt:
         """Follow it until it ends or time does. Where the next one is to begin; None: nowhere."""
         command = [*program, msgspec.json.encode(self._order).decode()]
         with self._said.open("wb") as said, Path(self._order.lines).open("rb") as lines:
-            process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+            process = children.spawn(
+                command,
+                death_signal=signal.SIGKILL,
+                stdout=said.fileno(),
+                stderr=subprocess.STDOUT,
+            )
             try:
                 while process.poll() is None and time.monotonic() < end:
                     self._take(lines.read())

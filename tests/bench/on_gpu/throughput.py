@@ -15,7 +15,7 @@ from tests.bench.on_gpu.names import OURS, PEERS
 from tests.bench.on_gpu.peer import make_peer
 from tests.bench.on_gpu.row import Row
 from tests.bench.on_gpu.setting import Case, Setting
-from tests.bench.on_gpu.stepping import add_random, drain, load, make_engine
+from tests.bench.on_gpu.stepping import add_random, drain, engine_config, load, make_engine
 
 OFFLINE = "throughput"
 
@@ -50,10 +50,11 @@ def _offline(setting: Setting) -> Iterator[Row]:
     outputs = [numbers.randint(least, most) for _ in range(num)]
     budget = setting.of_scale(16384, 64)
     wanted = {"max_seqs": num, "max_model_len": 4 * most, "max_num_batched_tokens": budget}
-    engine = make_engine(load(_checkpoint(setting), setting), setting, **wanted)
+    config = engine_config(setting, **wanted)
+    engine = make_engine(load(_checkpoint(setting), setting), config, setting)
     _warm(engine, prompts, temperature=0.6)
     start = time.perf_counter()
-    add_random(engine, prompts, outputs, temperature=0.6)
+    add_random(engine, "timed", prompts, outputs, temperature=0.6)
     num_tokens, num_steps = drain(engine)
     setting.timer.wait()
     seconds = time.perf_counter() - start
@@ -71,7 +72,7 @@ def _offline(setting: Setting) -> Iterator[Row]:
 
 def _warm(engine: Any, prompts: list[int], temperature: float) -> None:
     """Have everything compiled and captured: all at once, a few tokens each."""
-    add_random(engine, prompts, [6] * len(prompts), temperature)
+    add_random(engine, "warm", prompts, [6] * len(prompts), temperature)
     drain(engine)
 
 
@@ -90,10 +91,10 @@ def _ours(setting: Setting) -> Iterator[Row]:
     model: Decoder = load(_checkpoint(setting), setting)
     length = prompt + output
     wanted = {"max_seqs": num, "max_model_len": length, "max_num_batched_tokens": num * prompt}
-    engine = make_engine(model, setting, **wanted)
+    engine = make_engine(model, engine_config(setting, **wanted), setting)
     _warm(engine, [prompt] * num, temperature=0.0)
     start = time.perf_counter()
-    add_random(engine, [prompt] * num, [output] * num, temperature=0.0)
+    add_random(engine, "timed", [prompt] * num, [output] * num, temperature=0.0)
     num_tokens, _ = drain(engine)
     setting.timer.wait()
     yield _rate(setting, OURS, num_tokens / (time.perf_counter() - start))
