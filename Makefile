@@ -76,9 +76,9 @@ bench-cpu: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp,mistralrs]'
 	$(BIN)/python tests/bench/cpu.py --out tests/bench/results/cpu.jsonl
 
-# On a machine with an NVIDIA GPU; under nine minutes. BENCH="--only smoke" asks for one part.
+# On a machine with an NVIDIA GPU; under nine minutes.
 bench-gpu: $(STAMP)
-	$(BIN)/python tests/bench/gpu.py --out tests/bench/results/gpu.json $(BENCH)
+	$(BIN)/python tests/bench/gpu.py --out tests/bench/results/gpu.json
 
 perplexity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'

@@ -67,8 +67,8 @@ def options(arguments: list[str] | None = None) -> argparse.Namespace:
     if found.device == "cuda" and not torch.cuda.is_available():
         parser.error("there is no GPU; --device cpu --scale tiny shows that everything runs")
     is_result = found.out and RESULTS in Path(found.out).resolve().parents
-    if is_result and not is_measurement(found):
-        parser.error(f"this would be no measurement; name a file that is not in {RESULTS}")
+    if is_result and not (is_measurement(found) and set(found.only.split(",")) == set(PARTS)):
+        parser.error(f"{RESULTS} is for measurements of all parts; name another file")
     return found
 
 
@@ -100,35 +100,37 @@ def main(arguments: list[str] | None = None) -> int:
         is_measurement=is_measurement(args), origin=origin(args.device, args.commit), options=shown
     )
     chosen = [name for name in PARTS if name == "ceilings" or name in args.only.split(",")]
+    is_shared = is_measurement(args) and len(chosen) > 2  # the time, but for one part's
+    for name in chosen:
+        left = end - time.monotonic()
+        run(name, min(PARTS[name].seconds, left) if is_shared else left, args, results)
+    print(f"\n{results.table()}")
+    return 0 if results.is_good else 1
+
+
+def run(name: str, seconds: float, args: argparse.Namespace, results: Results) -> None:
+    """One part; what it finds is written as it comes."""
 
     def found(row: Row) -> None:
         results.rows.append(row)
+        results.seconds[name] = time.monotonic() - start
         print(row.part, row.name, row.state, row.value or "", row.unit, row.note, flush=True)
         if args.out:
             results.write(Path(args.out))
 
-    for name in chosen:
-        start = time.monotonic()
-        results.seconds[name] = 0.0
-        has_all = not is_measurement(args) or len(chosen) <= 2  # the ceilings, and one more
-        seconds = end - start if has_all else min(PARTS[name].seconds, end - start)
-        order = Order(
-            part=name,
-            seconds=seconds,
-            device=args.device,
-            scale=args.scale,
-            ceilings=ceilings_of(results.rows),
-            engine=settings(args.engine),
-        )
-        if seconds > 0:
-            run_part(order, found)
-        else:
-            found(Row(part=name, name=name, state="skipped", note="there was no time left"))
-        results.seconds[name] = time.monotonic() - start
-    if args.out:
-        results.write(Path(args.out))
-    print(f"\n{results.table()}")
-    return 0 if results.is_good else 1
+    start = time.monotonic()
+    if seconds <= 0:
+        found(Row(part=name, name=name, state="skipped", note="there was no time left"))
+        return
+    order = Order(
+        part=name,
+        seconds=seconds,
+        device=args.device,
+        scale=args.scale,
+        ceilings=ceilings_of(results.rows),
+        engine=settings(args.engine),
+    )
+    run_part(order, found)
 
 
 if __name__ == "__main__":

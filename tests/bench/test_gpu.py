@@ -85,7 +85,7 @@ def test_a_run_writes_where_it_is_told_and_says_that_it_is_no_measurement(tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([*SMALL, "--out", str(gpu.RESULTS / "gpu.json")], "this would be no measurement"),
+        ([*SMALL, "--out", str(gpu.RESULTS / "gpu.json")], "is for measurements of all parts"),
         (["--device", "cpu"], "add --scale tiny"),
         (["--only", "decode,speed"], "there is no part speed"),
     ],

@@ -26,6 +26,6 @@ PARTS: Mapping[str, Part] = {
     "decode": Part(150, "tests.bench.on_gpu.decode"),
     "transformers": Part(75, "tests.bench.on_gpu.throughput", "peer_cases"),
     "throughput": Part(60, "tests.bench.on_gpu.throughput", "offline_cases"),
-    "kernels": Part(150, "tests.bench.on_gpu.kernels_part"),
+    "kernels": Part(210, "tests.bench.on_gpu.kernels_part"),
     "smoke": Part(90, "tests.bench.on_gpu.smoke"),
 }

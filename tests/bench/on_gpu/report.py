@@ -1,6 +1,7 @@
 """The results of the GPU bench: where they are from, as JSON and as a table in markdown."""
 
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from tests.bench.on_gpu.row import Row
 from tests.bench.on_gpu.targets import TARGETS, Target
@@ -94,12 +96,13 @@ def origin(device: str, commit: str) -> dict[str, str]:
     """Commit, machine and versions."""
     found = {
         "commit": commit or _said("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
-        "CPU": f"{platform.machine()}",
+        "CPU": f"{os.cpu_count()} cores, {platform.machine()}",
         "Python": platform.python_version(),
         **{name: metadata.version(name) for name in _PACKAGES if _is_there(name)},
     }
     if device == "cuda":
         query = f"--query-gpu={','.join(_GPU_FIELDS)}"
+        found["CUDA"] = torch.version.cuda or ""
         gpus = _said("nvidia-smi", query, "--format=csv,noheader").splitlines()
         found |= dict(zip(_GPU_FIELDS, gpus[0].split(", "), strict=False)) if gpus else {}
     return {name: value or "unknown" for name, value in found.items()}
