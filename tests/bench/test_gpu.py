@@ -59,7 +59,7 @@ def measured(part, name, value, **more):
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_runs_and_finds_nothing_wrong(part):
     interpreter.repair_bfloat16()
-    order = Order(part=part, seconds=200, device="cpu", scale="tiny", ceilings=CEILINGS)
+    order = Order(part=part, seconds=10_000, device="cpu", scale="tiny", ceilings=CEILINGS)
     rows = rows_of(order)
     assert rows
     assert {row.state for row in rows} <= {"measured", "checked"}, rows
@@ -160,8 +160,16 @@ def test_a_case_that_hangs_ends_with_its_time(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(supervisor, "time", clock)
     states, rows = supervised('row("slow"); time.sleep(1000)', clock.jump)
-    assert states == [("good", "measured"), ("slow", "measured"), ("bad", "failed")]
+    assert states[:3] == [("good", "measured"), ("slow", "measured"), ("bad", "failed")]
+    assert states[3:] == [("decode", "skipped")]
     assert "out of time" in rows[2].note
+
+
+def test_a_crash_at_the_end_of_the_time_starts_nothing_more(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(supervisor, "time", clock)
+    states, _ = supervised('row("slow", "failed"); sys.exit(1)', clock.jump)
+    assert states == [("good", "measured"), ("slow", "failed"), ("decode", "skipped")]
 
 
 def test_a_process_that_cannot_begin_fails_the_part():

@@ -28,7 +28,7 @@ def breakdown(part: str, label: str, call: Call, setting: Setting) -> Iterator[R
     for us, event in slowest:
         yield Row(
             part=part,
-            name=f"{label}, of it {event.key[:60]}",
+            name=f"{label}, of it `{event.key[:60]}`",
             state="measured",
             value=us / _REPEATS,
             unit="µs",
