@@ -153,7 +153,8 @@ class Clock:
         time.sleep(seconds)
 
     def jump(self, row):
-        self.ahead_s = 86400 * (row.name == "slow")
+        if row.name == "slow":
+            self.ahead_s = 86400
 
 
 def test_a_case_that_hangs_ends_with_its_time(monkeypatch):
