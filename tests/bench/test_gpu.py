@@ -10,7 +10,7 @@ import torch
 from engine.models.llama import LlamaForCausalLM
 from kernels import interpreter
 from tests.bench import gpu
-from tests.bench.on_gpu import child, supervisor
+from tests.bench.on_gpu import child, supervisor, timer
 from tests.bench.on_gpu.child import Order
 from tests.bench.on_gpu.decode import read_bytes
 from tests.bench.on_gpu.models import SHAPES
@@ -262,6 +262,18 @@ def test_the_table_holds_targets_against_rows():
     assert not results(rows).is_good
     assert results(rows[:5]).is_good
     assert "met" not in results(rows, is_measurement=False).table()
+
+
+@pytest.mark.parametrize("num_calls", [1, 7, 900])
+def test_a_figure_is_of_one_call_however_often_calls_are_repeated_within_a_graph(
+    num_calls, monkeypatch
+):
+    sizes = []
+    monkeypatch.setattr(timer, "_capture", lambda calls: sizes.append(len(calls)) or len(calls))
+    monkeypatch.setattr(timer, "_replay_us", lambda graph: 2.0 * graph)
+    assert CudaTimer().us([lambda: None] * num_calls) == 2.0
+    assert 2.0 * sizes[-1] >= 400  # events are far apart
+    assert sizes[-1] % num_calls == 0
 
 
 @pytest.mark.gpu
