@@ -268,8 +268,13 @@ def test_the_table_holds_targets_against_rows():
 def test_a_figure_is_of_one_call_however_often_calls_are_repeated_within_a_graph(
     num_calls, monkeypatch
 ):
-    sizes = []
-    monkeypatch.setattr(timer, "_capture", lambda calls: sizes.append(len(calls)) or len(calls))
+    sizes: list[int] = []
+
+    def capture(calls):
+        sizes.append(len(calls))
+        return len(calls)
+
+    monkeypatch.setattr(timer, "_capture", capture)
     monkeypatch.setattr(timer, "_replay_us", lambda graph: 2.0 * graph)
     assert CudaTimer().us([lambda: None] * num_calls) == 2.0
     assert 2.0 * sizes[-1] >= 400  # events are far apart
