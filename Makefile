@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 
-.PHONY: run test check lint format types imports kernels nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu perplexity clean
+.PHONY: run test check lint format types imports kernels nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu bench-gpu perplexity clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -75,6 +75,10 @@ bench: $(STAMP)
 bench-cpu: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp,mistralrs]'
 	$(BIN)/python tests/bench/cpu.py --out tests/bench/results/cpu.jsonl
+
+# On a machine with an NVIDIA GPU; under nine minutes.
+bench-gpu: $(STAMP)
+	$(BIN)/python tests/bench/gpu.py --out tests/bench/results/gpu.json
 
 perplexity: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,llama-cpp]'
