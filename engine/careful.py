@@ -3,11 +3,14 @@
 Whatever such a step has written lies in blocks that the prefix cache has no name for yet, and in
 per-row state that is made anew when a sequence is admitted. So all sequences are put back and go on
 from what was committed, in smaller steps. If even one token does not fit, a token of a sequence
-made for this tells whose fault that is: the sequence's, which then ends, or nobody's.
+made for this tells whose fault that is. If it is the sequence's, the others go first, as memory may
+come back, and it ends when it has failed too often. If it is nobody's, the engine waits a little
+before it gives up.
 """
 
 import gc
 import logging
+import time
 
 import torch
 
@@ -23,12 +26,16 @@ from engine.step_budget import StepBudget
 
 logger = logging.getLogger(__name__)
 
+# Steps that did not fit since its last token, after which a sequence ends; alone they weigh more.
+_MAX_BLAME = 24
+_BLAME_ALONE = 8
+PAUSES_S = (0.05, 0.2, 0.5, 1.0)
 _TRIAL = SequenceRequest(
     id="\0trial", prompt_ids=[0], params=SamplingParams(max_tokens=1, temperature=1.0)
 )
-REFUSAL = (
-    "The request does not fit the memory that the server has left, not even one token at a time; "
-    "shorten it, or ask for less beside its text, such as log-probabilities."
+_REFUSAL = (
+    "The request does not fit the memory that the server has left, however few tokens are computed "
+    "at a time; shorten it, or ask for less beside its text, such as log-probabilities."
 )
 
 
@@ -40,6 +47,8 @@ class CarefulSteps:
         self._runner = runner
         self._device = device
         self._budget = StepBudget(scheduler.max_num_batched_tokens)
+        self._blame: dict[str, int] = {}  # by sequence
+        self._num_pauses = 0
         self._refused: list[SequenceOutput] = []
 
     def run(self, step: Step) -> Sampled | None:
@@ -51,8 +60,8 @@ class CarefulSteps:
         if made is None:
             self._give_way(step)
             return None
-        self._budget.note_good()
-        self._scheduler.max_num_batched_tokens = self._budget.now
+        if self._blame or self._budget.now != self._budget.most:
+            self._note_good(step)
         return made
 
     def take_refused(self) -> list[SequenceOutput]:
@@ -69,30 +78,39 @@ class CarefulSteps:
             logger.warning("%s", str(error).partition("\n")[0])
         return None  # only now is the error gone, and with it all that its frames hold
 
+    def _note_good(self, step: Step) -> None:
+        self._budget.note_good()
+        self._scheduler.max_num_batched_tokens = self._budget.now
+        for index in step.sampled:
+            self._blame.pop(step.sequences[index].id, None)
+            self._num_pauses = 0  # a step in the middle of a prompt proves little
+
     def _give_way(self, step: Step) -> None:
         self._scheduler.put_back()
-        self._collect()
+        if self._device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
         num_tokens = step.num_batched_tokens
         if num_tokens > 1:
-            self._budget.shrink(num_tokens)
-            self._scheduler.max_num_batched_tokens = self._budget.now
-            logger.warning(
-                "a step of %d tokens does not fit the memory of %s (%s): for a while none has more "
-                "than %d; a lower --max-num-batched-tokens or --pa-gpu-mem-usage would spare that",
-                num_tokens,
-                self._device,
-                memory_of(self._device),
-                self._budget.now,
-            )
+            self._shrink(num_tokens)
+            self._add_blame(step.sequences, 1)
         elif self._fits_trial():
-            self._refuse(step.sequences[0])
+            self._scheduler.waiting.move_to_end(step.sequences[0].id)
+            self._add_blame(step.sequences, _BLAME_ALONE)
         else:
-            raise OutOfMemory(no_memory(self._device))
+            self._wait()
 
-    def _collect(self) -> None:
-        gc.collect()
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+    def _shrink(self, num_tokens: int) -> None:
+        self._budget.shrink(num_tokens)
+        self._scheduler.max_num_batched_tokens = self._budget.now
+        logger.warning(
+            "a step of %d tokens does not fit the memory of %s (%s): for a while none has more "
+            "than %d; a lower --max-num-batched-tokens or --pa-gpu-mem-usage would spare that",
+            num_tokens,
+            self._device,
+            memory_of(self._device),
+            self._budget.now,
+        )
 
     def _fits_trial(self) -> bool:
         """True if a plain token fits."""
@@ -107,7 +125,25 @@ class CarefulSteps:
             self._scheduler.cancel(trial.id)
             self._scheduler.max_num_batched_tokens = self._budget.now
 
+    def _wait(self) -> None:
+        """Let another process give memory back. Raises OutOfMemory when that was long enough."""
+        if self._num_pauses == len(PAUSES_S):
+            self._num_pauses = 0
+            raise OutOfMemory(no_memory(self._device))
+        time.sleep(PAUSES_S[self._num_pauses])
+        self._num_pauses += 1
+
+    def _add_blame(self, sequences: list[Sequence], weight: int) -> None:
+        """No sequence may be computed for ever without a token."""
+        blame = {id_: count for id_, count in self._blame.items() if id_ in self._scheduler}
+        for sequence in sequences:
+            blame[sequence.id] = blame.get(sequence.id, 0) + weight
+            if blame[sequence.id] >= _MAX_BLAME:
+                self._refuse(sequence)
+        self._blame = blame
+
     def _refuse(self, sequence: Sequence) -> None:
+        logger.warning("sequence %s ends: it does not fit the memory", sequence.id)
         self._scheduler.cancel(sequence.id)
         self._runner.prompt_logprobs.forget(sequence.id)
-        self._refused.append(SequenceOutput(id=sequence.id, error=(OutOfMemory.code, REFUSAL)))
+        self._refused.append(SequenceOutput(id=sequence.id, error=(OutOfMemory.code, _REFUSAL)))

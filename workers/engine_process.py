@@ -60,9 +60,10 @@ class EngineProcess:
     """Starts an engine, passes commands in and outputs out, and starts it again when it dies.
 
     `on_outputs` gets every step's outputs; `on_death` is told that nothing that runs will go on,
-    `on_exhausted` the same where the device's memory was short, which is nobody's fault; `gate` is awaited before a step is read, so an engine waits for a reader that cannot keep up.
-    `on_stats` gets the gauges after every step, behind `on_outputs`. `num_reports` counts the
-    steps that were read; it says something of the engine only while `is_heard`.
+    `on_exhausted` the same where the device's memory was short, which is nobody's fault. `gate` is
+    awaited before a step is read, so an engine waits for a reader that cannot keep up. `on_stats`
+    gets the gauges after every step, behind `on_outputs`. `num_reports` counts the steps that were
+    read; it says something of the engine only while `is_heard`.
     """
 
     def __init__(
