@@ -90,12 +90,10 @@ async def start_all(wire, jobs, num_tokens: int = 0) -> None:
 @pytest.mark.parametrize(
     ("orders", "settings"),
     [
-        ({"SHORT_STEPS": "1"}, {}),
-        ({"SHORT_STEPS": "2,3,11,12,13,30"}, {}),
-        ({"SHORT_ABOVE": "6"}, {}),
+        ({"SHORT_STEPS": "1,2,3,11,12,13,30"}, {}),
         ({"SHORT_ABOVE": "1"}, {"prefix_cache_n": 0}),
     ],
-    ids=["once", "now and then", "never so many tokens", "never but one, without prefix cache"],
+    ids=["now and then", "never but one token, without prefix cache"],
 )
 async def test_steps_that_do_not_fit_change_no_token_and_cost_no_attempt(
     start, wire, jobs, expected, seen, monkeypatch, orders, settings
