@@ -60,9 +60,14 @@ class CarefulSteps:
         if made is None:
             self._give_way(step)
             return None
-        if self._blame or self._budget.now != self._budget.most:
+        if not self._is_well:
             self._note_good(step)
         return made
+
+    @property
+    def _is_well(self) -> bool:
+        """True while nothing is remembered of a step that did not fit."""
+        return self._budget.now == self._budget.most and not (self._blame or self._num_pauses)
 
     def take_refused(self) -> list[SequenceOutput]:
         """The ends of sequences that cannot go on in this memory, each once."""

@@ -231,6 +231,17 @@ class TestTheSteps:
         for name, prompt in {"a": [7] * 9, "c": [7] * 9, "d": [8] * 5}.items():
             assert outputs[name] == model.continue_greedily(prompt, 12)
 
+    @pytest.mark.parametrize(
+        "bad", [lambda n: n % 3 == 0, lambda n: n % 7 in (0, 1)], ids=["not the trial", "the trial"]
+    )
+    def test_may_fail_ever_again_where_there_is_a_token_between(self, bad):
+        model = ShortModel(lambda number, size: number < 8 or not bad(number))
+        engine = make_engine(model, max_seqs=1)
+        assert run_all(engine, [request([7, 8, 9], max_tokens=60)])["a"][0] == (
+            model.continue_greedily([7, 8, 9], 60)
+        )
+        assert model.num_refused > 10
+
     def test_that_fail_for_another_reason_are_not_tried_again(self, monkeypatch):
         engine = make_engine()
         monkeypatch.setattr(engine._runner.model, "forward", Failing(self.breaks, bool))
@@ -332,7 +343,9 @@ class TestASequenceThatNeverFits:
 
     @pytest.mark.parametrize("has_cache", [True, False], ids=["cached", "not cached"])
     def test_ends_though_others_go_on_and_the_most_of_its_prompt_fits(self, has_cache, monkeypatch):
-        """Each time the others' tokens give steps their size back."""
+        """Each time some steps that fit give the next ones their size back."""
+        monkeypatch.setattr("engine.step_budget._FIRST_PATIENCE", 2)
+        monkeypatch.setattr("engine.step_budget._MAX_PATIENCE", 2)
         model = ShortModel(lambda number, size: True)
         engine = make_engine(model, enable_prefix_cache=has_cache, max_num_batched_tokens=16)
         long = list(range(40)) * 2
