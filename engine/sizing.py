@@ -69,7 +69,7 @@ def cache_capacity(
     taken = _step_bytes(config, device, step) + reserved_bytes
     room = _room(config, device, taken)
     if (asked or block_bytes) > room:
-        raise LoadError(_no_room(config, device, taken, asked or block_bytes, room))
+        raise LoadError(_no_room(config, device, taken, asked, room))
     _report(device, taken, asked or room)
     return size_cache(config, model_config, block_bytes, asked or room, can_exceed=True)
 
@@ -89,25 +89,34 @@ def _step_bytes(config: EngineConfig, device: torch.device, step: Callable[[], N
         return peak_bytes(device, step)
 
 
+def _usage(config: EngineConfig) -> float:
+    """The share of the memory that may be filled. For a size that was asked for it is all."""
+    if config.kv_cache_bytes or config.kv_cache_tokens:
+        return 1.0
+    return config.memory_usage or _USAGE
+
+
 def _room(config: EngineConfig, device: torch.device, taken: int) -> int:
     """What the share that may be used leaves beside all that is there and `taken` more."""
     memory = memory_of(device)
-    # A size that is asked for has been thought about: it may have all that there is.
-    has_size = bool(config.kv_cache_bytes or config.kv_cache_tokens)
-    usage = 1.0 if has_size else config.memory_usage or _USAGE
     num_shares = config.tensor_parallel if device.type == "cpu" else 1  # others have their own GPU
-    return (memory.free - int(memory.total * (1 - usage))) // num_shares - taken
+    return (memory.free - int(memory.total * (1 - _usage(config)))) // num_shares - taken
 
 
-def _no_room(config: EngineConfig, device: torch.device, taken: int, needed: int, room: int) -> str:
+def _no_room(config: EngineConfig, device: torch.device, taken: int, asked: int, room: int) -> str:
     """Why the KV cache does not fit, and what would help."""
-    has_size = bool(config.kv_cache_bytes or config.kv_cache_tokens)
-    advice = "lower --pa-gpu-mem or --pa-ctxt-len" if has_size else "raise --pa-gpu-mem-usage"
+    state, step = memory_of(device), f"{taken / 1e9:.2f} GB"
+    if asked:
+        return (
+            f"The KV cache of {asked / 1e9:.2f} GB that is asked for does not fit {device}: beside "
+            f"the weights and the {step} of the largest step {max(0, room) / 1e9:.2f} GB are left "
+            f"({state}); lower --pa-gpu-mem or --pa-ctxt-len, --max-num-batched-tokens or "
+            "--max-seqs."
+        )
     return (
-        f"The KV cache takes {needed / 1e9:.3f} GB, but beside the weights and the "
-        f"{taken / 1e9:.3f} GB of the largest step {max(0, room) / 1e9:.3f} GB of {device} may be "
-        f"used ({memory_of(device)}); {advice}, lower --max-num-batched-tokens or --max-seqs, or "
-        "serve a smaller model."
+        f"--pa-gpu-mem-usage {_usage(config):g} leaves no room for a KV cache on {device} "
+        f"({state}, of which the largest step takes {step}); raise it, lower "
+        "--max-num-batched-tokens or --max-seqs, or serve a smaller model."
     )
 
 

@@ -66,11 +66,17 @@ class TestOnAGpu:
     @pytest.mark.parametrize(
         ("settings", "sentence"),
         [
-            ({"memory_usage": 0.8}, "raise --pa-gpu-mem-usage"),
-            ({"memory_usage": 0.83}, "raise --pa-gpu-mem-usage"),
-            ({"kv_cache_bytes": 171 * MB}, "takes 0.171 GB, but beside the weights and the 0.030"),
-            ({"kv_cache_tokens": 10**8}, "lower --pa-gpu-mem or --pa-ctxt-len"),
-            ({"reserved_bytes": 70 * MB}, "0.000 GB of cuda:1 may be used (0.20 of 1.00 GB free)"),
+            (
+                {"memory_usage": 0.8},
+                "--pa-gpu-mem-usage 0.8 leaves no room for a KV cache on cuda:1",
+            ),
+            ({"memory_usage": 0.83}, "(0.20 of 1.00 GB free, of which the largest step takes 0.03"),
+            (
+                {"kv_cache_bytes": 180 * MB},
+                "KV cache of 0.18 GB that is asked for does not fit cuda:1",
+            ),
+            ({"kv_cache_tokens": 10**8}, "the 0.03 GB of the largest step 0.17 GB are left"),
+            ({"reserved_bytes": 70 * MB}, "--pa-gpu-mem-usage 0.9 leaves no room"),
         ],
         ids=["nothing free", "less than the step", "bytes", "tokens", "graphs"],
     )
@@ -136,7 +142,7 @@ class TestOnACpu:
 
     def test_a_share_that_is_in_use_already_stops_the_start(self, machine):
         machine(100)
-        with pytest.raises(LoadError, match="raise --pa-gpu-mem-usage"):
+        with pytest.raises(LoadError, match=r"--pa-gpu-mem-usage 0.9 .* raise it"):
             size(CPU, memory_usage=0.9)
 
     @pytest.mark.parametrize("settings", [{"kv_cache_bytes": 101 * MB}, {"kv_cache_tokens": 10**8}])
