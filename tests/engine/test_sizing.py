@@ -68,12 +68,12 @@ class TestOnAGpu:
         [
             (
                 {"memory_usage": 0.8},
-                "--pa-gpu-mem-usage 0.8 leaves no room for a KV cache on cuda:1",
+                "--pa-gpu-mem-usage 0.8 leaves no room for a KV cache on cuda",
             ),
             ({"memory_usage": 0.83}, "(0.20 of 1.00 GB free, of which the largest step takes 0.03"),
             (
                 {"kv_cache_bytes": 180 * MB},
-                "KV cache of 0.18 GB that is asked for does not fit cuda:1",
+                "of 0.18 GB that is asked for does not fit cuda:1",
             ),
             ({"kv_cache_tokens": 10**8}, "the 0.03 GB of the largest step 0.17 GB are left"),
             ({"reserved_bytes": 70 * MB}, "--pa-gpu-mem-usage 0.9 leaves no room"),
