@@ -59,6 +59,7 @@ KINDS: Mapping[str, Kind] = {
     "unreadable_job": Kind(500, _SERVER),
     "too_many_attempts": Kind(500, _SERVER),
     "engine_crashed": Kind(500, _SERVER),
+    "out_of_memory": Kind(500, _SERVER),
     "model_changed": Kind(500, _SERVER),
     "re_isq_failed": Kind(500, _SERVER),
     "no_workers": Kind(503, _OVERLOADED),
@@ -92,6 +93,7 @@ FINAL = frozenset(
         "idempotency_conflict",
         "too_many_attempts",
         "engine_crashed",
+        "out_of_memory",
         "re_isq_failed",
     }
 )

@@ -10,6 +10,7 @@ import redis
 from api.config import ApiConfig
 from deploy import roles, settings
 from deploy.errors import StartError
+from engine.capacity import check_sizes
 from engine.errors import LoadError
 from engine.weights.hub_token import check_source
 from engine.weights.isq_settings import check_isq
@@ -44,6 +45,7 @@ def main(values: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _check_worker(config: WorkerConfig) -> None:
     try:
         check_source(config.token_source)
+        check_sizes(engine_config(config))
         check_isq(engine_config(config))
     except LoadError as error:
         raise StartError(str(error)) from error

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 
 from deploy.errors import StartError
+from engine.capacity import check_sizes
 from engine.config import ModelConfig
 from engine.errors import LoadError
 from engine.models.registry import check_architecture
@@ -45,6 +46,7 @@ def find_model(
     """The model's files, downloaded if need be, and its shape. Raises StartError."""
     ref = model_ref(settings)
     try:
+        check_sizes(engine_config(settings))
         check_isq(engine_config(settings))
         with contextlib.closing(Bar(f"Downloading {ref.model}")) as bar:
             files = resolve(ref, bar, environ)

@@ -48,7 +48,10 @@ def find_card(redis_url: str, name: str, since_s: int) -> ModelCard | None:
 
 def ready_line(card: ModelCard, url: str) -> str:
     """One line that says what is served and where."""
+    num_tokens = f"{card.kv_tokens:,} tokens"
+    # A model of vectors keeps no keys and values: these are the tokens of a step.
+    room = f"KV cache {num_tokens}" if card.task == "generate" else f"steps of up to {num_tokens}"
     return (
-        f"ready: {card.name} · context {card.context_length:,} tokens · "
-        f"KV cache {card.kv_tokens:,} tokens · {card.device} {card.dtype} · {url}"
+        f"ready: {card.name} · context {card.context_length:,} tokens · {room} · "
+        f"{card.device} {card.dtype} · {url}"
     )

@@ -25,6 +25,35 @@ class Capacity(NamedTuple):
         return self.num_blocks * self.block_size
 
 
+def check_sizes(config: EngineConfig) -> None:
+    """Raises LoadError where settings contradict each other in the size of the KV cache."""
+    sizes = {
+        "--pa-gpu-mem": config.kv_cache_bytes,
+        "--pa-ctxt-len": config.kv_cache_tokens,
+        "--pa-gpu-mem-usage": config.memory_usage,
+    }
+    given = [flag for flag, value in sizes.items() if value]
+    if len(given) > 1:
+        raise LoadError(
+            f"{' and '.join(given)} each say how large the KV cache is; leave all but one out."
+        )
+    if not 0 <= config.memory_usage <= 1:
+        raise LoadError(
+            f"--pa-gpu-mem-usage is a share of the memory, up to 1, but {config.memory_usage} is "
+            "asked for."
+        )
+    if config.kv_cache_tokens and not config.paged_attn:
+        raise LoadError(
+            "--pa-ctxt-len counts tokens in blocks, but with --no-paged-attn a sequence holds a "
+            "whole context; say --max-seqs and --max-model-len in its place."
+        )
+
+
+def asked_bytes(config: EngineConfig, block_size: int, block_bytes: int) -> int:
+    """What the settings say that the KV cache takes; 0 if they leave it to the device."""
+    return config.kv_cache_bytes or -(-config.kv_cache_tokens // block_size) * block_bytes
+
+
 def model_length(config: EngineConfig, model: ModelConfig) -> int:
     """The context length that is asked for. Raises LoadError if the model has no such positions."""
     if config.max_model_len > model.context_length:
@@ -60,7 +89,8 @@ def size_cache(
     if num_blocks < 1:
         raise LoadError(
             f"The KV cache may take {budget_bytes} bytes, but one block of {block_size} tokens "
-            f"takes {block_bytes}; raise kv_cache_bytes or lower max_model_len."
+            f"takes {block_bytes}; raise --pa-gpu-mem or --pa-gpu-mem-usage, or lower "
+            "--max-model-len."
         )
     return Capacity(num_blocks, block_size, min(length, num_blocks * block_size))
 
@@ -76,7 +106,7 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     The page cache counts as free, unlike in `sysconf`: a model just read is in it.
     """
     if not meminfo.exists():  # not Linux
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return _physical_bytes()
     fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
     available = int(fields["MemAvailable"].split()[0]) * 1024
     limit = cgroup / "memory.max"
@@ -84,6 +114,22 @@ def available_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
         return available
     used = int((cgroup / "memory.current").read_text()) - _page_cache_bytes(cgroup)
     return max(0, min(available, int(limit.read_text()) - used))
+
+
+def total_bytes(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
+    """All of the memory: the system's or, where less, the container's."""
+    if not meminfo.exists():  # not Linux
+        return _physical_bytes()
+    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+    total = int(fields["MemTotal"].split()[0]) * 1024
+    limit = cgroup / "memory.max"
+    if not limit.exists() or limit.read_text().strip() == "max":
+        return total
+    return min(total, int(limit.read_text()))
+
+
+def _physical_bytes() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _page_cache_bytes(cgroup: Path) -> int:

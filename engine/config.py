@@ -10,7 +10,11 @@ Task = Literal["generate", "embed", "score"]
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is started with. `kv_cache_bytes` 0: as much as the device sensibly gives."""
+    """What an engine is started with.
+
+    Of `kv_cache_bytes`, `kv_cache_tokens` and `memory_usage` one at most is not 0; if none is, the
+    KV cache is what the device sensibly gives.
+    """
 
     task: Literal["auto"] | Task = "auto"  # auto: what the model's files are for
     device: str = "auto"  # auto, cpu, cuda, cuda:N
@@ -20,6 +24,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int = 0  # 0: the model's own context length
     block_size: int = 16
     kv_cache_bytes: int = 0
+    kv_cache_tokens: int = 0
+    memory_usage: float = 0.0  # share of the device's memory that all in it may take, up to 1
     enable_prefix_cache: bool = True
     paged_attn: bool = True  # False: one block per sequence, as long as the context
     num_threads: int = 0  # 0: torch's own choice

@@ -5,15 +5,15 @@ that a later collection looks at live requests only, not at the hundred thousand
 and the model. The engine makes no reference cycles itself: what a sequence held goes when it ends.
 """
 
-import contextlib
 import functools
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 
 import msgspec
 import torch
 
 from engine.block_manager import BlockManager
+from engine.careful import CarefulSteps
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
@@ -28,6 +28,7 @@ from engine.requantize import WeightChange, give_back_memory
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
+from engine.shortage import enough_memory
 from engine.sizing import cache_capacity, check_settings
 from engine.text.text_model import load_vocabulary
 from engine.text.tokenizer import Tokenizer
@@ -36,6 +37,8 @@ from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 from engine.weights.rope_scaling import rope_switch
 from engine.weights.task import find_task
+
+_SMALLER = "serve a smaller model, or quantise it with --isq"
 
 
 class Engine:
@@ -64,7 +67,8 @@ class Engine:
         cache_dtype = cache_dtype or dtype
         capacity = cache_capacity(model, model_config, config, device, cache_dtype)
         size = (capacity.num_blocks, capacity.block_size)
-        cache = allocate(model_config, *size, cache_dtype, device)
+        with enough_memory("The KV cache", device, "lower --pa-gpu-mem or --pa-gpu-mem-usage"):
+            cache = allocate(model_config, *size, cache_dtype, device)
         # Some configurations name an id that the model cannot make.
         self._eos_ids = [i for i in model_config.eos_token_ids if i < model_config.vocab_size]
         switch = rope_switch(model_config, capacity.context_length)
@@ -87,6 +91,7 @@ class Engine:
             config.max_num_batched_tokens,
             switch,
         )
+        self._steps = CarefulSteps(self._scheduler, self._runner, device)
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
         self._reload = reload
@@ -158,15 +163,19 @@ class Engine:
         return bool(self._ended or self._compiling or len(self._scheduler))
 
     def step(self) -> list[SequenceOutput]:
-        """One forward for what fits the token budget; the sequences that gained tokens or ended."""
+        """One forward for what fits the token budget; the sequences that gained tokens or ended.
+
+        One that does not fit the memory gives nothing, and the next are smaller. Raises OutOfMemory
+        when the smallest does not fit: all sequences are still here then.
+        """
         if self._compiling:
             self._queue_compiled()
-        ended = list(self._ended.values())
-        self._ended.clear()
         step = self._scheduler.schedule()
-        if not step.sequences:
+        made = self._steps.run(step) if step.sequences else None
+        ended = [*self._ended.values(), *self._steps.take_refused()]
+        self._ended.clear()
+        if made is None:
             return ended
-        made = self._runner.run(step)
         outputs = self._scheduler.commit(step, made.token_ids)
         outputs = add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
         return ended + (outputs if self._runner.grammars is None else self._judge(step, outputs))
@@ -276,7 +285,7 @@ def load_engine(
     from engine.pooling.loading import load_pooling_engine
 
     device = _prepare(config)
-    with _memory_of(device):
+    with enough_memory("The model", device, _SMALLER):
         engine = load_pooling_engine(files, task, config, device, progress)
     _settle_garbage()
     give_back_memory()
@@ -288,7 +297,7 @@ def load_generator(
 ) -> Engine:
     """Load a model that generates and make its engine. Raises LoadError as `load_engine` does."""
     device = _prepare(config)
-    with _memory_of(device):
+    with enough_memory("The model", device, _SMALLER):
         load = _load_shared if config.tensor_parallel > 1 else _load_whole
         engine = load(files, config, device, progress)
     _settle_garbage()
@@ -359,18 +368,3 @@ def _prepare(config: EngineConfig) -> torch.device:
 def _settle_garbage() -> None:
     gc.collect()
     gc.freeze()
-
-
-@contextlib.contextmanager
-def _memory_of(device: torch.device) -> Iterator[None]:
-    """Raise LoadError when there is not enough of it."""
-    try:
-        yield
-    # torch.OutOfMemoryError is a RuntimeError, and the CPU allocator's is a bare one.
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RuntimeError) and "allocate" not in str(error):
-            raise
-        raise LoadError(
-            f"The model and its KV cache do not fit the memory of {device}; "
-            "lower kv_cache_bytes or max_model_len, or serve a smaller model."
-        ) from error

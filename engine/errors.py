@@ -31,6 +31,12 @@ class InvalidInput(EngineError):
         self.param = param
 
 
+class OutOfMemory(EngineError):
+    """The device has not the memory for a step, however small: no request is to blame for it."""
+
+    code = "out_of_memory"
+
+
 class LoadError(EngineError):
     """The model cannot be served. The message is one sentence that says what to do."""
 

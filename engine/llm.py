@@ -45,9 +45,11 @@ class LLM:
     them; `hf_token` is a token of the Hub, False for none, None for the one of this machine.
     `dtype` takes `auto`, `float32`, `bfloat16`, `float16` and their usual short forms.
     `max_model_len` None is the model's own context; at most `max_num_seqs` answers are written at a
-    time, the others wait. `isq` is a type that the weights are quantised to as they are loaded
-    (`Q4K`, `8`), `imatrix` and `topology` are files for that. `seed` settles what is drawn where a
-    request has none of its own. Raises LoadError: one sentence that says what to do.
+    time, the others wait. `gpu_memory_utilization` is the share of the device's memory that may be
+    filled (None: 0.9 of a GPU's), or `kv_cache_memory_bytes` what keys and values take. `isq` is a
+    type that the weights are quantised to as they are loaded (`Q4K`, `8`), `imatrix` and `topology`
+    are files for that. `seed` settles what is drawn where a request has none of its own. Raises
+    LoadError: one sentence that says what to do.
 
     >>> from engine import LLM, SamplingParams
     >>> llm = LLM(model="builtin", dtype="float32")
@@ -71,6 +73,7 @@ class LLM:
         max_model_len: int | None = None,
         max_num_seqs: int = _DEFAULTS.max_seqs,
         max_num_batched_tokens: int | None = None,
+        gpu_memory_utilization: float | None = None,
         kv_cache_memory_bytes: int = 0,
         block_size: int = _DEFAULTS.block_size,
         enable_prefix_caching: bool = True,
@@ -99,6 +102,7 @@ class LLM:
             max_model_len=max_model_len or 0,
             block_size=block_size,
             kv_cache_bytes=kv_cache_memory_bytes,
+            memory_usage=gpu_memory_utilization or 0.0,
             enable_prefix_cache=enable_prefix_caching,
             num_threads=num_threads,
             isq=isq or "",

@@ -1,17 +1,35 @@
-"""Measures what the largest step needs on an accelerator; the KV cache can have the rest."""
+"""The largest step that the settings allow, so that its memory can be measured before it comes."""
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from engine import gumbel, sampling
-from engine.batch import Batch
-from engine.config import EngineConfig, ModelConfig
+from engine.batch import Batch, SampledRows
+from engine.config import EngineConfig, ModelConfig, SamplingParams
 from engine.kv_cache import allocate
+from engine.logprobs import PromptLogprobs, describe_samples, wanted_of
+from engine.messages import SequenceRequest
 from engine.runner import Model
+from engine.sampler import Sampler
+from engine.scheduler import Step
+from engine.sequence import Sequence
 
-# Of the device's memory; allocations fragment, and other processes draw from it too.
-_USED_SHARE = 0.92
+# Everything that takes memory; what it does to the logits is of no interest.
+_ALL_OPTIONS = SamplingParams(
+    max_tokens=2,
+    min_tokens=1,
+    stop_token_ids=(0,),
+    top_k=50,
+    top_p=0.9,
+    min_p=0.01,
+    repetition_penalty=1.1,
+    presence_penalty=0.1,
+    frequency_penalty=0.1,
+    logit_bias={0: 1.0},
+    num_logprobs=20,
+)
+_DESCRIBED = msgspec.structs.replace(_ALL_OPTIONS, num_prompt_logprobs=20)
 
 
 def largest_batch(num_tokens: int, num_seqs: int, block_size: int, device: torch.device) -> Batch:
@@ -45,38 +63,39 @@ def run_largest(
     dtype: torch.dtype,
     device: torch.device,
 ) -> None:
-    """One step as large as any will be, sampling with every filter included."""
+    """One step as large as any will be.
+
+    All sequences are sampled with every option, and one wants its prompt described.
+    """
     num_tokens = min(config.max_num_batched_tokens, config.max_seqs * length)
     kv_cache = allocate(model_config, 1, block_size, dtype, device)
     batch = largest_batch(num_tokens, config.max_seqs, block_size, device)
-    logits = model.logits(model.forward(batch, kv_cache)[batch.logits_indices])
-    ones = torch.ones(len(logits), device=device)
-    seeds = torch.zeros(len(logits), dtype=torch.int64, device=device)
-    logits = sampling.keep_top_k(logits, seeds + logits.shape[-1])
-    logits = sampling.keep_min_p(sampling.keep_top_p(logits, ones), ones)
-    gumbel.draw(logits, seeds, seeds, seeds)
+    step = _step(batch.context_lengths.tolist())
+    hidden = model.forward(batch, kv_cache)
+    PromptLogprobs().note(step, hidden, model.logits)
+    logits = model.logits(hidden[batch.logits_indices])
+    wanted = wanted_of(step, logits)
+    ids = _sample(step, logits, model_config.vocab_size)
+    if wanted is not None:
+        describe_samples(wanted, ids)
 
 
-def cuda_budget_bytes(
-    model: Model,
-    config: EngineConfig,
-    model_config: ModelConfig,
-    length: int,
-    block_size: int,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> int:
-    """What is left for KV on a CUDA device that holds the weights already.
+def _step(lengths: list[int]) -> Step:
+    """A step of prompts of these lengths."""
+    step = Step()
+    for row, length in enumerate(lengths):
+        params = _ALL_OPTIONS if row else _DESCRIBED
+        request = SequenceRequest(id=str(row), prompt_ids=[0] * length, params=params)
+        sequence = Sequence(request, (), length + params.max_tokens)
+        sequence.row = row
+        step.append(sequence, length)
+    return step
 
-    Runs one step to see its peak.
-    """
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    run_largest(model, config, model_config, length, block_size, dtype, device)
-    torch.cuda.synchronize(device)
-    activations = torch.cuda.max_memory_allocated(device) - before
-    counts = config.max_seqs * model_config.vocab_size * 5  # engine/penalties.py
-    torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info(device)
-    return max(0, free - int(total * (1 - _USED_SHARE)) - activations - counts)
+
+def _sample(step: Step, logits: Tensor, vocab_size: int) -> list[int]:
+    sampler = Sampler(len(step.sequences), vocab_size, logits.device)
+    for sequence in step.sequences:
+        sampler.set(sequence)
+    lengths = np.array(step.num_tokens, dtype=np.int64)
+    ids: list[int] = sampler.sample(logits, SampledRows(np.arange(len(lengths)), lengths)).tolist()
+    return ids

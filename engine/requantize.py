@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from engine.errors import EngineError, LoadError
 from engine.runner import Model
+from engine.shortage import is_shortage
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,16 @@ class WeightChange:
             self._error = str(error)
         except Exception as error:  # the engine goes on with the weights that it has
             logger.exception("the weights of type %s cannot be loaded", self.isq)
-            self._error = f"Loading the weights failed ({type(error).__name__}: {error})."
+            self._error = _explain(error)
+
+
+def _explain(error: Exception) -> str:
+    if is_shortage(error):
+        return (
+            "There is not enough memory for the new weights beside the old ones; choose a smaller "
+            "type, or start the worker again with --isq."
+        )
+    return f"Loading the weights failed ({type(error).__name__}: {error})."
 
 
 def give_back_memory() -> None:

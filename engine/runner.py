@@ -83,8 +83,10 @@ class Runner:
         logits = self.model.logits(hidden)
         wanted = wanted_of(step, logits)  # before the sampler writes over the logits
         token_ids: list[int] = self._sampler.sample(logits, sampled, masks).tolist()
+        logprobs = describe_samples(wanted, token_ids) if wanted else {}
+        # Last: no step that fails half way may have moved a grammar.
         self._accept(step, token_ids)
-        return Sampled(token_ids, describe_samples(wanted, token_ids) if wanted else {})
+        return Sampled(token_ids, logprobs)
 
     def _begin_masks(self, step: Step) -> "Masks | None":
         """Have what the grammars allow computed beside the forward."""

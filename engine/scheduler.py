@@ -136,14 +136,19 @@ class Scheduler:
         return outputs
 
     def begin_anew(self) -> None:
-        """Have every sequence computed again from its beginning, as the weights are others now.
+        """Have every sequence computed again from its beginning, as the weights are others now."""
+        self.put_back()
+        self.blocks.forget_names()
 
-        Between two steps. No token is lost, and it is not counted as a preemption.
+    def put_back(self) -> None:
+        """Have every sequence wait, those that ran first. What was committed can still be hit.
+
+        Between two steps, or in the place of `commit`: what a step wrote is in no block with a name
+        then. No token is lost, and it is not counted as a preemption.
         """
         for sequence in reversed(self.running):
             self._put_back(sequence)
         self.running = []
-        self.blocks.forget_names()
 
     def _append(self, sequence: Sequence, token_id: int) -> SequenceOutput:
         # One that only wants its prompt described has no room for a token.

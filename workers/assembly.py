@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from arq.connections import ArqRedis
 from redis.exceptions import RedisError
 
+from engine.capacity import check_sizes
 from engine.messages import EngineInfo
 from engine.progress_bar import Bar
 from engine.quant.names import isq_name
@@ -64,6 +65,7 @@ GOODBYE_S = 1.0
 
 async def run_worker(config: WorkerConfig) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingError, LoadError, EngineDied."""
+    check_sizes(engine_config(config))
     check_isq(engine_config(config))
     collector = open_collector(config.otlp_endpoint, "tramontane-worker")
     try:
@@ -140,6 +142,7 @@ async def _started(
         engine_config(config, variables()),
         on_outputs=runs.on_outputs,
         on_death=runs.on_engine_death,
+        on_exhausted=runs.on_engine_exhausted,
         on_stats=runs.on_stats,
         on_progress=bar,
         gate=token_log.room,

@@ -95,6 +95,25 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting("Size of the KV cache in MB. 0: the device's choice.", flag="--pa-gpu-mem", ge=0),
     ] = 0
+    kv_cache_tokens: Annotated[
+        int,
+        setting(
+            "Size of the KV cache in tokens, of all sequences together. 0: the device's choice.",
+            flag="--pa-ctxt-len",
+            ge=0,
+        ),
+    ] = 0
+    memory_usage: Annotated[
+        float,
+        setting(
+            "Share of the device's memory that weights, the largest step and KV cache may fill, "
+            "with what others have in it. 0: 0.9 on a GPU; on a CPU the cache has a quarter of "
+            "what is free.",
+            flag="--pa-gpu-mem-usage",
+            ge=0,
+            le=1,
+        ),
+    ] = 0.0
     prefix_cache_n: Annotated[
         int, setting("0 turns the prefix cache off; any other number leaves it on.", ge=0)
     ] = 16
@@ -221,6 +240,8 @@ def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None
         max_model_len=config.max_model_len,
         block_size=config.block_size,
         kv_cache_bytes=config.kv_cache_mb * 1_000_000,
+        kv_cache_tokens=config.kv_cache_tokens,
+        memory_usage=config.memory_usage,
         enable_prefix_cache=config.prefix_cache_n > 0,
         paged_attn=config.paged_attn,
         num_threads=config.num_threads,

@@ -2,6 +2,7 @@
 
 It blocks on its socket when there is nothing to run, and ends when the worker does.
 An error out of a step ends it too, with its traceback: a device that failed is not to be trusted.
+So does one that has no memory for any step, but in words: what runs is not to blame.
 """
 
 import importlib
@@ -13,11 +14,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from engine.errors import EngineError, LoadError
+from engine.errors import EngineError, LoadError, OutOfMemory
 from engine.messages import EngineLike, SequenceOutput, SequenceRequest
 from workers.engine_frames import (
     Add,
     Cancel,
+    Exhausted,
     FrameBuffer,
     Load,
     Loaded,
@@ -161,7 +163,10 @@ def run(channel: Channel) -> None:
         return
     channel.send(Loaded(engine.info))
     logging.getLogger(__name__).debug("engine ready: %s", engine.info)
-    serve(engine, channel)
+    try:
+        serve(engine, channel)
+    except OutOfMemory as error:
+        channel.send(Exhausted(str(error)))
 
 
 def main(arguments: list[str]) -> int:

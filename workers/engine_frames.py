@@ -65,6 +65,12 @@ class Stepped(msgspec.Struct, frozen=True, tag="step"):
     stats: EngineStats
 
 
+class Exhausted(msgspec.Struct, frozen=True, tag="exhausted"):
+    """Last frame of an engine whose device has not the memory for any step: no job's fault."""
+
+    message: str
+
+
 class Requantized(msgspec.Struct, frozen=True, tag="requantized"):
     """The new weights are in place, before the next step; or an error, and the old ones stay."""
 
@@ -73,7 +79,7 @@ class Requantized(msgspec.Struct, frozen=True, tag="requantized"):
 
 
 Command = Add | Cancel | Requantize
-Report = Loading | Loaded | LoadFailed | Stepped | Requantized
+Report = Loading | Loaded | LoadFailed | Stepped | Exhausted | Requantized
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=encode_path)
 _load_decoder = msgspec.msgpack.Decoder(Load, dec_hook=decode_path)

@@ -22,6 +22,7 @@ from workers.engine_frames import (
     Add,
     Cancel,
     Command,
+    Exhausted,
     Load,
     Loaded,
     LoadFailed,
@@ -47,6 +48,10 @@ class EngineDied(Exception):
     """The engine process ended. The message says how, its own words are on stderr."""
 
 
+class EngineExhausted(EngineDied):
+    """Its device had not the memory for any step. The message says what to do about it."""
+
+
 class OtherWeights(EngineDied):
     """The engine came back with another model: all that is known of it has to be read anew."""
 
@@ -54,10 +59,11 @@ class OtherWeights(EngineDied):
 class EngineProcess:
     """Starts an engine, passes commands in and outputs out, and starts it again when it dies.
 
-    `on_outputs` gets every step's outputs; `on_death` is told that nothing that runs will go on;
-    `gate` is awaited before a step is read, so an engine waits for a reader that cannot keep up.
-    `on_stats` gets the gauges after every step, behind `on_outputs`. `num_reports` counts the
-    steps that were read; it says something of the engine only while `is_heard`.
+    `on_outputs` gets every step's outputs; `on_death` is told that nothing that runs will go on,
+    `on_exhausted` the same where the device's memory was short, which is nobody's fault. `gate` is
+    awaited before a step is read, so an engine waits for a reader that cannot keep up. `on_stats`
+    gets the gauges after every step, behind `on_outputs`. `num_reports` counts the steps that were
+    read; it says something of the engine only while `is_heard`.
     """
 
     def __init__(
@@ -68,6 +74,7 @@ class EngineProcess:
         *,
         on_outputs: Callable[[list[SequenceOutput]], None],
         on_death: Callable[[], None] = lambda: None,
+        on_exhausted: Callable[[], None] = lambda: None,
         on_stats: Callable[[EngineStats], None] = lambda stats: None,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
         gate: Callable[[], Awaitable[None]] | None = None,
@@ -81,6 +88,7 @@ class EngineProcess:
         self._order = Load(factory, files, config)
         self._on_outputs = on_outputs
         self._on_death = on_death
+        self._on_exhausted = on_exhausted
         self._on_stats = on_stats
         self._on_progress = on_progress
         self._gate = gate
@@ -192,25 +200,43 @@ class EngineProcess:
     async def run(self) -> None:
         """Read steps until cancelled; restart the engine when it dies.
 
-        Raises LoadError when the model can no longer be loaded, EngineDied when loading crashes,
-        OtherWeights when its files were replaced.
+        Raises LoadError when the model can no longer be loaded or has no memory for any step,
+        EngineDied when loading crashes, OtherWeights when its files were replaced.
         """
         pause_s = FIRST_PAUSE_S
         while True:
+            on_end = self._on_death
             try:
                 await self._read_steps()
+            except EngineExhausted as error:
+                on_end = self._on_exhausted
+                self._ask_less(error)
             except EngineDied as error:
                 logger.error("%s; starting it again", error)
             self._is_up.clear()
             self.is_heard = False
             self._end_change(EngineDied("The engine died while it loaded the new weights"))
-            self._on_death()
+            on_end()
             await self.close()
             if time.monotonic() - self._loaded_at_s > STABLE_S:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
             await self._restart()
+
+    def _ask_less(self, error: EngineExhausted) -> None:
+        """Have the next start do with smaller steps. Raises LoadError when they are the smallest.
+
+        So a job that fits on no device is not started on all of them for ever.
+        """
+        config = self._order.config
+        if config.max_num_batched_tokens <= config.max_seqs:
+            self._is_up.clear()
+            raise LoadError(str(error)) from error
+        num_tokens = max(config.max_num_batched_tokens // 2, config.max_seqs)
+        config = msgspec.structs.replace(config, max_num_batched_tokens=num_tokens)
+        self._order = msgspec.structs.replace(self._order, config=config)
+        logger.error("%s Starting the engine again, with steps of %d tokens.", error, num_tokens)
 
     async def _restart(self) -> None:
         pause_s = FIRST_PAUSE_S
@@ -243,6 +269,8 @@ class EngineProcess:
             if isinstance(report, Requantized):
                 self._note_change(report)
                 continue
+            if isinstance(report, Exhausted):
+                raise EngineExhausted(report.message)
             assert not isinstance(report, Loading | Loaded | LoadFailed)
             self.num_reports += 1
             self.stats = report.stats

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from engine.messages import EngineStats, SequenceOutput
-from workers.blame import Lane
+from workers.blame import Lane, Verdict
 from workers.engine_process import EngineDied
 from workers.logs import without_message
 from workers.meter import Meter
@@ -139,9 +139,15 @@ class Runs:
             logger.info("job %s gives way", run.job.id)
             run.hand_back()
 
+    def on_engine_exhausted(self) -> None:
+        """Nothing that runs will go on here, and nobody is to blame: memory was short."""
+        self._lose_engine(Verdict(frozenset()))
+
     def on_engine_death(self) -> None:
         """Nothing that runs will go on."""
-        verdict = self._lane.judge()
+        self._lose_engine(self._lane.judge())
+
+    def _lose_engine(self, verdict: Verdict[AnyRun]) -> None:
         self._num_waiting = 0
         for run in list(self._runs):
             run.lose_engine(verdict.fate(run, run.standing.crashes))

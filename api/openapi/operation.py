@@ -40,6 +40,7 @@ JOB = frozenset(
         "unreadable_job",
         "too_many_attempts",
         "engine_crashed",
+        "out_of_memory",
         "model_changed",
         "job_expired",
         "timeout",

@@ -22,9 +22,12 @@ from engine.parallel.part import Part, device_of
 from engine.parallel.shard import Shard
 from engine.parallel.steps import ALLOCATE, receive_batch, receive_order
 from engine.paths import decode_path
+from engine.shortage import is_shortage
 from engine.weights.files import ModelFiles
 
 log = logging.getLogger(__name__)
+
+NO_MEMORY = 12  # exit code of one whose memory did not suffice; Linux' ENOMEM
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -74,7 +77,13 @@ def main() -> int:
     """Read the order and follow it."""
     order = _decoder.decode(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    log.error("%s", follow(order))
+    try:
+        log.error("%s", follow(order))
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+        log.error("process %d has not enough memory: %s", order.shard.rank, error)
+        return NO_MEMORY
     return 1
 
 

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from engine.batch import Batch
 from engine.config import EngineConfig
-from engine.errors import LoadError
+from engine.errors import LoadError, OutOfMemory
 from engine.layers.decoder import Decoder
-from engine.parallel.follower import Order
+from engine.parallel.follower import NO_MEMORY, Order
 from engine.parallel.group import Group
 from engine.parallel.part import Part, device_of
 from engine.parallel.shard import Shard
 from engine.parallel.steps import ALLOCATE, send_batch, send_order
 from engine.paths import encode_path
+from engine.shortage import is_shortage
 from engine.weights.files import ModelFiles
 from engine.weights.progress import Progress
 
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 _END_S = 2.0  # for a process whose connection broke to be seen as ended
 _LOOK_S = 0.05
+_NO_MEMORY = (
+    "A step does not fit the memory of the devices that share the model; lower "
+    "--max-num-batched-tokens or --pa-gpu-mem-usage."
+)
 
 
 class GroupBroken(RuntimeError):
@@ -49,12 +54,17 @@ class ParallelModel:
         weakref.finalize(self, followers.kill)
 
     def forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """As `Decoder` has it. Raises GroupBroken."""
+        """As `Decoder` has it. Raises GroupBroken.
+
+        OutOfMemory too: the others are in the middle of a step, so that none can follow.
+        """
         self._followers.check()
         try:
             return self._forward(batch, kv_cache)
-        except RuntimeError:
+        except RuntimeError as error:
             self._followers.check(_END_S)
+            if is_shortage(error):
+                raise OutOfMemory(_NO_MEMORY) from error
             raise
 
     def _forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -87,14 +97,19 @@ class Followers:
             process.stdin.flush()
 
     def check(self, wait_s: float = 0.0) -> None:
-        """Raises GroupBroken if one has ended, or does in `wait_s`: its own words are on stderr."""
+        """Raises GroupBroken if one has ended, or does in `wait_s`: its own words are on stderr.
+
+        OutOfMemory if it ended for that.
+        """
         deadline_s = time.monotonic() + wait_s
         while not any(process.poll() is not None for process in self._processes):
             if time.monotonic() >= deadline_s:
                 return
             time.sleep(_LOOK_S)
         for rank, process in enumerate(self._processes, start=1):
-            if (code := process.poll()) is not None:
+            if (code := process.poll()) == NO_MEMORY:
+                raise OutOfMemory(_NO_MEMORY)
+            if code is not None:
                 raise GroupBroken(f"process {rank} of --tensor-parallel ended with code {code}")
 
     def kill(self) -> None:

@@ -3,16 +3,25 @@
 Knows no text, no HTTP, no queue outside of its own.
 """
 
+import logging
 from collections.abc import Collection
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, SamplingParams
 from engine.encoders.batch import Packed, pack
-from engine.errors import InvalidInput, LoadError, PromptTooLong
+from engine.errors import InvalidInput, LoadError, OutOfMemory, PromptTooLong
+from engine.memory import memory_of
 from engine.messages import EngineInfo, EngineStats, SequenceOutput, SequenceRequest
+from engine.shortage import is_shortage, no_memory
+from engine.step_budget import StepBudget
+
+logger = logging.getLogger(__name__)
+
+
+_TRIAL = SequenceRequest(id="", prompt_ids=[0], params=SamplingParams(max_tokens=1))
 
 
 class States(Protocol):
@@ -36,7 +45,8 @@ class PoolingEngine:
 
     A text runs whole, in one step, and leaves nothing behind. A step takes the oldest, and those
     behind it as long as all of them have no more tokens than `max_num_batched_tokens`; `max_seqs`
-    is no bound, as a text that waits costs no more than one that runs.
+    is no bound, as a text that waits costs no more than one that runs. One that does not fit the
+    memory gives nothing, and the next are smaller; a text that does not fit alone is an error.
     """
 
     is_requantizing = False
@@ -54,7 +64,7 @@ class PoolingEngine:
         self.info = info
         self._states = states
         self._head = head
-        self._budget = config.max_num_batched_tokens
+        self._budget = StepBudget(config.max_num_batched_tokens)
         self._device = device
         self._num_types = num_types
         self._waiting: dict[str, SequenceRequest] = {}
@@ -85,12 +95,32 @@ class PoolingEngine:
         """True while a text waits."""
         return bool(self._waiting)
 
-    @torch.inference_mode()
     def step(self) -> list[SequenceOutput]:
-        """One forward for what fits the token budget, all of which ends."""
+        """One forward for what fits the token budget, all of which ends.
+
+        Raises OutOfMemory when not even one token fits: all texts wait then.
+        """
         requests = self._take()
         if not requests:
             return []
+        outputs = self._try(requests)
+        if outputs is None:
+            return self._give_way(requests)
+        self._budget.note_good()
+        return outputs
+
+    def _try(self, requests: list[SequenceRequest]) -> list[SequenceOutput] | None:
+        """None if they do not fit the memory together."""
+        try:
+            return self._run(requests)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            logger.warning("%s", str(error).partition("\n")[0])
+        return None  # only now is the error gone, and with it all that its frames hold
+
+    @torch.inference_mode()
+    def _run(self, requests: list[SequenceRequest]) -> list[SequenceOutput]:
         # A model without types of its own is given pairs like any other text.
         types = [request.type_ids if self._num_types > 1 else [] for request in requests]
         batch = pack([request.prompt_ids for request in requests], types, self._device)
@@ -100,13 +130,33 @@ class PoolingEngine:
             for request, vector in zip(requests, vectors, strict=True)
         ]
 
+    def _give_way(self, requests: list[SequenceRequest]) -> list[SequenceOutput]:
+        """What follows where `requests` do not fit: smaller steps, or the end of a single one."""
+        num_tokens = sum(len(request.prompt_ids) for request in requests)
+        is_alone = len(requests) == 1
+        if is_alone and self._try([_TRIAL]) is not None:
+            return [SequenceOutput(id=requests[0].id, error=_too_long(num_tokens))]
+        self._waiting = {request.id: request for request in requests} | self._waiting
+        if is_alone:
+            raise OutOfMemory(no_memory(self._device))
+        self._budget.shrink(num_tokens)
+        logger.warning(
+            "a step of %d tokens does not fit the memory of %s (%s): for a while none has more "
+            "than %d but for single texts; a lower --max-num-batched-tokens would spare that",
+            num_tokens,
+            self._device,
+            memory_of(self._device),
+            self._budget.now,
+        )
+        return []
+
     def _take(self) -> list[SequenceRequest]:
         """The oldest, one at least, as many as the budget holds."""
         taken: list[SequenceRequest] = []
         num_tokens = 0
         for request in self._waiting.values():
             num_tokens += len(request.prompt_ids)
-            if taken and num_tokens > self._budget:
+            if taken and num_tokens > self._budget.now:
                 break
             taken.append(request)
         for request in taken:
@@ -127,6 +177,14 @@ class PoolingEngine:
     def stats(self) -> EngineStats:
         """Gauges now: between two steps nothing runs."""
         return EngineStats(waiting=len(self._waiting))
+
+
+def _too_long(num_tokens: int) -> tuple[str, str]:
+    message = (
+        f"An input of {num_tokens} tokens does not fit the memory that the server has left; "
+        "send shorter ones."
+    )
+    return OutOfMemory.code, message
 
 
 def _check_below(limit: int, values: Collection[int], what: str) -> None:

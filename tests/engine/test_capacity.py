@@ -2,7 +2,14 @@
 
 import pytest
 
-from engine.capacity import available_bytes, cpu_budget_bytes, size_cache
+from engine.capacity import (
+    asked_bytes,
+    available_bytes,
+    check_sizes,
+    cpu_budget_bytes,
+    size_cache,
+    total_bytes,
+)
 from engine.config import EngineConfig
 from engine.errors import LoadError
 from tests.engine.hash_model import model_config
@@ -82,3 +89,74 @@ def test_where_there_is_no_meminfo_the_physical_memory_counts(tmp_path):
 
 def test_the_share_of_the_cpu_is_a_quarter():
     assert 0.2 < cpu_budget_bytes() / available_bytes() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("max\n", 900 * 1024), ("300000\n", 300000), ("9999999999\n", 900 * 1024)],
+    ids=["no limit", "less than the system", "more than the system"],
+)
+def test_all_of_the_memory_is_the_systems_or_the_containers(tmp_path, limit, expected):
+    (tmp_path / "meminfo").write_text("MemTotal: 900 kB\nMemAvailable: 500 kB\n")
+    assert total_bytes(tmp_path / "meminfo", tmp_path) == 900 * 1024
+    (tmp_path / "memory.max").write_text(limit)
+    assert total_bytes(tmp_path / "meminfo", tmp_path) == expected
+
+
+def test_where_there_is_no_meminfo_all_is_the_physical_memory(tmp_path):
+    assert total_bytes(tmp_path / "none", tmp_path) >= available_bytes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 0),
+        ({"kv_cache_bytes": 777}, 777),
+        ({"kv_cache_tokens": 16}, 200),
+        ({"kv_cache_tokens": 17}, 300),
+        ({"kv_cache_tokens": 1}, 100),
+    ],
+)
+def test_a_cache_of_so_many_tokens_has_blocks_for_all_of_them(settings, expected):
+    assert asked_bytes(EngineConfig(**settings), 8, 100) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (
+            {"kv_cache_bytes": 1, "kv_cache_tokens": 1},
+            "--pa-gpu-mem and --pa-ctxt-len each say how large the KV cache is; "
+            "leave all but one out.",
+        ),
+        ({"kv_cache_bytes": 1, "memory_usage": 0.5}, "--pa-gpu-mem and --pa-gpu-mem-usage each"),
+        ({"kv_cache_tokens": 9, "memory_usage": 0.9}, "--pa-ctxt-len and --pa-gpu-mem-usage each"),
+        (
+            {"kv_cache_bytes": 1, "kv_cache_tokens": 1, "memory_usage": 1.0},
+            "--pa-gpu-mem and --pa-ctxt-len and --pa-gpu-mem-usage each",
+        ),
+        ({"memory_usage": 1.5}, "up to 1, but 1.5 is asked for."),
+        ({"memory_usage": -0.1}, "up to 1, but -0.1 is asked for."),
+        ({"kv_cache_tokens": 9, "paged_attn": False}, "--no-paged-attn"),
+    ],
+)
+def test_sizes_that_contradict_each_other_stop_the_start(settings, sentence):
+    with pytest.raises(LoadError) as caught:
+        check_sizes(EngineConfig(**settings))
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"kv_cache_bytes": 1},
+        {"kv_cache_tokens": 1},
+        {"memory_usage": 1.0},
+        {"kv_cache_bytes": 1, "paged_attn": False},
+        {"memory_usage": 0.5, "paged_attn": False},
+    ],
+    ids=str,
+)
+def test_one_size_is_enough(settings):
+    check_sizes(EngineConfig(**settings))

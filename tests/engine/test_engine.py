@@ -344,7 +344,7 @@ def test_an_end_token_that_the_model_cannot_make_is_ignored(temperature):
 @pytest.mark.parametrize("kv_cache_bytes", [10**14, 10**17])
 def test_a_cache_that_does_not_fit_the_memory_stops_the_start(tmp_path, kv_cache_bytes):
     files = tiny_llama.write(tmp_path)
-    with pytest.raises(LoadError, match="do not fit the memory of cpu"):
+    with pytest.raises(LoadError, match="does not fit the memory"):
         load_engine(files, EngineConfig(kv_cache_bytes=kv_cache_bytes, device="cpu"))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig
+from engine.memory import peak_bytes
 from engine.profile import largest_batch, run_largest
 from tests.engine.hash_model import HashModel, model_config
 
@@ -25,6 +26,26 @@ def test_the_largest_batch_is_well_formed(num_tokens, num_seqs):
     assert batch.logits_indices.tolist() == [start - 1 for start in starts[1:]]
     assert batch.slots.eq(-1).all()
     assert batch.block_tables.shape == (num_seqs, -(-max(lengths) // 4))
+
+
+class Wide:
+    """A vocabulary so large that sampling is what takes memory."""
+
+    vocab_size = 400_000
+
+    def forward(self, batch, kv_cache):
+        return torch.zeros(len(batch.token_ids), 1)
+
+    def logits(self, hidden):
+        return torch.zeros(len(hidden), self.vocab_size)
+
+
+def test_the_profile_samples_with_all_that_takes_memory():
+    """Logits, their softmax, the penalties' results and tables: 4, 4, 4 and 5 bytes a token."""
+    config = EngineConfig(max_seqs=16, max_num_batched_tokens=32)
+    shape = model_config(vocab_size=Wide.vocab_size)
+    peak = peak_bytes(CPU, lambda: run_largest(Wide(), config, shape, 96, 4, torch.float32, CPU))
+    assert peak > 16 * Wide.vocab_size * (4 + 4 + 4 + 5)
 
 
 @pytest.mark.parametrize(("budget", "expected"), [(64, 64), (10_000, 4 * 96)])

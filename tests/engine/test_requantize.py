@@ -139,6 +139,12 @@ def test_a_bug_in_loading_is_a_failure_like_another(caplog):
     assert "cannot be loaded" in caplog.text
 
 
+def test_weights_that_do_not_fit_beside_the_old_ones_are_told_in_words():
+    source = Source(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."))
+    said = change(make_engine(HashModel(), reload=source), source)
+    assert said.startswith("There is not enough memory for the new weights beside the old ones")
+
+
 def test_one_change_at_a_time():
     source = Source()
     engine = make_engine(HashModel(), reload=source)

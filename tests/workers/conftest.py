@@ -13,14 +13,13 @@ from typing import Any, cast
 import pytest
 import redis
 
-from engine.config import EngineConfig
 from engine.messages import EngineStats, SequenceRequest
 from engine.text.text_model import TextModel, load_text_model
 from engine.weights.files import ModelFiles, ModelRef, resolve
 from tests.scripted_engine import ScriptedEngine
 from tests.workers.wire import QUEUE, Wire
 from workers.assembly import lease_thread, subscription
-from workers.config import WorkerConfig
+from workers.config import WorkerConfig, engine_config
 from workers.contract import WORKERS_KEY, ModelCard
 from workers.engine_process import EngineProcess
 from workers.grammar_trial import GrammarTrial
@@ -115,12 +114,16 @@ class ChildEngine(EngineProcess):
 
 
 class LocalWorker:
-    """A whole worker in the test's loop, its engine with it unless `has_process`."""
+    """A whole worker in the test's loop, its engine with it unless `has_process`.
+
+    `factory` makes the engine of the process.
+    """
 
     def __init__(
         self, url: str, name: str, text: TextModel, files: ModelFiles, **settings: Any
     ) -> None:
         step_s = settings.pop("step_s", 0.0)
+        factory = settings.pop("factory", "tests.scripted_engine:load_engine")
         has_process = settings.pop("has_process", False)
         config = WorkerConfig(redis_url=url, **{"lease_s": 1.0, **settings})
         self.client = connect(url, QUEUE)
@@ -128,18 +131,16 @@ class LocalWorker:
         ttls = {"job_ttl_s": config.job_ttl_s, "result_ttl_s": config.result_ttl_s}
         token_log = TokenLog(scripts, **ttls)
         runs = Runs(token_log)
-        engine_config = EngineConfig(
-            task=config.task, max_seqs=config.max_seqs, max_model_len=config.max_model_len
-        )
-        scripted = ScriptedEngine(files, engine_config)
+        scripted = ScriptedEngine(files, engine_config(config))
         self.engine: Any = LocalEngine(scripted, runs, step_s)
         if has_process:
             self.engine = ChildEngine(
-                "tests.scripted_engine:load_engine",
+                factory,
                 files,
-                engine_config,
+                engine_config(config),
                 on_outputs=runs.on_outputs,
                 on_death=runs.on_engine_death,
+                on_exhausted=runs.on_engine_exhausted,
                 on_stats=runs.on_stats,
                 gate=token_log.room,
                 log_level="off",

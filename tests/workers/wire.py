@@ -40,6 +40,7 @@ class Wire:
     """A client that does to Redis what an API process does."""
 
     def __init__(self, url: str, model: str = "m") -> None:
+        self.patience_s = 20.0
         self.client = redis.asyncio.Redis.from_url(url)
         self.queue = contract.queue_key(model)
 
@@ -111,7 +112,7 @@ class Wire:
         self, condition: Callable[[list[Event]], bool], job_id: str = "j"
     ) -> list[Event]:
         """The log's events as soon as `condition` holds."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.patience_s
         while True:
             with contextlib.suppress(redis.RedisError, OSError):
                 events = await self.events(job_id)
@@ -126,7 +127,7 @@ class Wire:
 
     async def until_true(self, condition: Callable[[], Any], what: str = "it") -> None:
         """Wait for a condition; awaitable results are awaited."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + self.patience_s
         while True:
             result = condition()
             if asyncio.iscoroutine(result):

@@ -1,17 +1,23 @@
 """Two processes share a model: the tokens are transformers', and none of them goes on alone."""
 
+import io
 import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
+import torch
 
 from engine.config import EngineConfig
 from engine.engine import load_engine
-from engine.errors import LoadError
-from engine.parallel import leader
+from engine.errors import LoadError, OutOfMemory
+from engine.parallel import follower, leader
+from engine.parallel.shard import Shard
+from engine.paths import encode_path
 from engine.weights.files import ModelRef, resolve
 from tests.engine.models import tiny
 from tests.engine.models.test_greedy import by_engine, by_transformers
@@ -63,6 +69,36 @@ def test_an_engine_that_lost_a_process_takes_no_further_step(files):
     follower.kill()
     with pytest.raises(leader.GroupBroken, match=r"process 1 of --tensor-parallel .* code -9"):
         by_engine(engine, tiny.prompts()[:1])
+
+
+def test_a_step_that_does_not_fit_one_of_them_is_not_tried_again(files, monkeypatch):
+    """The other one is in the middle of it."""
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    engine = load_engine(files("llama3"), CONFIG)
+    monkeypatch.setattr(engine._runner.model._model, "forward", fail)
+    with pytest.raises(OutOfMemory, match="lower --max-num-batched-tokens"):
+        by_engine(engine, tiny.prompts()[:1])
+
+
+def test_a_process_that_has_no_memory_says_so_by_its_code(monkeypatch, capsysbinary):
+    order = follower.Order(Shard(1, 2), Path("x"), resolve(ModelRef(model="builtin")), CONFIG)
+
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    line = msgspec.json.encode(order, enc_hook=encode_path) + b"\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(line)))
+    monkeypatch.setattr(follower, "follow", fail)
+    monkeypatch.setattr(follower, "_end_with_stdin", lambda: None)
+    code = follower.main()
+    group = leader.Followers.__new__(leader.Followers)
+    group._processes = [subprocess.Popen([sys.executable, "-c", f"raise SystemExit({code})"])]
+    group._processes[0].wait()
+    with pytest.raises(OutOfMemory):
+        group.check()
 
 
 def test_a_process_that_dies_while_it_loads_is_told_at_once(files, monkeypatch):

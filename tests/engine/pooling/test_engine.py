@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig, SamplingParams
-from engine.errors import InvalidInput, LoadError, PromptTooLong
+from engine.errors import InvalidInput, LoadError, OutOfMemory, PromptTooLong
 from engine.messages import EngineInfo, SequenceRequest
 from engine.pooling.engine import PoolingEngine
 
@@ -124,3 +124,77 @@ def test_the_type_of_the_weights_stays(engine):
         engine.requantize("Q8_0")
     assert not engine.is_requantizing
     assert engine.take_weights() is None
+
+
+class TestMemoryThatRunsOut:
+    """`fits` says of the lengths of a step whether they do."""
+
+    @pytest.fixture
+    def limit(self, engine, monkeypatch):
+        def limit(fits):
+            states = engine._states
+
+            def limited(batch):
+                hidden = states(batch)
+                if not fits(list(batch.lengths)):
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
+                return hidden
+
+            monkeypatch.setattr(engine, "_states", limited)
+
+        return limit
+
+    def run_all(self, engine):
+        made = {}
+        for _ in range(200):
+            if not engine.has_work():
+                return made
+            made |= {output.id: output for output in engine.step()}
+        raise AssertionError("the engine did not come to an end")
+
+    def test_texts_run_in_smaller_steps_and_each_has_its_vector(self, engine, model, limit):
+        limit(lambda lengths: sum(lengths) <= 3)
+        add(engine, 2, 2, 1, 3, 1)
+        made = self.run_all(engine)
+        assert {name: value(output) for name, output in made.items()} == {
+            "0": 2.0,
+            "1": 4.0,
+            "2": 3.0,
+            "3": 12.0,
+            "4": 5.0,
+        }
+        assert model.steps[:3] == [[2, 2, 1, 3, 1], [2, 2], [2]]
+
+    def test_once_is_soon_forgotten(self, engine, model, limit):
+        bad = [True]
+        limit(lambda lengths: not bad.pop() if bad else True)
+        add(engine, 4, 4)
+        self.run_all(engine)
+        for _ in range(200):
+            add(engine, 1)
+            self.run_all(engine)
+        add(engine, 4, 4, 2)
+        assert len(engine.step()) == 3
+
+    def test_a_text_that_does_not_fit_alone_is_an_error_and_the_others_are_made(
+        self, engine, limit
+    ):
+        limit(lambda lengths: 7 not in lengths)
+        add(engine, 2, 7, 3)
+        made = self.run_all(engine)
+        code, message = made["1"].error
+        assert (code, message.startswith("An input of 7 tokens")) == ("out_of_memory", True)
+        assert [value(made[name]) for name in "02"] == [2.0, 9.0]
+
+    def test_where_nothing_fits_the_engine_gives_up_and_no_text_is_lost(self, engine, limit):
+        room = [0]
+        limit(lambda lengths: sum(lengths) <= room[0])
+        add(engine, 4, 4, 2)
+        with pytest.raises(OutOfMemory, match="Not even a step of one token"):
+            self.run_all(engine)
+        room[0] = 100
+        assert {name: value(made) for name, made in self.run_all(engine).items()} == {
+            "0": 4.0,
+            "1": 8.0,
+            "2": 6.0,
+        }
