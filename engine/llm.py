@@ -47,7 +47,8 @@ class LLM:
     `max_model_len` None is the model's own context; at most `max_num_seqs` answers are written at a
     time, the others wait. `isq` is a type that the weights are quantised to as they are loaded
     (`Q4K`, `8`), `imatrix` and `topology` are files for that. `seed` settles what is drawn where a
-    request has none of its own. Raises LoadError: one sentence that says what to do.
+    request has none of its own. `enforce_eager`: no CUDA graphs. Raises LoadError: one sentence
+    that says what to do.
 
     >>> from engine import LLM, SamplingParams
     >>> llm = LLM(model="builtin", dtype="float32")
@@ -79,6 +80,7 @@ class LLM:
         imatrix: str | Path | None = None,
         topology: str | Path | None = None,
         seed: int = 0,
+        enforce_eager: bool = False,
     ) -> None:
         ref = ModelRef(
             model=str(model),
@@ -104,6 +106,7 @@ class LLM:
             isq=isq or "",
             imatrix=str(imatrix or ""),
             topology=str(topology or ""),
+            enforce_eager=enforce_eager,
         )
         check_isq(config)
         with closing(LoadingBar(f"Downloading {ref.model}")) as bar:

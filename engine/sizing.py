@@ -27,8 +27,13 @@ def cache_capacity(
     config: EngineConfig,
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    reserved_bytes: int = 0,
 ) -> Capacity:
-    """The cache's dimensions, as configured, or by the machine's memory or the device's rest."""
+    """The cache's dimensions, as configured, or by the machine's memory or the device's rest.
+
+    On a GPU `reserved_bytes` of it are left for what is allocated after the cache.
+    """
     length, block_size = model_length(config, model_config), block_size_of(config, model_config)
     block_bytes = bytes_per_block(model_config, block_size, dtype)
     budget = config.kv_cache_bytes
@@ -36,5 +41,6 @@ def cache_capacity(
         budget = cpu_budget_bytes() // config.tensor_parallel
     elif not budget:
         budget = cuda_budget_bytes(model, config, model_config, length, block_size, dtype, device)
+        budget = max(0, budget - reserved_bytes)
     can_exceed = bool(config.kv_cache_bytes) or device.type != "cpu"
     return size_cache(config, model_config, block_bytes, budget, can_exceed=can_exceed)
