@@ -16,13 +16,15 @@ import torch
 
 from engine.config import SamplingParams
 from engine.errors import OutOfMemory
+from engine.logprobs import PromptLogprobs
 from engine.memory import memory_of
 from engine.messages import SequenceOutput, SequenceRequest
-from engine.runner import Runner, Sampled
+from engine.runner import Model, Sampled
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
 from engine.shortage import is_shortage, no_memory
 from engine.step_budget import StepBudget
+from engine.steps import Steps
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,7 @@ logger = logging.getLogger(__name__)
 _MAX_BLAME = 24
 _BLAME_ALONE = 8
 PAUSES_S = (0.05, 0.2, 0.5, 1.0)
+_NO_ROOM = (Step(), Sampled([], {}))  # what a step gives that did not fit
 _TRIAL = SequenceRequest(
     id="\0trial", prompt_ids=[0], params=SamplingParams(max_tokens=1, temperature=1.0)
 )
@@ -40,29 +43,41 @@ _REFUSAL = (
 
 
 class CarefulSteps:
-    """Runs each step of a scheduler. No other step may be under way on the device."""
+    """Other steps, which may fail for want of memory."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, device: torch.device) -> None:
+    def __init__(
+        self,
+        steps: Steps,
+        scheduler: Scheduler,
+        prompt_logprobs: PromptLogprobs,
+        device: torch.device,
+    ) -> None:
+        """`steps` are those of the scheduler; `prompt_logprobs` has what it must forget."""
+        self._steps = steps
         self._scheduler = scheduler
-        self._runner = runner
+        self._prompt_logprobs = prompt_logprobs
         self._device = device
         self._budget = StepBudget(scheduler.max_num_batched_tokens)
         self._blame: dict[str, int] = {}  # by sequence
         self._num_pauses = 0
         self._refused: list[SequenceOutput] = []
 
-    def run(self, step: Step) -> Sampled | None:
-        """What the step made, for `commit`; None if it did not fit: then schedule another one.
+    def next(self) -> tuple[Step, Sampled] | None:
+        """The next step and what it made, for `commit`; None if nothing can run or it did not fit.
 
         Raises OutOfMemory if no step fits any more; all sequences are still in the scheduler.
         """
-        made = self._try(step)
-        if made is None:
-            self._give_way(step)
+        made = self._try()
+        if made is _NO_ROOM:
+            self._give_way(self._steps.tried)
             return None
-        if not self._is_well:
-            self._note_good(step)
+        if made is not None and not self._is_well:
+            self._note_good(made[0])
         return made
+
+    def take_model(self, model: Model) -> None:
+        """As `Steps` has it."""
+        self._steps.take_model(model)
 
     @property
     def _is_well(self) -> bool:
@@ -74,14 +89,14 @@ class CarefulSteps:
         refused, self._refused = self._refused, []
         return refused
 
-    def _try(self, step: Step) -> Sampled | None:
+    def _try(self) -> tuple[Step, Sampled] | None:
         try:
-            return self._runner.run(step)
+            return self._steps.next()
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
             logger.warning("%s", str(error).partition("\n")[0])
-        return None  # only now is the error gone, and with it all that its frames hold
+        return _NO_ROOM  # only now is the error gone, and with it all that its frames hold
 
     def _note_good(self, step: Step) -> None:
         self._budget.note_good()
@@ -92,6 +107,7 @@ class CarefulSteps:
 
     def _give_way(self, step: Step) -> None:
         self._scheduler.put_back()
+        self._steps.drop()
         if self._device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
@@ -125,7 +141,7 @@ class CarefulSteps:
         self._scheduler.waiting.move_to_end(trial.id, last=False)
         self._scheduler.max_num_batched_tokens = 1
         try:
-            return self._try(self._scheduler.schedule()) is not None
+            return self._try() is not _NO_ROOM
         finally:
             self._scheduler.cancel(trial.id)
             self._scheduler.max_num_batched_tokens = self._budget.now
@@ -150,5 +166,5 @@ class CarefulSteps:
     def _refuse(self, sequence: Sequence) -> None:
         logger.warning("sequence %s ends: it does not fit the memory", sequence.id)
         self._scheduler.cancel(sequence.id)
-        self._runner.prompt_logprobs.forget(sequence.id)
+        self._prompt_logprobs.forget(sequence.id)
         self._refused.append(SequenceOutput(id=sequence.id, error=(OutOfMemory.code, _REFUSAL)))
