@@ -126,7 +126,10 @@ class PretendedCuda(TorchDispatchMode):
             kwargs["device"] = CPU
         real_args, real_kwargs = tree_map(held_of, (args, kwargs))
         made = func(*real_args, **real_kwargs)
-        return tree_map(lambda part: _wrapped(part, known, target), made)
+        # torch wants a view to be as its base: made for inference alone, or not.
+        is_inference = leaves[0].is_inference() if leaves and _is_view(func) else None
+        with torch.inference_mode(torch.is_inference_mode_enabled() if is_inference is None else is_inference):
+            return tree_map(lambda part: _wrapped(part, known, target), made)
 
     def _note_copy(
         self, packet: Any, args: Sequence[Any], kwargs: Mapping[str, Any], target: torch.device
@@ -186,11 +189,16 @@ def _check_one_device(func: Any, leaves: Sequence[Tensor]) -> None:
         raise DevicesMixed(f"{func} of tensors on {sorted(map(str, devices))}")
 
 
+def _is_view(func: Any) -> bool:
+    """Whether its results look at what it was given."""
+    returns = func._schema.returns
+    return any(value.alias_info and not value.alias_info.is_write for value in returns)
+
+
 def _check_types(func: Any, leaves: Sequence[Tensor]) -> None:
     packet = func.overloadpacket
     types = {leaf.dtype for leaf in leaves}
-    is_view = any(value.alias_info is not None for value in func._schema.returns)
-    if types & _STORED and not is_view and packet not in _SHAPERS:
+    if types & _STORED and not _is_view(func) and packet not in _SHAPERS:
         raise DevicesMixed(f"{func} of {types}, which CUDA does not calculate with")
     if packet in _PRODUCTS and not all(dtype.is_floating_point for dtype in types):
         raise DevicesMixed(f"{func} of {types}: CUDA multiplies matrices of floats only")
