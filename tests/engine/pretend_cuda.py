@@ -7,6 +7,7 @@ interpreter. Knows no model.
 
 import contextlib
 import ctypes
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,9 +169,10 @@ def _target(leaves: Sequence[Tensor], kwargs: Mapping[str, Any]) -> torch.device
     """Where the result is; None for what has nothing to do with a pretended device."""
     there = next((leaf.device for leaf in leaves if isinstance(leaf, OnDevice)), None)
     asked = there if kwargs.get("device") is None else torch.device(kwargs["device"])
-    if asked is not None and asked.type != "cpu" and asked.index is None:
-        raise DevicesMixed(f"{asked} has no index")
-    return asked if there is not None or (asked is not None and asked.type == "cuda") else None
+    is_cuda = asked is not None and asked.type == "cuda"
+    if is_cuda and asked.index is None:
+        raise DevicesMixed("the pretended devices have a number")
+    return asked if there is not None or is_cuda else None
 
 
 def _is_composite(func: Any) -> bool:
@@ -254,10 +256,20 @@ def pretend_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InterpretedFunction, "run", launch)
+        # A mode is a thread's own.
+        start = threading.Thread.run
+        patch.setattr(threading.Thread, "run", lambda thread: _in_mode(mode, start, thread))
         for name, function in _cuda_functions(mode, num_devices).items():
             patch.setattr(torch.cuda, name, function)
         with _device_guard(), mode:
             yield mode
+
+
+def _in_mode(
+    mode: PretendedCuda, run: Callable[[threading.Thread], None], thread: threading.Thread
+) -> None:
+    with mode:
+        run(thread)
 
 
 @contextlib.contextmanager
