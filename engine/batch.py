@@ -162,8 +162,7 @@ def as_one_copy(
         part.numpy()[: values.size] = values.ravel()
     there = torch.split(torch.from_numpy(packed).to(device, non_blocking=True), sizes)
     return [
-        part[: values.size].view(values.shape)
-        for part, values in zip(there, arrays, strict=True)
+        part[: values.size].view(values.shape) for part, values in zip(there, arrays, strict=True)
     ]
 
 

@@ -24,7 +24,7 @@ from kernels import interpreter
 aten: Any = torch.ops.aten
 
 CPU = torch.device("cpu")
-TOTAL_BYTES = 8 << 30
+TOTAL_BYTES = 128 << 20  # what is free of it is allocated in earnest
 CAPABILITY = (9, 0)
 # c10/core/DeviceType.h, and the table in c10/core/impl/DeviceGuardImplInterface.h
 _CUDA, _META = 1, 14
@@ -51,7 +51,7 @@ class OnDevice(Tensor):
     """A tensor that says it is on a device; `held` has its data."""
 
     held: Tensor
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, real: Tensor, device: torch.device) -> "OnDevice":
@@ -66,7 +66,7 @@ class OnDevice(Tensor):
         made.held = real
         return made
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"{self.held!r} on {self.device}"
 
     def tolist(self) -> Any:
@@ -74,9 +74,7 @@ class OnDevice(Tensor):
         return self.cpu().tolist()
 
     @classmethod
-    def __torch_dispatch__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise AssertionError(f"{func} on a pretended device outside of `pretend_cuda`")
 
 
@@ -93,6 +91,10 @@ class PretendedCuda(TorchDispatchMode):
         self.variants: dict[str, set[tuple[object, ...]]] = defaultdict(set)
         self.current = 0  # the device that kernels are launched on
         self.runs_kernels = True
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, for seconds
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
@@ -129,7 +131,9 @@ class PretendedCuda(TorchDispatchMode):
         made = func(*real_args, **real_kwargs)
         # torch wants a view to be as its base: made for inference alone, or not.
         is_inference = leaves[0].is_inference() if leaves and _is_view(func) else None
-        with torch.inference_mode(torch.is_inference_mode_enabled() if is_inference is None else is_inference):
+        with torch.inference_mode(
+            torch.is_inference_mode_enabled() if is_inference is None else is_inference
+        ):
             return tree_map(lambda part: _wrapped(part, known, target), made)
 
     def _note_copy(
@@ -169,10 +173,11 @@ def _target(leaves: Sequence[Tensor], kwargs: Mapping[str, Any]) -> torch.device
     """Where the result is; None for what has nothing to do with a pretended device."""
     there = next((leaf.device for leaf in leaves if isinstance(leaf, OnDevice)), None)
     asked = there if kwargs.get("device") is None else torch.device(kwargs["device"])
-    is_cuda = asked is not None and asked.type == "cuda"
-    if is_cuda and asked.index is None:
+    if asked is None or (there is None and asked.type != "cuda"):
+        return None
+    if asked.type == "cuda" and asked.index is None:
         raise DevicesMixed("the pretended devices have a number")
-    return asked if there is not None or is_cuda else None
+    return asked
 
 
 def _is_composite(func: Any) -> bool:
@@ -185,7 +190,9 @@ def _check_one_device(func: Any, leaves: Sequence[Tensor]) -> None:
     """As CUDA does, where numbers on the host are taken for pointwise operators alone."""
     takes_numbers = torch.Tag.pointwise in func.tags or func.overloadpacket in _TAKE_NUMBERS
     devices = {
-        leaf.device for leaf in leaves if leaf.device.type != "cpu" or leaf.dim() or not takes_numbers
+        leaf.device
+        for leaf in leaves
+        if leaf.device.type != "cpu" or leaf.dim() or not takes_numbers
     }
     if len(devices) > 1:
         raise DevicesMixed(f"{func} of tensors on {sorted(map(str, devices))}")
