@@ -1,5 +1,6 @@
 """The pretended device itself: what it must refuse, let through and count."""
 
+import math
 import threading
 
 import pytest
@@ -9,7 +10,8 @@ import triton.language as tl
 
 from kernels import interpreter
 from kernels.rms_norm import rms_norm
-from tests.engine.pretend_cuda import DevicesMixed, OnDevice, pretend_cuda
+from tests.engine.on_device import DevicesMixed, OnDevice
+from tests.engine.pretend_cuda import pretend_cuda
 from tests.engine.twins import twins_on_cuda
 
 pytestmark = pytest.mark.skipif(
@@ -113,6 +115,47 @@ def test_a_kernel_takes_tensors_of_the_current_device_alone(cuda, x):
 def _copy_kernel(source, target, BLOCK: tl.constexpr):
     place = tl.arange(0, BLOCK)
     tl.store(target + place, tl.load(source + place, mask=place < 6), mask=place < 6)
+
+
+def test_a_graph_does_again_what_was_captured_on_the_same_memory(cuda):
+    rows, total = torch.zeros(3, device=CUDA), torch.zeros(3, device=CUDA)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        doubled = rows * 2
+        total[1:].add_(rms_norm(doubled[None], torch.ones(3, device=CUDA), 1.0)[0, 1:])
+    for value in (1.0, -3.0):
+        rows.fill_(value)
+        total.zero_()
+        graph.replay()
+        assert doubled.tolist() == [2 * value] * 3
+        scaled = 2 * value / math.sqrt(4 * value**2 + 1)
+        assert total.tolist() == pytest.approx([0, scaled, scaled])
+
+
+NOT_IN_A_GRAPH = {
+    "reading": lambda x: x.tolist(),
+    "choosing rows by a mask": lambda x: x[x > 2],
+    "copying from the host": lambda x: x.copy_(torch.ones(2, 3)),
+    "waiting": lambda x: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("attempt", NOT_IN_A_GRAPH.values(), ids=NOT_IN_A_GRAPH)
+def test_a_capture_cannot_wait(x, attempt):
+    graph = torch.cuda.graph(torch.cuda.CUDAGraph())
+    with pytest.raises(DevicesMixed, match="a capture cannot"), graph:
+        attempt(x)
+
+
+def test_a_copy_that_is_not_waited_for_comes_late(cuda, x):
+    pinned = torch.zeros(2, 3).pin_memory()
+    pinned.copy_(x, non_blocking=True)
+    x.zero_()
+    assert pinned.sum() != 15
+    assert not cuda.waits
+    torch.cuda.Event().synchronize()
+    assert pinned.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert cuda.waits == {"to the host": 1}
 
 
 def test_what_triton_would_compile_anew_is_another_variant(cuda):

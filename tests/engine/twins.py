@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from kernels.packed import PackedMatrix
 from kernels.planes.packing import pack_planes
-from tests.engine.pretend_cuda import OnDevice, PretendedCuda, held_of, pretend_cuda
+from tests.engine.on_device import OnDevice, PretendedCuda, held_of
+from tests.engine.pretend_cuda import pretend_cuda
 
 # Files of kernels, and the launcher in them.
 LAUNCHERS = {
@@ -67,23 +68,31 @@ def twins_on_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
         for file, name in LAUNCHERS.items():
             launch = getattr(importlib.import_module(f"kernels.{file}"), name)
             truth = getattr(importlib.import_module(f"kernels.reference.{file}"), name)
-            patch.setattr(f"kernels.{file}.{name}", _answering(launch, truth, rows))
+            patch.setattr(f"kernels.{file}.{name}", _answering(cuda, launch, truth, rows))
         yield cuda
 
 
 def _answering(
-    launch: Callable[..., Any], truth: Callable[..., Any], rows: Rows
+    cuda: PretendedCuda, launch: Callable[..., Any], truth: Callable[..., Any], rows: Rows
 ) -> Callable[..., Any]:
     """The launcher, whose results are the twin's."""
 
     def answer(*args: Any) -> Any:
         made = launch(*args)
-        is_matrix = lambda value: isinstance(value, PackedMatrix)  # noqa: E731
-        expected = truth(*tree_map(rows.on_host, args, is_leaf=is_matrix))
-        for result, values in zip(tree_leaves(made), tree_leaves(expected), strict=True):
-            if isinstance(result, OnDevice):
+        given = tree_map(rows.on_host, args, is_leaf=_is_matrix)
+        results = [leaf for leaf in tree_leaves(made) if isinstance(leaf, OnDevice)]
+
+        def compute() -> None:
+            expected = [leaf for leaf in tree_leaves(truth(*given)) if isinstance(leaf, Tensor)]
+            for result, values in zip(results, expected, strict=True):
                 assert (result.shape, result.dtype) == (values.shape, values.dtype)
                 result.held.copy_(values)
+
+        cuda.do(compute)
         return made
 
     return answer
+
+
+def _is_matrix(value: object) -> bool:
+    return isinstance(value, PackedMatrix)
