@@ -13,6 +13,8 @@ from engine.sequence import Sequence
 Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 
+_ALIGNMENT = 16  # bytes
+
 
 class Batch(NamedTuple):
     """One step's input.
@@ -154,10 +156,21 @@ class BatchBuilder:
 def as_one_copy(
     arrays: tuple[NDArray[np.signedinteger], ...], device: torch.device
 ) -> list[Tensor]:
-    """Tensors on `device` of these arrays, all of one dtype. Parts of one tensor: one transfer."""
-    packed = torch.from_numpy(np.concatenate([values.ravel() for values in arrays]))
-    parts = torch.split(packed.to(device), [values.size for values in arrays])
-    return [part.view(values.shape) for part, values in zip(parts, arrays, strict=True)]
+    """Tensors on `device` of these arrays, all of one dtype. Parts of one tensor: one transfer.
+
+    It is not waited for. Each part begins where `_ALIGNMENT` says: Triton compiles a kernel anew
+    for a pointer that is not a multiple of 16 bytes.
+    """
+    step = _ALIGNMENT // arrays[0].itemsize
+    sizes = [-(-values.size // step) * step for values in arrays]
+    packed = np.zeros(sum(sizes), arrays[0].dtype)
+    parts = torch.split(torch.from_numpy(packed), sizes)
+    for part, values in zip(parts, arrays, strict=True):
+        part.numpy()[: values.size] = values.ravel()
+    there = torch.split(torch.from_numpy(packed).to(device, non_blocking=True), sizes)
+    return [
+        part[: values.size].view(values.shape) for part, values in zip(there, arrays, strict=True)
+    ]
 
 
 def _lay_out(step: Step, rows: Int64, computed: Int64) -> _Layout:

@@ -12,7 +12,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called `name`; `auto` is CUDA where there is one.
+    """The device called `name`; `auto` is CUDA where there is one. One of CUDA has its number.
 
     Raises LoadError for one that is not there.
     """
@@ -29,16 +29,18 @@ def choose_device(name: str) -> torch.device:
             f"The device {name!r} is asked for, but PyTorch sees "
             f"{torch.cuda.device_count()} CUDA devices."
         )
-    return device
+    return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 
 def prepare_kernels(config: EngineConfig, device: torch.device) -> None:
-    """Say where compiled kernels are kept.
+    """Say where compiled kernels are kept, and on which GPU this thread launches kernels.
 
     Raises LoadError if 8-bit inputs are demanded of a CPU that has no kernels for them.
     """
     if config.kernel_cache:
         keep_kernels_in(Path(config.kernel_cache))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # Triton launches on the current one, wherever tensors are
     if config.cpu_activations == "int8" and device.type == "cpu" and not has_kernels():
         raise LoadError(
             "--cpu-activations int8 needs the CPU kernels, which this machine could not build, as "

@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,9 +22,15 @@ MAX_LENGTH = 128
 def penalize_repetition(logits: Tensor, token_ids: "array[int]", dry: DryParams) -> None:
     """Apply DRY to the row `logits` [V], in place. `token_ids` are prompt and output."""
     lengths = repetitions(np.frombuffer(token_ids, dtype=np.intc), dry.breaker_ids)
-    for token_id, length in lengths.items():
-        if length >= dry.allowed_length:
-            logits[token_id] -= dry.multiplier * dry.base ** (length - dry.allowed_length)
+    penalties = {
+        token_id: dry.multiplier * dry.base ** (length - dry.allowed_length)
+        for token_id, length in lengths.items()
+        if length >= dry.allowed_length
+    }
+    if penalties:  # all at once: a GPU is told of each operation
+        ids = torch.tensor(list(penalties)).to(logits.device, non_blocking=True)
+        values = torch.tensor(list(penalties.values()), dtype=torch.float64).float()
+        logits[ids] -= values.to(logits.device, non_blocking=True)
 
 
 def repetitions(tokens: NDArray[np.int32], breaker_ids: Sequence[int]) -> dict[int, int]:

@@ -32,7 +32,10 @@ def wanted_of(step: Step, logits: Tensor) -> Wanted | None:
     places = [place for place, num in enumerate(nums) if num is not None]
     if not places:
         return None
-    return Wanted(places, _log_softmax(logits[places]), [nums[place] or 0 for place in places])
+    if len(places) < len(nums):
+        index = torch.tensor(places).to(logits.device, non_blocking=True)
+        logits = logits.index_select(0, index)
+    return Wanted(places, _log_softmax(logits), [nums[place] or 0 for place in places])
 
 
 def describe_samples(wanted: Wanted, token_ids: Sequence[int]) -> dict[int, TokenLogprob]:
@@ -114,11 +117,12 @@ def _describe(
     if not token_ids:
         return []
     num_top = min(max(nums_top), logprobs.shape[-1])
-    index = torch.tensor(list(token_ids), device=logprobs.device)
-    own = logprobs.gather(-1, index[:, None])[:, 0].tolist()
+    index = torch.tensor(list(token_ids)).to(logprobs.device, non_blocking=True)
     top = logprobs.topk(num_top, dim=-1)
-    rows = zip(own, top.indices.tolist(), top.values.tolist(), nums_top, strict=True)
+    # Beside each other, for one wait.
+    found = torch.cat([logprobs.gather(-1, index[:, None]), top.values], dim=-1).tolist()
+    rows = zip(found, top.indices.tolist(), nums_top, strict=True)
     return [
-        TokenLogprob(value, tuple(zip(ids[:num], values[:num], strict=True)))
-        for value, ids, values, num in rows
+        TokenLogprob(own, tuple(zip(ids[:num], values[:num], strict=True)))
+        for (own, *values), ids, num in rows
     ]

@@ -29,8 +29,12 @@ class TokenCounts:
     def start(self, row: int, token_ids: "array[int]", num_prompt_tokens: int) -> None:
         """Begin a row anew with a sequence's tokens."""
         counts, seen = self._tables()
-        ids = torch.from_numpy(np.array(token_ids, dtype=np.int64)).to(self._device)
-        counts[row] = torch.bincount(ids[num_prompt_tokens:], minlength=self._shape[1])
+        numbers = torch.from_numpy(np.array(token_ids, dtype=np.int64))
+        ids = numbers.to(self._device, non_blocking=True)
+        made = ids[num_prompt_tokens:]
+        counts[row] = 0
+        # Not bincount: it waits for the device to learn how long its result is.
+        counts[row].index_add_(0, made, torch.ones_like(made, dtype=torch.int32))
         seen[row] = False
         seen[row, ids] = True
 

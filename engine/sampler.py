@@ -220,7 +220,8 @@ class Sampler:
         return logits
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        values = np.ascontiguousarray(values)
+        return torch.from_numpy(values).to(self.device, non_blocking=True)  # else it is waited for
 
 
 def _needs(params: SamplingParams, vocab_size: int) -> int:

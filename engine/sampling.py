@@ -66,7 +66,7 @@ def forbid(logits: Tensor, lines: NDArray[np.int64], forbidden: NDArray[np.bool_
 
 
 def _forbid_on_device(logits: Tensor, lines: Tensor, forbidden: Tensor) -> None:
-    where, mask = lines.to(logits.device), forbidden.to(logits.device)
+    where, mask = (part.to(logits.device, non_blocking=True) for part in (lines, forbidden))
     kept = logits[where].masked_fill(mask, -torch.inf)
     is_empty = kept.amax(-1, keepdim=True) == -torch.inf
     logits[where] = torch.where(is_empty & ~mask, 0.0, kept)

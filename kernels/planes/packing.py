@@ -83,8 +83,7 @@ def _words(codes: Tensor, bits: int) -> Tensor:
     fields = 16 // bits
     sets = codes.unflatten(2, (-1, fields)).to(torch.int32) & (1 << bits) - 1
     shifts = torch.arange(0, 16, bits, dtype=torch.int32, device=codes.device)
-    words: Tensor = (sets << shifts[:, None]).sum(3, dtype=torch.int32)
-    return words.flatten(1).to(torch.int16).view(torch.uint16)
+    return _as_words((sets << shifts[:, None]).sum(3, dtype=torch.int32))
 
 
 def _bits(codes: Tensor) -> Tensor:

@@ -48,7 +48,8 @@ def test_8_bit_inputs_on_a_cpu_need_its_kernels(monkeypatch):
     prepare_kernels(config, cpu)
     monkeypatch.setattr("engine.device.has_kernels", lambda: False)
     prepare_kernels(EngineConfig(), cpu)
-    prepare_kernels(config, torch.device("cuda"))
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    prepare_kernels(config, torch.device("cuda:0"))
     with pytest.raises(LoadError, match=r"install g\+\+, or ask for auto"):
         prepare_kernels(config, cpu)
 
