@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from engine.engine import load_engine
+from engine.engine import load_generator
 from engine.text.grammar_text import of_regex
 from engine.text.text_model import load_text_model
 from engine.weights.files import ModelRef, resolve
@@ -48,10 +48,10 @@ def engines(files, monkeypatch, **changes):
     """One that computes its steps one by one, and one with graphs."""
     base = EngineConfig(max_seqs=3, max_num_batched_tokens=16, block_size=4, device="cpu")
     config = msgspec.structs.replace(base, **changes)
-    plain = load_engine(files, config)
+    plain = load_generator(files, config)
     device = LateDevice(records=False)
     monkeypatch.setattr("engine.engine.choose_graphs", lambda *_: device)
-    graphed = load_engine(files, config)
+    graphed = load_generator(files, config)
     watch(graphed, device)
     return plain, graphed
 
