@@ -1,30 +1,23 @@
 """Engines over a HashModel that decode by graphs on a late device."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from engine.batch import Batch
 from engine.engine import Engine
+from engine.runner import Made
 from engine.steps import Pipelined
 from tests.engine.hash_model import HashModel, make_engine
 from tests.engine.late_device import LateDevice
 
 
 class GraphHashModel(HashModel):
-    """A HashModel whose decode steps are tensor operations alone, padding included.
-
-    Other steps wait for what the device has been told, as they would on it.
-    """
-
-    def __init__(self, device: LateDevice) -> None:
-        super().__init__()
-        self._device = device
+    """A HashModel whose decode steps are tensor operations alone, padding included."""
 
     def forward(self, batch: Batch, kv_cache: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        if torch.utils._python_dispatch._get_current_dispatch_mode() is None:
-            self._device.drain()
         if len(batch.token_ids) > len(batch.context_lengths):
             return super().forward(batch, kv_cache)
         keys, values = (cache.flatten() for cache in kv_cache[0])
@@ -49,13 +42,24 @@ def make_graph_engine(
 ) -> tuple[Engine, LateDevice]:
     """As `make_engine`, and the device."""
     device = LateDevice()
-    model = GraphHashModel(device)
-    engine = make_engine(model, graph_device=device, reload=reload, **changes)  # type: ignore[arg-type]
-    steps = engine._steps._steps  # of the careful ones
+    engine = make_engine(GraphHashModel(), graph_device=device, reload=reload, **changes)  # type: ignore[arg-type]
+    watch(engine, device)
+    return engine, device
+
+
+def watch(engine: Engine, device: LateDevice) -> None:
+    """Have what is no graph's wait for all that was told, and outputs be spoilt before a replay."""
+    steps, runner = engine._steps._steps, engine._runner
     assert isinstance(steps, Pipelined)
-    # What is no graph's is computed at once here, and has to come behind all that was told.
-    sample = engine._runner.sample
-    engine._runner.sample = lambda *given: (device.drain(), sample(*given))[1]  # type: ignore[method-assign, func-returns-value]
+    compute, sample = runner.compute, runner.sample
+
+    def late(function: Callable[..., Made | None]) -> Any:
+        def after(*given: object) -> Made | None:
+            device.drain()
+            return function(*given)
+
+        return after
+
+    runner.compute, runner.sample = late(compute), late(sample)  # type: ignore[method-assign]
     graphs = steps._runner._graphs
     device.outputs = [graphs.ids, graphs.logits]
-    return engine, device

@@ -75,6 +75,13 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
+def _record(body: Callable[[], None]) -> Callable[[], None]:
+    recorder = Recorder()
+    with Refusing(), recorder:
+        body()
+    return recorder.replay
+
+
 def _copy(source: Tensor, target: Tensor) -> None:
     target.copy_(source)
 
@@ -82,13 +89,15 @@ def _copy(source: Tensor, target: Tensor) -> None:
 class LateDevice:
     """Satisfies `GraphDevice`. `outputs` are filled with nonsense before each replay.
 
-    `log` says in which order ids were asked for and waited for.
+    `log` says in which order ids were asked for and waited for. Unless it `records`, a replay runs
+    the body again: kernels that are not torch's cannot be noted.
     """
 
     device = torch.device("cpu")
 
-    def __init__(self) -> None:
+    def __init__(self, *, records: bool = True) -> None:
         self.outputs: list[Tensor] = []
+        self._records = records
         self.log: list[str] = []
         self.num_captures = 0
         self._queue: list[Callable[[], None]] = []
@@ -96,14 +105,13 @@ class LateDevice:
 
     def capture(self, body: Callable[[], None]) -> Callable[[], None]:
         body()
-        with Refusing(), Recorder() as recorder:
-            body()
+        replay = _record(body) if self._records else body
         self.num_captures += 1
 
         def run() -> None:
             for output in self.outputs:
                 output.fill_(_POISON[output.dtype])
-            recorder.replay()
+            replay()
 
         return lambda: self._queue.append(run)
 
