@@ -1,4 +1,4 @@
-"""Runs an engine's steps where memory may run out: a step that does not fit leaves no trace.
+"""Attempts an engine's steps where memory may run out: a step that does not fit leaves no trace.
 
 Whatever such a step has written lies in blocks that the prefix cache has no name for yet, and in
 per-row state that is made anew when a sequence is admitted. So all sequences are put back and go on
@@ -11,6 +11,8 @@ before it gives up.
 import gc
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -18,13 +20,15 @@ from engine.config import SamplingParams
 from engine.errors import OutOfMemory
 from engine.memory import memory_of
 from engine.messages import SequenceOutput, SequenceRequest
-from engine.runner import Runner, Sampled
+from engine.runner import Sampled
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
 from engine.shortage import is_shortage, no_memory
 from engine.step_budget import StepBudget
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 # Steps that did not fit since its last token, after which a sequence ends; alone they weigh more.
 _MAX_BLAME = 24
@@ -39,24 +43,33 @@ _REFUSAL = (
 )
 
 
-class CarefulSteps:
-    """Runs each step of a scheduler. No other step may be under way on the device."""
+class Careful:
+    """Attempts the steps of a scheduler. No other step may be under way on the device."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, device: torch.device) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        run: Callable[[Step], Sampled],
+        device: torch.device,
+        *,
+        forget: Callable[[str], None],
+    ) -> None:
+        """`run` computes any step; `forget` is told of sequences that end here."""
         self._scheduler = scheduler
-        self._runner = runner
+        self._run = run
         self._device = device
+        self._forget = forget
         self._budget = StepBudget(scheduler.max_num_batched_tokens)
         self._blame: dict[str, int] = {}  # by sequence
         self._num_pauses = 0
         self._refused: list[SequenceOutput] = []
 
-    def run(self, step: Step) -> Sampled | None:
-        """What the step made, for `commit`; None if it did not fit: then schedule another one.
+    def attempt(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
+        """What `compute` makes of a step; None if it did not fit: then schedule another one.
 
         Raises OutOfMemory if no step fits any more; all sequences are still in the scheduler.
         """
-        made = self._try(step)
+        made = self._try(step, compute)
         if made is None:
             self._give_way(step)
             return None
@@ -74,9 +87,9 @@ class CarefulSteps:
         refused, self._refused = self._refused, []
         return refused
 
-    def _try(self, step: Step) -> Sampled | None:
+    def _try(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
         try:
-            return self._runner.run(step)
+            return compute(step)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
@@ -125,7 +138,7 @@ class CarefulSteps:
         self._scheduler.waiting.move_to_end(trial.id, last=False)
         self._scheduler.max_num_batched_tokens = 1
         try:
-            return self._try(self._scheduler.schedule()) is not None
+            return self._try(self._scheduler.schedule(), self._run) is not None
         finally:
             self._scheduler.cancel(trial.id)
             self._scheduler.max_num_batched_tokens = self._budget.now
@@ -150,5 +163,5 @@ class CarefulSteps:
     def _refuse(self, sequence: Sequence) -> None:
         logger.warning("sequence %s ends: it does not fit the memory", sequence.id)
         self._scheduler.cancel(sequence.id)
-        self._runner.prompt_logprobs.forget(sequence.id)
+        self._forget(sequence.id)
         self._refused.append(SequenceOutput(id=sequence.id, error=(OutOfMemory.code, _REFUSAL)))

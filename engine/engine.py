@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from engine.block_manager import BlockManager
-from engine.careful import CarefulSteps
+from engine.careful import Careful
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
@@ -91,7 +91,12 @@ class Engine:
             config.max_num_batched_tokens,
             switch,
         )
-        self._steps = CarefulSteps(self._scheduler, self._runner, device)
+        self._careful = Careful(
+            self._scheduler,
+            self._runner.run,
+            device,
+            forget=self._runner.prompt_logprobs.forget,
+        )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
         self._reload = reload
@@ -171,8 +176,8 @@ class Engine:
         if self._compiling:
             self._queue_compiled()
         step = self._scheduler.schedule()
-        made = self._steps.run(step) if step.sequences else None
-        ended = [*self._ended.values(), *self._steps.take_refused()]
+        made = self._careful.attempt(step, self._runner.run) if step.sequences else None
+        ended = [*self._ended.values(), *self._careful.take_refused()]
         self._ended.clear()
         if made is None:
             return ended
