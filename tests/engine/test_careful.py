@@ -1,7 +1,9 @@
 """An engine whose memory runs out, anywhere, once or for ever: no token becomes another one."""
 
+import importlib
 import json
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ import torch
 from engine.config import EngineConfig
 from engine.engine import load_engine
 from engine.errors import OutOfMemory
+from engine.messages import SequenceOutput
 from tests.engine import tiny_llama
 from tests.engine.hash_model import (
     VOCAB_SIZE,
@@ -19,6 +22,7 @@ from tests.engine.hash_model import (
     request,
 )
 
+RUNNER: Any = importlib.import_module("engine.runner")
 NO_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
 
 
@@ -68,7 +72,7 @@ def crowd(num=8, seed=0):
     """Requests of all kinds, some of which share a beginning."""
     rng = random.Random(seed)
     shared = [rng.randrange(VOCAB_SIZE) for _ in range(13)]
-    kinds = [
+    kinds: list[dict[str, Any]] = [
         {},
         {"temperature": 0.9, "seed": 5},
         {"temperature": 1.1, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "seed": 3},
@@ -81,7 +85,7 @@ def crowd(num=8, seed=0):
     for number in range(num):
         tail = [rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 25))]
         prompt = (shared if rng.random() < 0.5 else []) + tail
-        params = {"max_tokens": rng.randint(3, 20), **kinds[number % len(kinds)]}
+        params: dict[str, Any] = {"max_tokens": rng.randint(3, 20), **kinds[number % len(kinds)]}
         asked.append(request(prompt, id=str(number), **params))
     return asked
 
@@ -155,7 +159,7 @@ PLACES = {
     "a row's parameters": lambda engine: (engine._runner.sampler, "set"),
     "the batch": lambda engine: (engine._runner.builder, "build"),
     "the prompt's log-probabilities": lambda engine: (engine._runner.prompt_logprobs, "note"),
-    "the log-probabilities": lambda engine: ("engine.runner", "describe_samples"),
+    "the log-probabilities": lambda engine: (RUNNER, "describe_samples"),
 }
 
 
@@ -163,8 +167,6 @@ PLACES = {
 def test_it_does_not_matter_where_in_a_step_memory_runs_out(place, monkeypatch):
     engine = make_engine()
     owner, name = place(engine)
-    if isinstance(owner, str):
-        import engine.runner as owner
     failing = Failing(getattr(owner, name), is_bad_for_a_while)
     monkeypatch.setattr(owner, name, failing)
     assert run_all(engine, crowd()) == EXPECTED
@@ -180,7 +182,7 @@ def test_a_real_models_tokens_are_those_of_an_undisturbed_run(tmp_path, bad, mon
         for n in range(6)
     ]
     expected = run_all(load_engine(files, config), asked)
-    engine = load_engine(files, config)
+    engine: Any = load_engine(files, config)
     layer = engine._runner.model.layers[1]  # what the first has written is there, the rest is not
     failing = Failing(layer.forward, lambda number: number not in (bad, bad + 1))
     monkeypatch.setattr(engine._runner.model, "_stack", None)
@@ -220,7 +222,7 @@ class TestTheSteps:
         engine = make_engine(model := ShortModel(lambda number, size: number not in (3, 4)))
         for name in "abc":
             engine.add(request([7] * 9, id=name, max_tokens=12))
-        outputs = {}
+        outputs: dict[str, list[int]] = {}
         for number in range(60):
             for output in engine.step():
                 outputs.setdefault(output.id, []).extend(output.token_ids)
@@ -261,7 +263,7 @@ class TestWhereNothingFits:
 
     def until_exhausted(self, engine):
         """Step until nothing fits; what was made by then."""
-        made = {}
+        made: dict[str, list[int]] = {}
 
         def step():
             for output in engine.step():
@@ -314,9 +316,8 @@ class TestWhereNothingFits:
 class TestASequenceThatNeverFits:
     def fail_for(self, engine, monkeypatch, names):
         """Make the log-probabilities of those sequences what never fits."""
-        import engine.runner as owner
 
-        describe = owner.describe_samples
+        describe = RUNNER.describe_samples
         ours = {int(name) for name in names}
 
         def fail(wanted, token_ids):
@@ -324,10 +325,10 @@ class TestASequenceThatNeverFits:
                 raise NO_MEMORY
             return describe(wanted, token_ids)
 
-        monkeypatch.setattr(owner, "describe_samples", fail)
+        monkeypatch.setattr(RUNNER, "describe_samples", fail)
 
     def test_ends_in_words_and_the_others_get_all_of_their_tokens(self, monkeypatch):
-        engine = make_engine()
+        engine = make_engine(model := HashModel())
         self.fail_for(engine, monkeypatch, ["2", "4"])
         asked = [request([n] * 7, id=str(n), max_tokens=9, num_logprobs=n) for n in range(6)]
         for item in asked:
@@ -335,10 +336,10 @@ class TestASequenceThatNeverFits:
         made = drain(engine)
         for name in ("2", "4"):
             assert [output.token_ids for output in made[name]] == [[]]
-            code, message = made[name][-1].error
+            code, message = made[name][-1].error or ("", "")
             assert (code, "however few tokens" in message) == ("out_of_memory", True)
         for name in "0135":
-            assert ids_of(made[name]) == engine._runner.model.continue_greedily([int(name)] * 7, 9)
+            assert ids_of(made[name]) == model.continue_greedily([int(name)] * 7, 9)
         assert engine.stats().kv_blocks_used == 0
 
     @pytest.mark.parametrize("has_cache", [True, False], ids=["cached", "not cached"])
@@ -349,7 +350,7 @@ class TestASequenceThatNeverFits:
         model = ShortModel(lambda number, size: True)
         engine = make_engine(model, enable_prefix_cache=has_cache, max_num_batched_tokens=16)
         long = list(range(40)) * 2
-        made = {}
+        made: dict[str, list[SequenceOutput]] = {}
         engine.add(request(long, id="long", num_logprobs=7))
         self.fail_for(engine, monkeypatch, ["7"])
         for number in range(5000):
@@ -384,10 +385,9 @@ def test_a_grammar_is_where_it_was(monkeypatch):
     expected = run_all(load_engine(files, config), asked)
     assert {item[3] for item in expected.values()} == {"stop"}
     engine = load_engine(files, config)
-    import engine.runner as owner
 
-    failing = Failing(owner.describe_samples, is_bad_for_a_while)
-    monkeypatch.setattr(owner, "describe_samples", failing)
+    failing = Failing(RUNNER.describe_samples, is_bad_for_a_while)
+    monkeypatch.setattr(RUNNER, "describe_samples", failing)
     made = run_all(engine, asked)
     assert {name: item[0] for name, item in made.items()} == {
         name: item[0] for name, item in expected.items()

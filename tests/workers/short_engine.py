@@ -6,6 +6,7 @@ log-probabilities of who wants so many beside each token never fit). A file SHOR
 has happened.
 """
 
+import importlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from engine import careful, runner
+from engine import careful
 from engine.config import EngineConfig
 from engine.engine import load_generator
 from engine.messages import EngineLike
@@ -27,7 +28,7 @@ def load_engine(
 ) -> EngineLike:
     """The factory for TRAMONTANE_ENGINE."""
     engine: Any = load_generator(files, config, progress)
-    careful.PAUSES_S = (0.01, 0.01)
+    careful.PAUSES_S = (0.01,) * 4
     _limit_forwards(engine._runner.model)
     _limit_logprobs(int(os.environ.get("SHORT_LOGPROBS", "-1")))
     return engine  # type: ignore[no-any-return]
@@ -59,6 +60,7 @@ def _limit_forwards(model: Any) -> None:
 
 
 def _limit_logprobs(num: int) -> None:
+    runner: Any = importlib.import_module("engine.runner")
     describe = runner.describe_samples
 
     def limited(wanted: Any, token_ids: Any) -> Any:

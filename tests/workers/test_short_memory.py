@@ -1,6 +1,7 @@
 """Workers whose engine runs out of memory: jobs go on at their offset, and none is blamed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,12 @@ from workers import contract
 from workers.contract import Done, Failed, Fence
 from workers.prepare import prepare
 
-EXACT = {"device": "cpu", "dtype": "float32", "cpu_activations": "float", "max_seqs": 8}
+EXACT: dict[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "cpu_activations": "float",
+    "max_seqs": 8,
+}
 NUM_JOBS, NUM_TOKENS = 4, 40
 
 
@@ -53,7 +59,7 @@ def jobs():
 def expected(jobs, model_files, text):
     """What an engine makes of each that has all memory, one after the other."""
     engine = load_engine(model_files, EngineConfig(**EXACT))
-    made = {}
+    made: dict[str, list[int]] = {}
     for job in jobs:
         (plan,) = prepare(job, text, engine.info)
         engine.add(SequenceRequest(id=job.id, prompt_ids=plan.prompt_ids, params=plan.params))

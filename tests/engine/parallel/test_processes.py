@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -77,7 +78,7 @@ def test_a_step_that_does_not_fit_one_of_them_is_not_tried_again(files, monkeypa
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    engine = load_engine(files("llama3"), CONFIG)
+    engine: Any = load_engine(files("llama3"), CONFIG)
     monkeypatch.setattr(engine._runner.model._model, "forward", fail)
     with pytest.raises(OutOfMemory, match="lower --max-num-batched-tokens"):
         by_engine(engine, tiny.prompts()[:1])

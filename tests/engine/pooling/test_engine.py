@@ -6,7 +6,7 @@ import torch
 
 from engine.config import EngineConfig, SamplingParams
 from engine.errors import InvalidInput, LoadError, OutOfMemory, PromptTooLong
-from engine.messages import EngineInfo, SequenceRequest
+from engine.messages import EngineInfo, SequenceOutput, SequenceRequest
 from engine.pooling.engine import PoolingEngine
 
 PARAMS = SamplingParams(max_tokens=0)
@@ -145,7 +145,7 @@ class TestMemoryThatRunsOut:
         return limit
 
     def run_all(self, engine):
-        made = {}
+        made: dict[str, SequenceOutput] = {}
         for _ in range(200):
             if not engine.has_work():
                 return made
