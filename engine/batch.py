@@ -66,6 +66,10 @@ class BlockTables:
         """The block tables of `rows`, as many columns as `num_tokens` need."""
         return self._blocks[:, : -(-num_tokens // self.block_size)].take(rows, axis=0)
 
+    def whole(self, rows: Int64) -> Int32:
+        """The block tables of `rows`, all columns."""
+        return self._blocks[rows]
+
     def slots(self, rows: Int64, positions: Int64) -> Int64:
         """Where the token at each position of the sequence in each row lies."""
         return self._shifts[rows, positions // self.block_size] + positions
@@ -97,20 +101,23 @@ class BatchBuilder:
     ) -> None:
         self.device = device
         self._has_rope_sets = has_rope_sets
-        self._tables = BlockTables(max_seqs, -(-max_model_len // block_size), block_size)
+        self.tables = BlockTables(max_seqs, -(-max_model_len // block_size), block_size)
         self._counting = np.arange(max_seqs + 1, dtype=np.int64)
         self._counting_small = self._counting.astype(np.int32)
 
+    def note(self, step: Step) -> None:
+        """Take in the blocks of a step whose batch is built elsewhere."""
+        self.tables.update(step)
+
     def build(self, step: Step) -> tuple[Batch, SampledRows]:
         """The batch of a step that has at least one sequence. On CPU it is valid until the next."""
-        self._tables.update(step)
+        self.tables.update(step)
         rows = _int64([sequence.row for sequence in step.sequences])
         computed = _int64([sequence.num_computed for sequence in step.sequences])
-        is_decode = step.num_batched_tokens == len(step.sampled)
-        lay_out = self._lay_out_decode if is_decode else _lay_out
+        lay_out = self._lay_out_decode if step.is_decode else _lay_out
         layout = lay_out(step, rows, computed)
-        slots = self._tables.slots(layout.token_rows, layout.positions)
-        tables = self._tables.of(rows, int(layout.lengths.max()))
+        slots = self.tables.slots(layout.token_rows, layout.positions)
+        tables = self.tables.of(rows, int(layout.lengths.max()))
         wide = (layout.token_ids, layout.positions, slots, layout.last, *self._rope_sets(step))
         narrow = (tables, layout.starts, layout.lengths.astype(np.int32))
         token_ids, positions, slots_there, last, *sets = self._to_device(wide)

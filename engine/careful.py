@@ -44,7 +44,7 @@ _REFUSAL = (
 
 
 class Careful:
-    """Attempts the steps of a scheduler. No other step may be under way on the device."""
+    """Attempts the steps of a scheduler; one at a time, but for `attempt_ahead`."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Careful:
         self._budget = StepBudget(scheduler.max_num_batched_tokens)
         self._blame: dict[str, int] = {}  # by sequence
         self._num_pauses = 0
+        self._is_torn = False
         self._refused: list[SequenceOutput] = []
 
     def attempt(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
@@ -81,6 +82,18 @@ class Careful:
     def _is_well(self) -> bool:
         """True while nothing is remembered of a step that did not fit."""
         return self._budget.now == self._budget.most and not (self._blame or self._num_pauses)
+
+    def attempt_ahead(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
+        """As `attempt`, behind a step that is still to be committed; then call `settle`."""
+        made = self._try(step, compute)
+        self._is_torn = made is None
+        return made
+
+    def settle(self) -> None:
+        """Undo what was attempted ahead and did not fit, now that all else is committed."""
+        if self._is_torn:
+            self._is_torn = False
+            self._scheduler.put_back()
 
     def take_refused(self) -> list[SequenceOutput]:
         """The ends of sequences that cannot go on in this memory, each once."""

@@ -38,6 +38,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     imatrix: str = ""  # path of a file that says how much each column matters to K types
     topology: str = ""  # path of a YAML file that gives layers types of their own
     tensor_parallel: int = 1  # processes that share the model
+    enforce_eager: bool = False  # on a GPU: no graphs of decode steps
 
 
 # other spellings of `EngineConfig.dtype`: those of mistral.rs and of vLLM

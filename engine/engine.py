@@ -7,7 +7,7 @@ and the model. The engine makes no reference cycles itself: what a sequence held
 
 import functools
 import gc
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import msgspec
 import torch
@@ -16,20 +16,26 @@ from engine.block_manager import BlockManager
 from engine.careful import Careful
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
+from engine.decode_graphs import DecodeGraphs
 from engine.device import choose_cache_dtype, choose_device, choose_dtype, prepare_kernels
-from engine.errors import InvalidInput, LoadError, PromptTooLong
+from engine.errors import InvalidInput, LoadError
 from engine.fingerprint import fingerprint
+from engine.graph_device import GraphDevice
+from engine.graph_runner import GraphRunner
+from engine.graph_setup import choose_graphs, graph_bytes
 from engine.kv_cache import allocate
 from engine.loading import load_model, reload
 from engine.logprobs import add_logprobs
 from engine.messages import EngineInfo, EngineLike, EngineStats, SequenceOutput, SequenceRequest
 from engine.quant.names import ISQ_NAMES, isq_name
 from engine.requantize import WeightChange, give_back_memory
+from engine.request_check import check_request
 from engine.runner import Model, Runner
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
 from engine.shortage import enough_memory
 from engine.sizing import cache_capacity, check_settings
+from engine.steps import OneByOne, Pipelined, Steps
 from engine.text.text_model import load_vocabulary
 from engine.text.tokenizer import Tokenizer
 from engine.weights.checkpoint import open_checkpoint
@@ -56,16 +62,23 @@ class Engine:
         name: str = "",
         reload: Callable[[str], Model] | None = None,
         load_tokenizer: Callable[[], Tokenizer] | None = None,
+        graph_device: GraphDevice | None = None,
     ) -> None:
         """`cache_dtype`, of keys and values, is `dtype` unless given; `name` is the fingerprint;
         `reload` loads the model in another type of its weights; without `load_tokenizer` there are
-        no grammars.
+        no grammars; with `graph_device`, decode steps are graphs there.
 
         Raises LoadError if `config` cannot be met.
         """
         check_settings(config)
         cache_dtype = cache_dtype or dtype
-        capacity = cache_capacity(model, model_config, config, device, cache_dtype)
+        reserved_bytes = 0
+        if graph_device is not None:
+            with enough_memory("A graph of the decode step", device, "say --enforce-eager"):
+                reserved_bytes = graph_bytes(model, model_config, config, cache_dtype, graph_device)
+        capacity = cache_capacity(
+            model, model_config, config, device, cache_dtype, reserved_bytes=reserved_bytes
+        )
         size = (capacity.num_blocks, capacity.block_size)
         with enough_memory("The KV cache", device, "lower --pa-gpu-mem or --pa-gpu-mem-usage"):
             cache = allocate(model_config, *size, cache_dtype, device)
@@ -91,11 +104,23 @@ class Engine:
             config.max_num_batched_tokens,
             switch,
         )
-        self._careful = Careful(
-            self._scheduler,
-            self._runner.run,
-            device,
-            forget=self._runner.prompt_logprobs.forget,
+        run, graphs = self._runner.run, None
+        if graph_device is not None:
+            graphs = GraphRunner(
+                self._runner,
+                DecodeGraphs(
+                    *(cache, capacity, config.max_seqs, model_config.vocab_size, graph_device),
+                    has_rope_sets=switch > 0,
+                ),
+                graph_device,
+            )
+            run = graphs.run
+        forget = self._runner.prompt_logprobs.forget
+        self._careful = Careful(self._scheduler, run, device, forget=forget)
+        self._steps: Steps = (
+            OneByOne(self._scheduler, self._runner, self._careful)
+            if graphs is None
+            else Pipelined(self._scheduler, graphs, self._careful)
         )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
@@ -175,14 +200,14 @@ class Engine:
         """
         if self._compiling:
             self._queue_compiled()
-        step = self._scheduler.schedule()
-        made = self._careful.attempt(step, self._runner.run) if step.sequences else None
+        made = self._steps.next()
         ended = [*self._ended.values(), *self._careful.take_refused()]
         self._ended.clear()
         if made is None:
             return ended
-        outputs = self._scheduler.commit(step, made.token_ids)
-        outputs = add_logprobs(step, outputs, made.logprobs, self._runner.prompt_logprobs)
+        step, sampled = made
+        outputs = self._scheduler.commit(step, sampled.token_ids)
+        outputs = add_logprobs(step, outputs, sampled.logprobs, self._runner.prompt_logprobs)
         return ended + (outputs if self._runner.grammars is None else self._judge(step, outputs))
 
     def _judge(self, step: Step, outputs: list[SequenceOutput]) -> list[SequenceOutput]:
@@ -226,10 +251,11 @@ class Engine:
             return None
         self._change = None
         try:
-            self._runner.model = change.result()
+            model = change.result()
         except LoadError as error:
             return str(error)
         self._scheduler.begin_anew()
+        self._steps.take_model(model)
         self.info = msgspec.structs.replace(self.info, isq=change.isq)
         _settle_garbage()
         give_back_memory()
@@ -249,29 +275,10 @@ class Engine:
         )
 
     def _check_request(self, request: SequenceRequest) -> None:
-        if not request.prompt_ids:
-            raise InvalidInput("The prompt has no tokens.", "prompt")
-        params = request.params
-        num_tokens = len(request.prompt_ids) + min(params.max_tokens, 1)
-        if num_tokens > self.info.context_length:
-            raise PromptTooLong(num_tokens, self.info.context_length)
-        self._check_ids(request.prompt_ids, "prompt")
-        self._check_ids(request.output_ids, "output_ids")
-        self._check_ids(params.stop_token_ids, "stop_token_ids")
-        self._check_ids(params.logit_bias, "logit_bias")
-        self._check_ids(params.allowed_token_ids, "allowed_token_ids")
-        for word in params.bad_words:
-            self._check_ids(word, "bad_words")
+        check_request(request, self.info)
         is_aside = request.id in self._ended or request.id in self._compiling
         if is_aside or request.id in self._scheduler:
             raise InvalidInput(f"A sequence with the id {request.id!r} is already here.")
-
-    def _check_ids(self, ids: Collection[int], param: str) -> None:
-        if ids and not 0 <= min(ids) <= max(ids) < self.info.vocab_size:
-            bad = min(ids) if min(ids) < 0 else max(ids)
-            raise InvalidInput(
-                f"{bad} is no token id; this model's are 0 to {self.info.vocab_size - 1}.", param
-            )
 
 
 def _refusal(sequence_id: str, message: str) -> SequenceOutput:
@@ -328,6 +335,7 @@ def _load_whole(
         name=name,
         reload=functools.partial(reload, files, config, name, dtype, device),
         load_tokenizer=lambda: load_vocabulary(files),
+        graph_device=choose_graphs(config, model, device),
     )
 
 
@@ -350,6 +358,7 @@ def _load_shared(
         name=name,
         reload=no_reload,
         load_tokenizer=lambda: load_vocabulary(files),
+        graph_device=choose_graphs(config, model, part.device),
     )
 
 

@@ -48,8 +48,8 @@ class LLM:
     time, the others wait. `gpu_memory_utilization` is the share of the device's memory that may be
     filled (None: 0.9 of a GPU's), or `kv_cache_memory_bytes` what keys and values take. `isq` is a
     type that the weights are quantised to as they are loaded (`Q4K`, `8`), `imatrix` and `topology`
-    are files for that. `seed` settles what is drawn where a request has none of its own. Raises
-    LoadError: one sentence that says what to do.
+    are files for that. `seed` settles what is drawn where a request has none of its own.
+    `enforce_eager`: no CUDA graphs. Raises LoadError: one sentence that says what to do.
 
     >>> from engine import LLM, SamplingParams
     >>> llm = LLM(model="builtin", dtype="float32")
@@ -82,6 +82,7 @@ class LLM:
         imatrix: str | Path | None = None,
         topology: str | Path | None = None,
         seed: int = 0,
+        enforce_eager: bool = False,
     ) -> None:
         ref = ModelRef(
             model=str(model),
@@ -108,6 +109,7 @@ class LLM:
             isq=isq or "",
             imatrix=str(imatrix or ""),
             topology=str(topology or ""),
+            enforce_eager=enforce_eager,
         )
         check_isq(config)
         with closing(LoadingBar(f"Downloading {ref.model}")) as bar:

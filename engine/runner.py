@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from engine.batch import Batch, BatchBuilder
+from engine.batch import Batch, BatchBuilder, SampledRows
 from engine.capacity import Capacity
 from engine.kv_cache import KVCache
-from engine.logprobs import PromptLogprobs, describe_samples, wanted_of
+from engine.logprobs import PromptLogprobs, Wanted, describe_samples, wanted_of
 from engine.messages import TokenLogprob
 from engine.sampler import Sampler
 from engine.scheduler import Step
@@ -38,6 +38,13 @@ class Sampled(NamedTuple):
     logprobs: dict[int, TokenLogprob]
 
 
+class Made(NamedTuple):
+    """What a step made, still on the device."""
+
+    ids: Tensor  # [S'] int64
+    wanted: Wanted | None
+
+
 class Runner:
     """One model with its KV cache. `model` may be set to another of the same shape between steps:
     what the cache holds is worth nothing then.
@@ -56,39 +63,55 @@ class Runner:
     ) -> None:
         self.model = model
         self._kv_cache = kv_cache
-        self._builder = BatchBuilder(
+        self.builder = BatchBuilder(
             max_seqs,
             capacity.context_length,
             capacity.block_size,
             device,
             has_rope_sets=has_rope_sets,
         )
-        self._sampler = Sampler(max_seqs, vocab_size, device)
+        self.sampler = Sampler(max_seqs, vocab_size, device)
         self.grammars: Grammars | None = None  # until the first one comes
         self.prompt_logprobs = PromptLogprobs()
 
     @torch.inference_mode()
     def run(self, step: Step) -> Sampled:
         """Compute a step that has at least one sequence."""
+        return self.tell(step, self.compute(step))
+
+    def compute(self, step: Step) -> Made | None:
+        """`run` without waiting for the device; None where nothing is sampled."""
         for sequence in step.admitted:
-            self._sampler.set(sequence)
-        masks = self._begin_masks(step)
-        batch, sampled = self._builder.build(step)
+            self.sampler.set(sequence)
+        masks = self.begin_masks(step)
+        batch, sampled = self.builder.build(step)
         hidden = self.model.forward(batch, self._kv_cache)
         self.prompt_logprobs.note(step, hidden, self.model.logits)
         if not step.sampled:
-            return Sampled([], {})
+            return None
         if len(step.sampled) < hidden.shape[0]:
             hidden = hidden[batch.logits_indices]
-        logits = self.model.logits(hidden)
+        return self.sample(step, self.model.logits(hidden), sampled, masks)
+
+    def sample(
+        self, step: Step, logits: Tensor, sampled: SampledRows, masks: "Masks | None"
+    ) -> Made:
+        """The next ids, of logits [S', V] float32, which may be overwritten."""
         wanted = wanted_of(step, logits)  # before the sampler writes over the logits
-        token_ids: list[int] = self._sampler.sample(logits, sampled, masks).tolist()
+        return Made(self.sampler.sample(logits, sampled, masks), wanted)
+
+    def tell(self, step: Step, made: Made | None) -> Sampled:
+        """Wait for what `compute` made, and let the grammars go on behind it."""
+        if made is None:
+            return Sampled([], {})
+        token_ids: list[int] = made.ids.tolist()
+        wanted = made.wanted
         logprobs = describe_samples(wanted, token_ids) if wanted else {}
         # Last: no step that fails half way may have moved a grammar.
         self._accept(step, token_ids)
         return Sampled(token_ids, logprobs)
 
-    def _begin_masks(self, step: Step) -> "Masks | None":
+    def begin_masks(self, step: Step) -> "Masks | None":
         """Have what the grammars allow computed beside the forward."""
         if self.grammars is None:
             return None

@@ -35,6 +35,9 @@ Records = NDArray[np.void]
 # looking for the others' rows would be most of a small step's time.
 _PENALTIES, _BIAS, _DRY, _WORDS, _MIN_TOKENS, _GRAMMAR = (1 << i for i in range(6))
 _DRAW, _TOP_K, _TOP_P, _MIN_P = (1 << i for i in range(6, 10))
+_LOGPROBS = 1 << 10
+# What `ops.sample` does not do.
+_BEYOND_KERNEL = _PENALTIES | _BIAS | _DRY | _WORDS | _GRAMMAR | _LOGPROBS
 _NO_LINES: Int64 = np.empty(0, np.int64)
 
 
@@ -89,6 +92,19 @@ class Sampler:
             self._sequences[row] = sequence
         if needs & _PENALTIES:
             self._counts.start(row, sequence.token_ids, sequence.num_prompt_tokens)
+
+    def is_plain(self, sampled: SampledRows) -> bool:
+        """Whether `ops.sample` with the rows' `settings` makes all of it, now and ever after."""
+        needs = _Needs(self._needs[sampled.rows])
+        if needs.of(_BEYOND_KERNEL).size:
+            return False
+        lines = needs.of(_MIN_TOKENS)
+        first_free = self._records["first_free"][sampled.rows[lines]]
+        return bool((sampled.positions[lines] >= first_free).all())
+
+    def settings(self, rows: Int64) -> Records:
+        """What `set` took from the sequences in `rows`: temperature, top_k, seed and so on."""
+        return self._records[rows]
 
     def sample(self, logits: Tensor, sampled: SampledRows, masks: "Masks | None" = None) -> Tensor:
         """The next id of each row of `logits` [S', V] float32; returns [S'] int64.
@@ -222,6 +238,7 @@ def _needs(params: SamplingParams, vocab_size: int) -> int:
         _TOP_K: 0 < params.top_k < vocab_size,
         _TOP_P: params.top_p < 1,
         _MIN_P: params.min_p > 0,
+        _LOGPROBS: params.num_logprobs is not None,
     }
     return sum(bit for bit, is_wanted in wanted.items() if is_wanted)
 

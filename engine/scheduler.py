@@ -54,6 +54,19 @@ class Step:
         """Each sequence with its number of tokens."""
         return zip(self.sequences, self.num_tokens, strict=True)
 
+    @property
+    def is_decode(self) -> bool:
+        """Whether each sequence has one token to compute, and samples after it."""
+        return self.num_batched_tokens == len(self.sampled)
+
+    @classmethod
+    def decode(cls, sequences: list[Sequence], extended: list[Sequence]) -> "Step":
+        """The step of one more token for each of some sequences, of which some got a block."""
+        step = cls()
+        step.sequences, step.extended = sequences, extended
+        step.num_tokens, step.sampled = [1] * len(sequences), list(range(len(sequences)))
+        return step
+
 
 class Scheduler:
     """Waiting and running sequences.
@@ -118,6 +131,27 @@ class Scheduler:
             self._schedule_waiting(step, budget)
         return step
 
+    def follow(self, step: Step) -> Step | None:
+        """The step behind one whose tokens are being made, its blocks allocated, if it is certain.
+
+        `step` is the one step that is not committed, and decodes. None: the next one may admit or
+        preempt, so it waits for `commit` and `schedule`. Sequences that are gone by now, or will be
+        with their token, are not in it. One that turns out to have ended with that token is: its
+        token is computed in vain and never committed.
+        """
+        if self.waiting and self._may_admit():
+            return None
+        sequences = [sequence for sequence in step.sequences if self._will_go_on(sequence)]
+        num_ending = len(self.running) - len(sequences)
+        if not sequences or (num_ending and (self.waiting or self.rope_switch)):
+            return None
+        needy = [other for other in sequences if len(other.token_ids) >= other.capacity]
+        if len(needy) > self.blocks.num_free:
+            return None
+        for sequence in needy:
+            self.blocks.extend(sequence)
+        return Step.decode(sequences, needy)
+
     def commit(self, step: Step, token_ids: Iterable[int]) -> list[SequenceOutput]:
         """Take in what a step made, and release what has ended.
 
@@ -162,6 +196,21 @@ class Scheduler:
         return SequenceOutput(
             id=sequence.id, token_ids=new, finish=finish, cached_tokens=cached_tokens
         )
+
+    def _may_admit(self) -> bool:
+        """Whether the first that waits could find a row and blocks."""
+        first = next(iter(self.waiting.values()))
+        return bool(self._rows) and first.refused_at != self.blocks.num_frees
+
+    def _will_go_on(self, sequence: Sequence) -> bool:
+        """Whether one more token, whatever it is, leaves a sequence running, unless it is a stop.
+
+        Any other end, and a change to the other rope set, is a matter of length.
+        """
+        length = len(sequence.token_ids) + 1
+        if sequence.row < 0 or length >= sequence.rule.max_length:
+            return False
+        return not self.rope_switch or length != self.rope_switch + 1
 
     def _switch_outgrown(self, step: Step) -> None:
         """Have those that just became too long for the first rope set computed with the second."""

@@ -173,6 +173,13 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
             ge=1,
         ),
     ] = 1
+    enforce_eager: Annotated[
+        bool,
+        setting(
+            "On a GPU, compute decode steps one by one, without CUDA graphs: slower, and starts "
+            "faster."
+        ),
+    ] = False
     lease_s: Annotated[
         float, setting("A dead worker's jobs go to another one after this long.", ge=0.3)
     ] = 6.0
@@ -252,6 +259,7 @@ def engine_config(config: WorkerConfig, environ: Mapping[str, str] | None = None
         imatrix=config.imatrix,
         topology=config.topology,
         tensor_parallel=config.tensor_parallel,
+        enforce_eager=config.enforce_eager,
     )
 
 

@@ -62,6 +62,12 @@ class Experts(nn.Module):
             for name, target in expert_parts(f"{prefix}.experts", names, *weights):
                 loader.copy(name, target)
 
+    @property
+    def why_eager(self) -> str:
+        """Why no graph can have this; empty where it can."""
+        is_apart = isinstance(self.packed, PackedExperts)
+        return "experts that are packed one by one wait for the router" if is_apart else ""
+
     def forward(self, x: Tensor) -> Tensor:
         """[T, hidden] to [T, hidden]."""
         weights, chosen = self._route(x)

@@ -44,7 +44,7 @@ class RotaryEmbedding(nn.Module):
         """
         frequencies = self.inverse_frequencies
         if frequencies.dim() == 2:
-            frequencies = frequencies[0 if sets is None else sets]
+            frequencies = frequencies[0] if sets is None else frequencies.index_select(0, sets)
         angles = positions[:, None].float() * frequencies
         return angles.cos() * self.magnitude, angles.sin() * self.magnitude
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from engine.batch import Batch
 from engine.config import EngineConfig, ModelConfig, SamplingParams
 from engine.engine import Engine
+from engine.graph_device import GraphDevice
 from engine.messages import SequenceOutput, SequenceRequest
 
 VOCAB_SIZE = 50
@@ -88,6 +89,7 @@ def make_engine(
     num_blocks: int = 0,
     eos: tuple[int, ...] = (),
     reload: Callable[[str], HashModel] | None = None,
+    graph_device: GraphDevice | None = None,
     **changes: object,
 ) -> Engine:
     """An engine over a HashModel: `num_blocks` of KV (0: plenty), the rest as in EngineConfig."""
@@ -101,6 +103,7 @@ def make_engine(
         device=torch.device("cpu"),
         dtype=torch.float32,
         reload=reload,
+        graph_device=graph_device,
     )
 
 

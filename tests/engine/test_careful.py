@@ -155,9 +155,9 @@ def is_bad_for_a_while(number):
 
 PLACES = {
     "logits": lambda engine: (engine._runner.model, "logits"),
-    "sampling, behind the counts of tokens": lambda engine: (engine._runner._sampler, "sample"),
-    "a row's parameters": lambda engine: (engine._runner._sampler, "set"),
-    "the batch": lambda engine: (engine._runner._builder, "build"),
+    "sampling, behind the counts of tokens": lambda engine: (engine._runner.sampler, "sample"),
+    "a row's parameters": lambda engine: (engine._runner.sampler, "set"),
+    "the batch": lambda engine: (engine._runner.builder, "build"),
     "the prompt's log-probabilities": lambda engine: (engine._runner.prompt_logprobs, "note"),
     "the log-probabilities": lambda engine: (RUNNER, "describe_samples"),
 }
@@ -293,7 +293,7 @@ class TestWhereNothingFits:
 
     def test_nor_where_it_is_sampling_that_fails(self, monkeypatch):
         engine = make_engine()
-        sampler = engine._runner._sampler
+        sampler = engine._runner.sampler
         monkeypatch.setattr(sampler, "sample", Failing(sampler.sample, lambda number: False))
         engine.add(request([1, 2, 3]))
         assert self.until_exhausted(engine) == {}
