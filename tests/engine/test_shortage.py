@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from engine.config import EngineConfig
+from engine.engine import load_engine
 from engine.errors import LoadError, OutOfMemory
 from engine.shortage import enough_memory, is_shortage, no_memory
+from tests.engine import tiny_llama
 
 CPU = torch.device("cpu")
 HUGE = 1 << 56
@@ -77,3 +80,22 @@ def test_other_errors_pass_a_load_as_they_are():
 
 def test_where_nothing_fits_the_sentence_names_the_settings():
     assert "lower --pa-gpu-mem-usage" in no_memory(CPU)
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        (
+            "load_model",
+            "The model does not fit .* smaller model, or quantise it with --isq",
+        ),
+        ("allocate", "The KV cache does not fit .* lower --pa-gpu-mem or --pa-gpu-mem-usage"),
+    ],
+)
+def test_a_start_says_what_of_it_does_not_fit(tmp_path, monkeypatch, part, sentence):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(f"engine.engine.{part}", fail)
+    with pytest.raises(LoadError, match=sentence):
+        load_engine(tiny_llama.write(tmp_path), EngineConfig(device="cpu"))
