@@ -76,7 +76,7 @@ class CudaGraphDevice:
         self._turn ^= 1
         buffer, event = self._buffers[self._turn][: len(ids)], self._events[self._turn]
         buffer.copy_(ids, non_blocking=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
 
         def wait() -> list[int]:
             event.synchronize()

@@ -76,7 +76,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _record(body: Callable[[], None]) -> Callable[[], None]:
-    with Refusing(), Recorder() as recorder:
+    recorder = Recorder()
+    with Refusing(), recorder:
         body()
     return recorder.replay
 

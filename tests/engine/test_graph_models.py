@@ -1,10 +1,14 @@
 """Real models whose decode steps are graphs' bodies: padding, row state, and the tokens."""
 
+import re
+
 import msgspec
 import pytest
 
 from engine.config import EngineConfig
-from engine.engine import load_engine
+from engine.engine import load_generator
+from engine.text.grammar_text import of_regex
+from engine.text.text_model import load_text_model
 from engine.weights.files import ModelRef, resolve
 from kernels.cpu import (
     cached_attention as cpu_cached_attention,
@@ -44,10 +48,10 @@ def engines(files, monkeypatch, **changes):
     """One that computes its steps one by one, and one with graphs."""
     base = EngineConfig(max_seqs=3, max_num_batched_tokens=16, block_size=4, device="cpu")
     config = msgspec.structs.replace(base, **changes)
-    plain = load_engine(files, config)
+    plain = load_generator(files, config)
     device = LateDevice(records=False)
     monkeypatch.setattr("engine.engine.choose_graphs", lambda *_: device)
-    graphed = load_engine(files, config)
+    graphed = load_generator(files, config)
     watch(graphed, device)
     return plain, graphed
 
@@ -73,3 +77,17 @@ def test_sequences_that_outgrow_the_first_rope_set_are_computed_with_the_second(
         results.append({key: ids_of(outputs) for key, outputs in drain(engine).items()})
     assert results[0] == results[1]
     assert 0 < switch < 200
+
+
+def test_rows_with_a_grammar_are_sampled_apart_and_lead_nobody_on(monkeypatch):
+    files = resolve(ModelRef(model="builtin"))
+    plain, graphed = engines(files, monkeypatch, max_model_len=256, block_size=16)
+    said = []
+    for engine in (plain, graphed):
+        engine.add(request([300, 301, 302], id="free", max_tokens=40))
+        grammar = of_regex("(yes|no|maybe), [a-f]{9}")
+        engine.add(request([300, 7], id="bound", max_tokens=30, temperature=1.0, grammar=grammar))
+        said.append({key: ids_of(outputs) for key, outputs in drain(engine).items()})
+    assert said[0] == said[1]
+    tokenizer = load_text_model(files).tokenizer
+    assert re.fullmatch("(yes|no|maybe), [a-f]{9}", tokenizer.decode(said[1]["bound"]).strip())

@@ -9,7 +9,9 @@ from engine.config import EngineConfig
 from engine.engine import load_engine
 from kernels import interpreter, ops
 from tests.engine import tiny_llama
+from tests.engine.graph_engine import watch
 from tests.engine.hash_model import drain, ids_of, request
+from tests.engine.late_device import LateDevice
 
 PROMPTS = [[5, 90, 33, 7, 61], list(range(10, 33))]
 # Steps that decode only, and steps with a prompt or a piece of one.
@@ -59,3 +61,17 @@ def test_greedy_tokens_are_those_of_the_plain_path(make_engine, launched, monkey
     assert run(make_engine()) == expected
     assert launched == LAUNCHERS
     assert expected["0"] != expected["1"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(not interpreter.is_interpreting(), reason="kernels of this process compile")
+def test_so_are_those_of_steps_as_graphs_do_them(make_engine, launched, launcher, monkeypatch):
+    expected = run(make_engine())
+    monkeypatch.setattr(ops, "_takes_kernel", lambda tensor: True)
+    device = LateDevice(records=False)
+    monkeypatch.setattr("engine.engine.choose_graphs", lambda *_: device)
+    engine = make_engine()
+    watch(engine, device)
+    assert run(engine) == expected
+    assert launched == LAUNCHERS
+    assert device.log[:3] == ["launch 1", "launch 2", "wait 1"]
