@@ -1,4 +1,4 @@
-"""Runs an engine's steps where memory may run out: a step that does not fit leaves no trace.
+"""Attempts an engine's steps where memory may run out: a step that does not fit leaves no trace.
 
 Whatever such a step has written lies in blocks that the prefix cache has no name for yet, and in
 per-row state that is made anew when a sequence is admitted. So all sequences are put back and go on
@@ -11,28 +11,29 @@ before it gives up.
 import gc
 import logging
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from engine.config import SamplingParams
 from engine.errors import OutOfMemory
-from engine.logprobs import PromptLogprobs
 from engine.memory import memory_of
 from engine.messages import SequenceOutput, SequenceRequest
-from engine.runner import Model, Sampled
+from engine.runner import Sampled
 from engine.scheduler import Scheduler, Step
 from engine.sequence import Sequence
 from engine.shortage import is_shortage, no_memory
 from engine.step_budget import StepBudget
-from engine.steps import Steps
 
 logger = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 # Steps that did not fit since its last token, after which a sequence ends; alone they weigh more.
 _MAX_BLAME = 24
 _BLAME_ALONE = 8
 PAUSES_S = (0.05, 0.2, 0.5, 1.0)
-_NO_ROOM = (Step(), Sampled([], {}))  # what a step gives that did not fit
 _TRIAL = SequenceRequest(
     id="\0trial", prompt_ids=[0], params=SamplingParams(max_tokens=1, temperature=1.0)
 )
@@ -42,61 +43,71 @@ _REFUSAL = (
 )
 
 
-class CarefulSteps:
-    """Other steps, which may fail for want of memory."""
+class Careful:
+    """Attempts the steps of a scheduler; one at a time, but for `attempt_ahead`."""
 
     def __init__(
         self,
-        steps: Steps,
         scheduler: Scheduler,
-        prompt_logprobs: PromptLogprobs,
+        run: Callable[[Step], Sampled],
         device: torch.device,
+        *,
+        forget: Callable[[str], None],
     ) -> None:
-        """`steps` are those of the scheduler; `prompt_logprobs` has what it must forget."""
-        self._steps = steps
+        """`run` computes any step; `forget` is told of sequences that end here."""
         self._scheduler = scheduler
-        self._prompt_logprobs = prompt_logprobs
+        self._run = run
         self._device = device
+        self._forget = forget
         self._budget = StepBudget(scheduler.max_num_batched_tokens)
         self._blame: dict[str, int] = {}  # by sequence
         self._num_pauses = 0
+        self._is_torn = False
         self._refused: list[SequenceOutput] = []
 
-    def next(self) -> tuple[Step, Sampled] | None:
-        """The next step and what it made, for `commit`; None if nothing can run or it did not fit.
+    def attempt(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
+        """What `compute` makes of a step; None if it did not fit: then schedule another one.
 
         Raises OutOfMemory if no step fits any more; all sequences are still in the scheduler.
         """
-        made = self._try()
-        if made is _NO_ROOM:
-            self._give_way(self._steps.tried)
+        made = self._try(step, compute)
+        if made is None:
+            self._give_way(step)
             return None
-        if made is not None and not self._is_well:
-            self._note_good(made[0])
+        if not self._is_well:
+            self._note_good(step)
         return made
-
-    def take_model(self, model: Model) -> None:
-        """As `Steps` has it."""
-        self._steps.take_model(model)
 
     @property
     def _is_well(self) -> bool:
         """True while nothing is remembered of a step that did not fit."""
         return self._budget.now == self._budget.most and not (self._blame or self._num_pauses)
 
+    def attempt_ahead(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
+        """As `attempt`, behind a step that is still to be committed; then call `settle`."""
+        made = self._try(step, compute)
+        self._is_torn = made is None
+        return made
+
+    def settle(self) -> None:
+        """Undo what was attempted ahead and did not fit, now that all else is committed."""
+        if self._is_torn:
+            self._is_torn = False
+            self._scheduler.put_back()
+
     def take_refused(self) -> list[SequenceOutput]:
         """The ends of sequences that cannot go on in this memory, each once."""
         refused, self._refused = self._refused, []
         return refused
 
-    def _try(self) -> tuple[Step, Sampled] | None:
+    def _try(self, step: Step, compute: Callable[[Step], Made]) -> Made | None:
         try:
-            return self._steps.next()
+            return compute(step)
         except (RuntimeError, MemoryError) as error:
             if not is_shortage(error):
                 raise
             logger.warning("%s", str(error).partition("\n")[0])
-        return _NO_ROOM  # only now is the error gone, and with it all that its frames hold
+        return None  # only now is the error gone, and with it all that its frames hold
 
     def _note_good(self, step: Step) -> None:
         self._budget.note_good()
@@ -107,7 +118,6 @@ class CarefulSteps:
 
     def _give_way(self, step: Step) -> None:
         self._scheduler.put_back()
-        self._steps.drop()
         if self._device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
@@ -141,7 +151,7 @@ class CarefulSteps:
         self._scheduler.waiting.move_to_end(trial.id, last=False)
         self._scheduler.max_num_batched_tokens = 1
         try:
-            return self._try() is not _NO_ROOM
+            return self._try(self._scheduler.schedule(), self._run) is not None
         finally:
             self._scheduler.cancel(trial.id)
             self._scheduler.max_num_batched_tokens = self._budget.now
@@ -166,5 +176,5 @@ class CarefulSteps:
     def _refuse(self, sequence: Sequence) -> None:
         logger.warning("sequence %s ends: it does not fit the memory", sequence.id)
         self._scheduler.cancel(sequence.id)
-        self._prompt_logprobs.forget(sequence.id)
+        self._forget(sequence.id)
         self._refused.append(SequenceOutput(id=sequence.id, error=(OutOfMemory.code, _REFUSAL)))

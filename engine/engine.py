@@ -13,7 +13,7 @@ import msgspec
 import torch
 
 from engine.block_manager import BlockManager
-from engine.careful import CarefulSteps
+from engine.careful import Careful
 from engine.compiling import Compiling
 from engine.config import EngineConfig, ModelConfig
 from engine.decode_graphs import DecodeGraphs
@@ -74,7 +74,8 @@ class Engine:
         cache_dtype = cache_dtype or dtype
         reserved_bytes = 0
         if graph_device is not None:
-            reserved_bytes = graph_bytes(model, model_config, config, cache_dtype, graph_device)
+            with enough_memory("A graph of the decode step", device, "say --enforce-eager"):
+                reserved_bytes = graph_bytes(model, model_config, config, cache_dtype, graph_device)
         capacity = cache_capacity(
             model, model_config, config, device, cache_dtype, reserved_bytes=reserved_bytes
         )
@@ -103,15 +104,24 @@ class Engine:
             config.max_num_batched_tokens,
             switch,
         )
-        steps: Steps = OneByOne(self._scheduler, self._runner)
+        run, graphs = self._runner.run, None
         if graph_device is not None:
-            graphs = DecodeGraphs(
-                *(cache, capacity, config.max_seqs, model_config.vocab_size, graph_device),
-                has_rope_sets=switch > 0,
+            graphs = GraphRunner(
+                self._runner,
+                DecodeGraphs(
+                    *(cache, capacity, config.max_seqs, model_config.vocab_size, graph_device),
+                    has_rope_sets=switch > 0,
+                ),
+                graph_device,
             )
-            runner = GraphRunner(self._runner, graphs, graph_device)
-            steps = Pipelined(self._scheduler, runner)
-        self._steps = CarefulSteps(steps, self._scheduler, self._runner.prompt_logprobs, device)
+            run = graphs.run
+        forget = self._runner.prompt_logprobs.forget
+        self._careful = Careful(self._scheduler, run, device, forget=forget)
+        self._steps: Steps = (
+            OneByOne(self._scheduler, self._runner, self._careful)
+            if graphs is None
+            else Pipelined(self._scheduler, graphs, self._careful)
+        )
         # Those that what they came with has ended; the next step tells.
         self._ended: dict[str, SequenceOutput] = {}
         self._reload = reload
@@ -191,7 +201,7 @@ class Engine:
         if self._compiling:
             self._queue_compiled()
         made = self._steps.next()
-        ended = [*self._ended.values(), *self._steps.take_refused()]
+        ended = [*self._ended.values(), *self._careful.take_refused()]
         self._ended.clear()
         if made is None:
             return ended

@@ -105,7 +105,8 @@ class Runner:
         if made is None:
             return Sampled([], {})
         token_ids: list[int] = made.ids.tolist()
-        logprobs = describe_samples(made.wanted, token_ids) if made.wanted else {}
+        wanted = made.wanted
+        logprobs = describe_samples(wanted, token_ids) if wanted else {}
         # Last: no step that fails half way may have moved a grammar.
         self._accept(step, token_ids)
         return Sampled(token_ids, logprobs)

@@ -5,6 +5,7 @@ Knows scheduler and runner, no requests.
 
 from typing import Protocol
 
+from engine.careful import Careful
 from engine.graph_runner import Flight, GraphRunner
 from engine.runner import Model, Runner, Sampled
 from engine.scheduler import Scheduler, Step
@@ -13,36 +14,34 @@ from engine.scheduler import Scheduler, Step
 class Steps(Protocol):
     """Runs what the scheduler says. What `next` gives is to be committed before it is asked again.
 
-    Sequences may be added, cancelled and put back between two calls. `tried` is the step that was
-    begun last; where `next` raises it is the one that failed.
-    """
+    Raises OutOfMemory as `Careful` does; it gives None too where a step did not fit the memory.
 
-    tried: Step
+    Sequences may be added, cancelled and put back between two calls.
+    """
 
     def next(self) -> tuple[Step, Sampled] | None:
         """The next step and what it made; None if nothing can run."""
 
-    def drop(self) -> None:
-        """Tell nothing of what is not committed; every sequence has been put back."""
-
     def take_model(self, model: Model) -> None:
-        """Another model in the place of the one that runs, and `drop`."""
+        """Another model in the place of the one that runs; nothing it computed is told any more.
+
+        Every sequence must have been put back.
+        """
 
 
 class OneByOne:
     """A step begins when the one before is committed."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
-        self._scheduler, self._runner = scheduler, runner
-        self.tried = Step()
+    def __init__(self, scheduler: Scheduler, runner: Runner, careful: Careful) -> None:
+        self._scheduler, self._runner, self._careful = scheduler, runner, careful
 
     def next(self) -> tuple[Step, Sampled] | None:
         """As `Steps` has it."""
-        step = self.tried = self._scheduler.schedule()
-        return (step, self._runner.run(step)) if step.sequences else None
-
-    def drop(self) -> None:
-        """As `Steps` has it: there is nothing."""
+        step = self._scheduler.schedule()
+        if not step.sequences:
+            return None
+        made = self._careful.attempt(step, self._runner.run)
+        return None if made is None else (step, made)
 
     def take_model(self, model: Model) -> None:
         """As `Steps` has it."""
@@ -61,34 +60,32 @@ class Pipelined:
     and only blocks full of tokens before it have names.
     """
 
-    def __init__(self, scheduler: Scheduler, runner: GraphRunner) -> None:
-        self._scheduler, self._runner = scheduler, runner
+    def __init__(self, scheduler: Scheduler, runner: GraphRunner, careful: Careful) -> None:
+        self._scheduler, self._runner, self._careful = scheduler, runner, careful
         self._flight: Flight | None = None
-        self.tried = Step()
 
     def next(self) -> tuple[Step, Sampled] | None:
         """As `Steps` has it."""
         flight = self._take()
         if flight is None:
-            step = self.tried = self._scheduler.schedule()
+            self._careful.settle()
+            step = self._scheduler.schedule()
             if not step.sequences:
                 return None
             if not self._runner.leads_on(step):
-                return step, self._runner.run(step)
-            flight = self._runner.launch(step)
+                made = self._careful.attempt(step, self._runner.run)
+                return None if made is None else (step, made)
+            flight = self._careful.attempt(step, self._runner.launch)
+            if flight is None:
+                return None
         following = self._scheduler.follow(flight.step)
         if following is not None:
-            self.tried = following
-            self._flight = self._runner.launch(following)
+            self._flight = self._careful.attempt_ahead(following, self._runner.launch)
         return _present(flight.step, flight.wait())
-
-    def drop(self) -> None:
-        """As `Steps` has it."""
-        self._flight = None
 
     def take_model(self, model: Model) -> None:
         """As `Steps` has it."""
-        self.drop()
+        self._flight = None
         self._runner.take_model(model)
 
     def _take(self) -> Flight | None:

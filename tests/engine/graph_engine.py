@@ -49,7 +49,7 @@ def make_graph_engine(
 
 def watch(engine: Engine, device: LateDevice) -> None:
     """Have what is no graph's wait for all that was told, and outputs be spoilt before a replay."""
-    steps, runner = engine._steps._steps, engine._runner
+    steps, runner = engine._steps, engine._runner
     assert isinstance(steps, Pipelined)
     compute, sample = runner.compute, runner.sample
 
