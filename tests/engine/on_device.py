@@ -94,7 +94,7 @@ class PretendedCuda(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        target = _target(leaves, kwargs)
+        target = _target(leaves, [*args, kwargs.get("device")])
         if target is None:
             return func(*args, **kwargs)
         if _is_composite(func):
@@ -204,10 +204,10 @@ class PretendedCuda(TorchDispatchMode):
             self.wait(str(packet).removeprefix("aten."))
 
 
-def _target(leaves: Sequence[Tensor], kwargs: Mapping[str, Any]) -> torch.device | None:
+def _target(leaves: Sequence[Tensor], args: Sequence[Any]) -> torch.device | None:
     """Where the result is; None for what has nothing to do with a pretended device."""
     there = next((leaf.device for leaf in leaves if isinstance(leaf, OnDevice)), None)
-    asked = there if kwargs.get("device") is None else torch.device(kwargs["device"])
+    asked = next((arg for arg in args if isinstance(arg, torch.device)), there)
     if asked is None or (there is None and asked.type != "cuda"):
         return None
     if asked.type == "cuda" and asked.index is None:
