@@ -69,8 +69,9 @@ class OnDevice(Tensor):
 class PretendedCuda(TorchDispatchMode):
     """Runs operators; `waits` counts those for which the host waits, by the name of what it does.
 
-    `launches` counts the kernels. A thread that captures notes what it does in `notes`, to be done
-    again, and may not wait. Copies to pinned memory come when they are waited for, not before.
+    `launches` counts the kernels, and `on_launch` is told of each. A thread that captures notes
+    what it does in `notes`, to be done again, and may not wait. Copies to pinned memory come when
+    they are waited for, not before.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class PretendedCuda(TorchDispatchMode):
         self.variants: dict[str, set[tuple[object, ...]]] = defaultdict(set)
         self.current = 0  # the device that kernels are launched on
         self.runs_kernels = True
+        self.on_launch: Callable[..., None] | None = None
         self.pinned: dict[int, Tensor] = {}  # by where their memory begins
         self.notes: list[Callable[[], None]] | None = None
         self.capturer: int | None = None
