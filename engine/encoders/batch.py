@@ -29,6 +29,7 @@ def pack(
         list(chain.from_iterable(map(range, lengths))),
         list(chain.from_iterable(types)),
     )
-    token_ids, positions, kinds = torch.tensor(rows).to(device)
-    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
-    return Packed(token_ids, positions, kinds, starts, lengths)
+    token_ids, positions, kinds = torch.tensor(rows).to(device, non_blocking=True)
+    starts = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    there = starts.to(device, non_blocking=True)
+    return Packed(token_ids, positions, kinds, there, lengths)

@@ -43,16 +43,16 @@ class DecoderStates(nn.Module):
         firsts = [0, *accumulate(counts)][:-1]
         lengths = torch.tensor(packed.lengths)
         begins = torch.tensor(firsts)
-        slots = torch.repeat_interleave(begins * _BLOCK_SIZE, lengths).to(device)
+        slots = torch.repeat_interleave(begins * _BLOCK_SIZE, lengths).to(device, non_blocking=True)
         tables = begins[:, None] + torch.arange(max(counts))
         return Batch(
             token_ids=packed.token_ids,
             positions=packed.positions,
             slots=slots + packed.positions,
             # past a text's last block the numbers are others', and never read
-            block_tables=tables.to(torch.int32).to(device),
+            block_tables=tables.to(device, torch.int32, non_blocking=True),
             query_starts=packed.starts,
-            context_lengths=lengths.to(torch.int32).to(device),
+            context_lengths=lengths.to(device, torch.int32, non_blocking=True),
             logits_indices=packed.starts[1:].long() - 1,
             rope_sets=self._rope_sets(lengths, device),
         )
@@ -60,7 +60,9 @@ class DecoderStates(nn.Module):
     def _rope_sets(self, lengths: Tensor, device: torch.device) -> Tensor | None:
         if not self._rope_switch:
             return None
-        return torch.repeat_interleave((lengths > self._rope_switch).long(), lengths).to(device)
+        return torch.repeat_interleave((lengths > self._rope_switch).long(), lengths).to(
+            device, non_blocking=True
+        )
 
 
 def _scratch(

@@ -69,8 +69,9 @@ class OnDevice(Tensor):
 class PretendedCuda(TorchDispatchMode):
     """Runs operators; `waits` counts those for which the host waits, by the name of what it does.
 
-    `launches` counts the kernels. A thread that captures notes what it does in `notes`, to be done
-    again, and may not wait. Copies to pinned memory come when they are waited for, not before.
+    `launches` counts the kernels, and `on_launch` is told of each. A thread that captures notes
+    what it does in `notes`, to be done again, and may not wait. Copies to pinned memory come when
+    they are waited for, not before.
     """
 
     def __init__(self) -> None:
@@ -80,6 +81,7 @@ class PretendedCuda(TorchDispatchMode):
         self.variants: dict[str, set[tuple[object, ...]]] = defaultdict(set)
         self.current = 0  # the device that kernels are launched on
         self.runs_kernels = True
+        self.on_launch: Callable[..., None] | None = None
         self.pinned: dict[int, Tensor] = {}  # by where their memory begins
         self.notes: list[Callable[[], None]] | None = None
         self.capturer: int | None = None
@@ -94,7 +96,7 @@ class PretendedCuda(TorchDispatchMode):
     ) -> Any:
         kwargs = dict(kwargs or {})
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        target = _target(leaves, kwargs)
+        target = _target(leaves, [*args, kwargs.get("device")])
         if target is None:
             return func(*args, **kwargs)
         if _is_composite(func):
@@ -204,10 +206,10 @@ class PretendedCuda(TorchDispatchMode):
             self.wait(str(packet).removeprefix("aten."))
 
 
-def _target(leaves: Sequence[Tensor], kwargs: Mapping[str, Any]) -> torch.device | None:
+def _target(leaves: Sequence[Tensor], args: Sequence[Any]) -> torch.device | None:
     """Where the result is; None for what has nothing to do with a pretended device."""
     there = next((leaf.device for leaf in leaves if isinstance(leaf, OnDevice)), None)
-    asked = there if kwargs.get("device") is None else torch.device(kwargs["device"])
+    asked = next((arg for arg in args if isinstance(arg, torch.device)), there)
     if asked is None or (there is None and asked.type != "cuda"):
         return None
     if asked.type == "cuda" and asked.index is None:

@@ -28,12 +28,10 @@ _GUARDS = "_ZN3c104impl26device_guard_impl_registryE"
 @contextlib.contextmanager
 def pretend_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
     """While it lasts there is CUDA, and nothing else may launch a kernel."""
-    from triton.runtime.interpreter import InterpretedFunction
-
-    interpreter.repair_bfloat16()
     cuda = PretendedCuda()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InterpretedFunction, "run", _launching(cuda, InterpretedFunction.run))
+        kernel = _kernel_class()
+        patch.setattr(kernel, "run", _launching(cuda, kernel.run))
         # A mode is a thread's own.
         start = threading.Thread.run
         patch.setattr(threading.Thread, "run", lambda thread: _in_mode(cuda, start, thread))
@@ -42,6 +40,17 @@ def pretend_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
             patch.setattr(torch.cuda, name, function)
         with _device_guard(), cuda:
             yield cuda
+
+
+def _kernel_class() -> Any:
+    if interpreter.is_interpreting():
+        from triton.runtime.interpreter import InterpretedFunction
+
+        interpreter.repair_bfloat16()
+        return InterpretedFunction
+    from triton.runtime.jit import JITFunction
+
+    return JITFunction
 
 
 def _in_mode(
@@ -75,6 +84,8 @@ def _launching(cuda: PretendedCuda, run: Callable[..., Any]) -> Callable[..., An
 
     def launch(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
         _check_launch(cuda, self, dict(zip(self.arg_names, args, strict=False)) | kwargs)
+        if cuda.on_launch is not None:
+            cuda.on_launch(self, *args, grid=grid, warmup=warmup, **kwargs)
         if cuda.runs_kernels:
             real_args, real_kwargs = tree_map(held_of, (args, kwargs))
             cuda.do(lambda: run(self, *real_args, grid=grid, warmup=warmup, **real_kwargs))
@@ -98,7 +109,7 @@ def _check_launch(cuda: PretendedCuda, kernel: Any, values: Mapping[str, Any]) -
 
 def _variant_of(kernel: Any, values: Mapping[str, Any]) -> tuple[object, ...]:
     """What Triton compiles a kernel for: types, constants, and what 16 divides (triton/runtime)."""
-    unspecialised = kernel.kwargs.get("do_not_specialize") or ()
+    unspecialised = getattr(kernel, "kwargs", {}).get("do_not_specialize") or ()
     parts: list[object] = []
     for name, value in values.items():
         if isinstance(value, OnDevice):

@@ -213,7 +213,7 @@ def test_a_server_s_work_compiles_each_kernel_for_its_tiles_alone(make_engine, c
     """A kernel that is compiled anew holds up everyone for a second, in the midst of work."""
     engine = make_engine(device="cuda:0", dtype="float16", max_seqs=12, max_num_batched_tokens=64)
     rng = random.Random(0)
-    for number in range(16):
+    for number in range(10):
         prompt = [rng.randrange(3, 100) for _ in range(rng.randrange(1, 80))]
         params: dict[str, Any] = {
             "temperature": rng.choice([0.0, 1.0]),
@@ -221,7 +221,11 @@ def test_a_server_s_work_compiles_each_kernel_for_its_tiles_alone(make_engine, c
         }
         engine.add(request(prompt, id=str(number), seed=number, **params))
     drain(engine)
-    tiles = {"_paged_attention_kernel": 2, "_decode_attention_kernel": 2, "_merge_splits_kernel": 3}
+    tiles = {
+        "_paged_attention_kernel": 2,
+        **{"_decode_attention_kernel": 2, "_merge_splits_kernel": 3},
+        **{"_sample_kernel": 2, "_choose_kernel": 3},  # arguments may be parts of a table's rows
+    }
     for kernel, variants in cuda.variants.items():
         assert len(variants) <= tiles.get(kernel, 1), kernel
 

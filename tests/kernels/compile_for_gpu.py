@@ -103,7 +103,7 @@ class Recorder:
             signature[parameter.name] = kind = _kind(parameter, value)
             if kind == "constexpr":
                 constants[parameter.name] = value
-            elif kind[0] == "*" or (kind[0] == "i" and value % 16 == 0):
+            elif kind != "fp32" and _start(value) % 16 == 0:
                 attributes[(parameter.num,)] = [["tt.divisibility", 16]]
         name = f"{kernel.__name__} {self.label}"
         job = Job(name, self.arch, kernel, signature, constants, attributes, options)
@@ -118,6 +118,13 @@ def _kind(parameter: Any, value: Any) -> str:
     if isinstance(value, float):
         return "fp32"
     return "constexpr" if value == 1 and not parameter.do_not_specialize else "i32"
+
+
+def _start(value: Any) -> int:
+    """What Triton looks at: a number, or where a tensor begins in bytes."""
+    if isinstance(value, torch.Tensor):
+        return int(value.storage_offset()) * value.element_size()
+    return int(value)
 
 
 class Result(NamedTuple):

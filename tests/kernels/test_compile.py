@@ -27,6 +27,15 @@ def test_kernels_of_every_format_compile(arch, tmp_path):
     assert result.stdout.count(f"sm_{arch}") > 200
 
 
+@pytest.mark.nightly
+@pytest.mark.timeout(3600)
+def test_kernels_compile_as_engines_launch_them(tmp_path):
+    script = str(SCRIPT.with_name("compile_engine.py"))
+    result = run_compiling(script, cache=tmp_path)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count("sm_90") > 50
+
+
 # A tile that no GPU has the registers for, nor an RTX 3090 the shared memory.
 TOO_LARGE = """
 from tests.kernels.compile_for_gpu import compiled, recorded
