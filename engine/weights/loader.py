@@ -120,8 +120,9 @@ class Loader:
         return matrix
 
     def can_join(self, names: Sequence[str]) -> bool:
-        """Whether tensors that can be packed can be one matrix."""
-        return len(set(map(self._run, names))) == 1
+        """Whether tensors that can be packed, stacks among them, can be one matrix."""
+        kinds = set(map(self._kind, names))
+        return len(kinds) == 1 and not kinds & {HQQ4, HQQ8}
 
     def warn_of_unpacked_experts(self, prefix: str) -> None:
         """Say, once a model, that experts cannot be joined and take more memory for that."""

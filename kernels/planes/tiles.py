@@ -37,7 +37,8 @@ class Table(NamedTuple):
     vector: Tiles
     few: Tiles  # 2 to 8
     several: Tiles  # 9 to 16
-    floats: Tiles  # any but one, of float32, which no tensor core multiplies
+    floats: Tiles  # of float32, which no tensor core multiplies: any but one
+    float_vector: Tiles
     many: Tiles
     parts: Tiles  # HQQ's, always of 64 rows: to 8 inputs
     several_parts: Tiles
@@ -57,6 +58,7 @@ _WIDE = Table(
     few=Tiles(64, 8, num_warps=4, num_stages=2),
     several=Tiles(32, 16, num_warps=4, num_stages=2),
     floats=Tiles(32, 16, num_warps=8, num_stages=2, max_registers=255),
+    float_vector=Tiles(32, 1, num_warps=8, num_stages=2, max_registers=255),
     many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
     parts=Tiles(64, 8, num_warps=4, num_stages=2),
     several_parts=Tiles(64, 16, num_warps=4, num_stages=2),
@@ -88,6 +90,11 @@ def table_of(capability: int) -> Table:
     return TABLES[max((known for known in TABLES if known <= capability), default=min(TABLES))]
 
 
+def vector_tiles(table: Table, element_bytes: int) -> Tiles:
+    """For one input of elements of so many bytes."""
+    return table.float_vector if element_bytes == 4 else table.vector
+
+
 def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
     """For 2 to MAX_FEW inputs in half precision of a kind of kernels/packed.py."""
     tiles = table.few if num_inputs <= 8 else table.several
@@ -95,7 +102,7 @@ def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
 
 
 def many_tiles(table: Table, kind: int, element_bytes: int) -> Tiles:
-    """For more inputs, and for more than one in float32, of elements of so many bytes."""
+    """For more inputs, and for more than one in float32."""
     return table.floats if element_bytes == 4 else _lighter(table, kind, table.many)
 
 
