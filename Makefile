@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CLIENTS := build/clients
+OLD_TRITON := build/triton-3.6
 
-.PHONY: run test check lint format types imports kernels nightly nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu bench-gpu perplexity clean
+.PHONY: run test check lint format types imports kernels nightly nightly-triton nightly-llama-cpp nightly-clients nightly-lm-eval chaos bench bench-cpu bench-gpu perplexity clean
 
 run: $(STAMP)
 	@exec $(BIN)/tramontane serve --port $${PORT:-8080}
@@ -39,6 +40,12 @@ kernels: $(STAMP)
 nightly: $(STAMP)
 	$(BIN)/python -m pytest -m nightly
 	SCHEMATHESIS_EXAMPLES=1000 $(BIN)/python -m pytest tests/api/test_schemathesis.py
+
+# The kernels in the interpreter of the oldest Triton that we take; `make test` has the newest.
+nightly-triton: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(OLD_TRITON) triton==3.6.0
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -c "import triton; assert triton.__version__ == '3.6.0', triton.__version__"
+	PYTHONPATH=$(OLD_TRITON) $(BIN)/python -m pytest tests/kernels
 
 # Builds llama.cpp the first time: it takes a C++ compiler and a quarter of an hour.
 nightly-llama-cpp: $(STAMP)

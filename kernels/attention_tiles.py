@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 _MAX_SPLITS = 64
+# Shorter contexts of a batch that prefills too take as long as the two launches that split them.
+MIN_MIXED_TILES = 8
 FLOAT32 = 0  # a key of tables beside the head sizes: such products are not a tensor core's
 
 

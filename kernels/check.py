@@ -44,3 +44,15 @@ def expect_caches(key_cache: Tensor, value_cache: Tensor, like: Tensor) -> None:
     expect_like("value_cache", value_cache, key_cache)
     expect_rows("key_cache", key_cache)
     expect_rows("value_cache", value_cache)
+
+
+def check_heads(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
+    """Raise ValueError unless the caches hold heads like the query's, in its type or in e4m3."""
+    expect("dimensions of query", query.dim(), 3)
+    expect_rows("query", query)
+    if key_cache.dtype == torch.float8_e4m3fn:
+        expect("bytes of an element of query beside e4m3", query.element_size(), 2)
+    expect_caches(key_cache, value_cache, query)
+    _, _, num_kv_heads, head_dim = key_cache.shape
+    expect("head dimension of query", query.shape[2], head_dim)
+    expect("query heads modulo KV heads", query.shape[1] % num_kv_heads, 0)

@@ -2,8 +2,11 @@
 
 One program takes a stretch of one sequence's keys for the query heads of one KV head; where there
 are several stretches a second kernel merges them. The grid follows from shapes alone, so a
-captured graph serves whatever lengths come.
+captured graph serves whatever lengths come. In a batch that prefills too, sequences with more rows
+than one have programs here as well, which do nothing: no length is known where they are launched.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -12,10 +15,9 @@ from torch import Tensor
 
 from kernels.architecture import capability_of
 from kernels.attention_parts import fold, load_tile, log2_scores
-from kernels.attention_tiles import num_splits_of, table_of, tile_of
-from kernels.check import expect, expect_index, expect_rows, expect_shape
+from kernels.attention_tiles import MIN_MIXED_TILES, Tile, num_splits_of, table_of, tile_of
+from kernels.check import check_heads, expect, expect_index, expect_rows, expect_shape
 from kernels.e4m3 import as_bits, is_native
-from kernels.paged_attention import check_cache
 
 
 @triton.jit(do_not_specialize=["num_splits", "table_stride"])
@@ -24,6 +26,7 @@ def _decode_attention_kernel(
     key_cache,
     value_cache,
     block_tables,
+    query_starts,
     context_lengths,
     output,
     partial_sums,
@@ -48,6 +51,7 @@ def _decode_attention_kernel(
     DIM_BLOCK: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     KEY_TILE: tl.constexpr,
+    HAS_STARTS: tl.constexpr,
     IS_SPLIT: tl.constexpr,
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
@@ -56,6 +60,11 @@ def _decode_attention_kernel(
     sequence = tl.program_id(0).to(tl.int64)
     kv_head = tl.program_id(1)
     split = tl.program_id(2)
+    row = sequence
+    if HAS_STARTS:
+        row = tl.load(query_starts + sequence).to(tl.int64)
+        if tl.load(query_starts + sequence + 1) - row != 1:
+            return
     length = tl.load(context_lengths + sequence)
     first_key = 0
     if WINDOW > 0:
@@ -71,7 +80,7 @@ def _decode_attention_kernel(
     head = kv_head * NUM_GROUPS + m
     in_dim = dim < HEAD_DIM
     rows_mask = (m < NUM_GROUPS)[:, None] & in_dim[None, :]
-    q_place = query + sequence * query_stride_t + head[:, None] * query_stride_h
+    q_place = query + row * query_stride_t + head[:, None] * query_stride_h
     q = tl.load(q_place + dim[None, :], mask=rows_mask, other=0.0)
     table = block_tables + sequence * table_stride
     highest = tl.full([ROWS], -float("inf"), tl.float32)
@@ -104,7 +113,7 @@ def _decode_attention_kernel(
         tl.store(p_place, result, mask=rows_mask)
         tl.store(partial_logs + part, highest + tl.log2(total), mask=m < NUM_GROUPS)
     else:
-        o_place = output + sequence * output_stride_t + head[:, None] * output_stride_h
+        o_place = output + row * output_stride_t + head[:, None] * output_stride_h
         tl.store(o_place + dim[None, :], result.to(output.dtype.element_ty), mask=rows_mask)
 
 
@@ -112,6 +121,7 @@ def _decode_attention_kernel(
 def _merge_splits_kernel(
     partial_sums,
     partial_logs,
+    query_starts,
     output,
     num_splits,
     output_stride_t,
@@ -120,9 +130,15 @@ def _merge_splits_kernel(
     HEAD_DIM: tl.constexpr,
     DIM_BLOCK: tl.constexpr,
     SPLIT_BLOCK: tl.constexpr,
+    HAS_STARTS: tl.constexpr,
 ):
     sequence = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1)
+    row = sequence
+    if HAS_STARTS:
+        row = tl.load(query_starts + sequence).to(tl.int64)
+        if tl.load(query_starts + sequence + 1) - row != 1:
+            return
     split = tl.arange(0, SPLIT_BLOCK)
     dim = tl.arange(0, DIM_BLOCK)
     part = (sequence * NUM_HEADS + head) * num_splits + split
@@ -135,7 +151,7 @@ def _merge_splits_kernel(
     sums = tl.load(p_place, mask=inside, other=0.0)
     total = tl.sum(weights, axis=0)
     result = tl.sum(sums * weights[:, None], axis=0) / tl.where(total == 0.0, 1.0, total)
-    o_place = output + sequence * output_stride_t + head * output_stride_h + dim
+    o_place = output + row * output_stride_t + head * output_stride_h + dim
     tl.store(o_place, result.to(output.dtype.element_ty), mask=dim < HEAD_DIM)
 
 
@@ -155,22 +171,88 @@ def decode_attention(
     softmax weights to their type for the second product.
     """
     _check(query, key_cache, value_cache, block_tables, context_lengths)
-    num_sequences, num_heads, head_dim = query.shape
-    _, block_size, num_kv_heads, _ = key_cache.shape
-    num_groups = num_heads // num_kv_heads
-    dim_block = max(16, triton.next_power_of_2(head_dim))
-    table = table_of(capability_of(query.device))
-    group_rows = triton.next_power_of_2(num_groups)
-    tiles = table.decode if group_rows <= 16 else table.long
-    tile = tile_of(tiles, dim_block, query.element_size())
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    if not query.numel():
-        return output
-    num_keys = block_tables.shape[1] * block_size
+    if query.numel():
+        cut = _cut(query, key_cache, block_tables, window)
+        caches, sequences = (key_cache, value_cache, block_tables), (None, context_lengths)
+        _launch(cut, query, *caches, *sequences, output, scale, window, softcap)
+    return output
+
+
+def attend_single_rows(
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor,
+    context_lengths: Tensor,
+    output: Tensor,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> bool:
+    """Fill the rows of output [T, Hq, D] that are the only one of their sequence, if that is worth
+    two launches: if contexts may be long, and programs are few. Returns whether.
+
+    Arguments as those of `paged_attention`, which has checked them.
+    """
+    if not 1 < len(block_tables) < len(query):
+        return False
+    cut = _cut(query, key_cache, block_tables, window)
+    if cut.num_splits == 1 or cut.num_tiles < MIN_MIXED_TILES:
+        return False
+    caches, sequences = (key_cache, value_cache, block_tables), (query_starts, context_lengths)
+    _launch(cut, query, *caches, *sequences, output, scale, window, softcap)
+    return True
+
+
+class _Cut(NamedTuple):
+    """Into how many parts contexts of at most `num_tiles` tiles are cut, which shapes say."""
+
+    tile: Tile
+    num_tiles: int
+    num_splits: int
+
+
+def _cut(query: Tensor, key_cache: Tensor, block_tables: Tensor, window: int) -> _Cut:
+    _, num_heads, head_dim = query.shape
+    _, block_size, num_kv_heads, _ = key_cache.shape
+    num_sequences, num_columns = block_tables.shape
+    table = table_of(capability_of(query.device))
+    group_rows = triton.next_power_of_2(num_heads // num_kv_heads)
+    tiles = table.decode if group_rows <= 16 else table.long
+    tile = tile_of(tiles, _padded(head_dim), query.element_size())
+    tile = tile._replace(rows=max(tile.rows, group_rows))
+    num_keys = num_columns * block_size
     num_tiles = triton.cdiv(min(window or num_keys, num_keys), tile.keys)
     num_splits = num_splits_of(table, num_sequences * num_kv_heads, num_tiles)
-    num_parts = num_splits if num_splits > 1 else 0
-    shape = (num_sequences, num_heads, num_parts)
+    return _Cut(tile, num_tiles, num_splits)
+
+
+def _padded(head_dim: int) -> int:
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def _launch(
+    cut: _Cut,
+    query: Tensor,
+    key_cache: Tensor,
+    value_cache: Tensor,
+    block_tables: Tensor,
+    query_starts: Tensor | None,
+    context_lengths: Tensor,
+    output: Tensor,
+    scale: float,
+    window: int,
+    softcap: float,
+) -> None:
+    """Without starts, row s is that of sequence s."""
+    _, num_heads, head_dim = query.shape
+    _, block_size, num_kv_heads, _ = key_cache.shape
+    tile, _, num_splits = cut
+    num_sequences = len(block_tables)
+    starts = context_lengths if query_starts is None else query_starts
+    shape = (num_sequences, num_heads, num_splits if num_splits > 1 else 0)
     partial_sums = torch.empty(*shape, head_dim, dtype=torch.float32, device=query.device)
     partial_logs = torch.empty(shape, dtype=torch.float32, device=query.device)
     _decode_attention_kernel[(num_sequences, num_kv_heads, num_splits)](
@@ -178,6 +260,7 @@ def decode_attention(
         as_bits(key_cache),
         as_bits(value_cache),
         block_tables,
+        starts,
         context_lengths,
         output,
         partial_sums,
@@ -192,12 +275,13 @@ def decode_attention(
         output.stride(0),
         output.stride(1),
         NUM_HEADS=num_heads,
-        NUM_GROUPS=num_groups,
-        ROWS=max(tile.rows, group_rows),
+        NUM_GROUPS=num_heads // num_kv_heads,
+        ROWS=tile.rows,
         HEAD_DIM=head_dim,
-        DIM_BLOCK=dim_block,
+        DIM_BLOCK=_padded(head_dim),
         BLOCK_SIZE=block_size,
         KEY_TILE=tile.keys,
+        HAS_STARTS=query_starts is not None,
         IS_SPLIT=num_splits > 1,
         WINDOW=window,
         SOFTCAP=float(softcap),
@@ -210,17 +294,18 @@ def decode_attention(
         _merge_splits_kernel[(num_sequences, num_heads)](
             partial_sums,
             partial_logs,
+            starts,
             output,
             num_splits,
             output.stride(0),
             output.stride(1),
             NUM_HEADS=num_heads,
             HEAD_DIM=head_dim,
-            DIM_BLOCK=dim_block,
+            DIM_BLOCK=_padded(head_dim),
             SPLIT_BLOCK=split_block,
-            num_warps=max(1, min(8, split_block * dim_block // 2048)),
+            HAS_STARTS=query_starts is not None,
+            num_warps=max(1, min(8, split_block * _padded(head_dim) // 2048)),
         )
-    return output
 
 
 def _check(
@@ -230,7 +315,7 @@ def _check(
     block_tables: Tensor,
     context_lengths: Tensor,
 ) -> None:
-    check_cache(query, key_cache, value_cache)
+    check_heads(query, key_cache, value_cache)
     expect("dimensions of block_tables", block_tables.dim(), 2)
     expect("rows of block_tables", block_tables.shape[0], query.shape[0])
     expect_shape("context_lengths", context_lengths, query.shape[0])

@@ -16,7 +16,7 @@ from kernels.packed import PackedMatrix
 from kernels.planes.arguments import planes_of
 from kernels.planes.format import num_blocks
 from kernels.planes.many import multiply_tile
-from kernels.planes.tiles import table_of
+from kernels.planes.tiles import grouped_tiles, table_of
 
 
 @triton.jit(do_not_specialize=["num_groups"])
@@ -103,8 +103,8 @@ def packed_grouped_linear(x: Tensor, weight: PackedMatrix, starts: Tensor) -> Te
     output = torch.empty(len(x), num_outputs, dtype=x.dtype, device=x.device)
     if not output.numel():
         return output
-    tables = table_of(capability_of(x.device))
-    tiles = tables.grouped if len(x) <= 32 * num_groups else tables.grouped_many
+    table = table_of(capability_of(x.device))
+    tiles = grouped_tiles(table, weight.kind, len(x), num_groups, x.element_size())
     planes, constants = planes_of(weight, x)
     num_tiles = len(x) // tiles.inputs + num_groups
     _packed_grouped_linear_kernel[(num_tiles, triton.cdiv(num_outputs, tiles.rows))](

@@ -9,6 +9,8 @@ from kernels.check import expect, expect_index
 from kernels.packed import PackedMatrix
 from kernels.planes.arguments import format_constants
 from kernels.planes.format import FORMATS, num_blocks
+from kernels.planes.hqq import FORMATS as HQQ_FORMATS
+from kernels.planes.hqq_rows import unpack_hqq
 from kernels.planes.loads import load_planes
 from kernels.planes.many import plane_weights
 
@@ -99,6 +101,9 @@ def unpack_rows(matrix: PackedMatrix, first_row: int, output: Tensor) -> None:
 def _launch(matrix: PackedMatrix, indices: Tensor | None, first_row: int, output: Tensor) -> None:
     assert matrix.planes is not None, "a matrix on a GPU is in planes"
     if not len(output):
+        return
+    if matrix.kind in HQQ_FORMATS:
+        unpack_hqq(matrix, indices, first_row, output)
         return
     format, planes = FORMATS[matrix.kind], matrix.planes
     _packed_rows_kernel[(triton.cdiv(len(output), _ROWS), num_blocks(matrix.num_columns))](

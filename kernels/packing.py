@@ -11,6 +11,7 @@ from kernels.cpu.native.bindings import TILE_ROWS, keep_library_in, load_library
 from kernels.cpu.native.hqq import load_hqq
 from kernels.packed import HQQ4, HQQ8, PackedMatrix
 from kernels.planes.format import empty_planes, format_of, planes_bytes
+from kernels.planes.hqq import empty_hqq_planes, pack_hqq_planes
 from kernels.planes.packing import pack_planes
 from kernels.recoding import recoding
 
@@ -61,12 +62,14 @@ def pack(kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor]) -
 
 def has_planes(kind: int) -> bool:
     """Whether a GPU has kernels for such a kind, or for one it is rewritten into."""
-    return format_of(_kind_in_memory(kind)) is not None
+    return kind in (HQQ4, HQQ8) or format_of(_kind_in_memory(kind)) is not None
 
 
 def bytes_in_planes(kind: int, num_rows: int, num_columns: int) -> int:
     """What a matrix takes on a GPU. Ask `has_planes` first."""
     nowhere = torch.device("meta")
+    if kind in (HQQ4, HQQ8):
+        return planes_bytes(empty_hqq_planes(kind, num_rows, num_columns, nowhere))
     return planes_bytes(empty_planes(_kind_in_memory(kind), num_rows, num_columns, nowhere))
 
 
@@ -74,6 +77,8 @@ def pack_in_planes(
     kind: int, num_rows: int, num_columns: int, pieces: Iterable[Tensor], device: torch.device
 ) -> PackedMatrix:
     """As `pack`, on a GPU, where `has_planes` says so; pieces may have any number of rows."""
+    if kind in (HQQ4, HQQ8):
+        return pack_hqq_planes(kind, num_rows, num_columns, pieces, device)
     return pack_planes(
         _kind_in_memory(kind), num_rows, num_columns, map(partial(_rewritten, kind), pieces), device
     )

@@ -1,7 +1,8 @@
-"""Causal attention over a paged KV cache, prefill and decode in one launch.
+"""Causal attention over a paged KV cache of a batch that may mix anything. Knows no scheduler.
 
 One program computes a few query tokens of one sequence for the query heads of one KV head, so
-that a tile's rows share the keys it loads. Knows no scheduler: a batch may mix anything.
+that a tile's rows share the keys it loads. Where that would leave long contexts of decoding
+sequences to a program each, decode_attention.py splits those first.
 """
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from kernels.architecture import capability_of
 from kernels.attention_parts import fold, load_tile, log2_scores
 from kernels.attention_tiles import Tile, table_of, tile_of
-from kernels.check import expect, expect_caches, expect_index, expect_rows, expect_shape
+from kernels.check import check_heads, expect, expect_index, expect_rows, expect_shape
+from kernels.decode_attention import attend_single_rows
 from kernels.e4m3 import as_bits, is_native
 
 
@@ -122,7 +124,9 @@ def _paged_attention_kernel(
     WINDOW: tl.constexpr,
     SOFTCAP: tl.constexpr,
     IS_NATIVE: tl.constexpr,
+    HAS_SINGLES: tl.constexpr,
 ):
+    """Rows that are the only one of their sequence are left out, unless HAS_SINGLES."""
     tile = tl.program_id(0)
     kv_head = tl.program_id(1)
     sequence = _find_sequence(query_starts, num_sequences, tile, TILE_TOKENS)
@@ -130,6 +134,8 @@ def _paged_attention_kernel(
     num_rows = tl.load(query_starts + sequence + 1) - first_row
     offset = (tile - first_row // TILE_TOKENS - sequence) * TILE_TOKENS
     if offset >= num_rows:
+        return
+    if (num_rows == 1) & (not HAS_SINGLES):
         return
     before = tl.load(context_lengths + sequence) - num_rows
 
@@ -255,10 +261,15 @@ def paged_attention(
     num_sequences = context_lengths.shape[0]
     block_size, num_kv_heads = key_cache.shape[1:3]
     num_groups = num_heads // num_kv_heads
-    tile = _tile(query, key_cache, num_sequences, num_groups)
-    tile_tokens = tile.rows // num_groups
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.numel():
+        caches, sequences = (key_cache, value_cache, block_tables), (query_starts, context_lengths)
+        way = (output, scale, window, softcap)
+        has_singles = not attend_single_rows(query, *caches, *sequences, *way)
+        # Without those most batches have one sequence left.
+        mean_rows = num_tokens // num_sequences if has_singles else num_tokens - num_sequences + 1
+        tile = _tile(query, key_cache, mean_rows * num_groups, num_groups)
+        tile_tokens = tile.rows // num_groups
         grid = (num_tokens // tile_tokens + num_sequences, num_kv_heads)
         _paged_attention_kernel[grid](
             query,
@@ -287,14 +298,15 @@ def paged_attention(
             WINDOW=window,
             SOFTCAP=float(softcap),
             IS_NATIVE=is_native(query.device),
+            HAS_SINGLES=has_singles,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )
     return output
 
 
-def _tile(query: Tensor, key_cache: Tensor, num_sequences: int, num_groups: int) -> Tile:
-    """The long tile where the batch fills half of its rows, else the short one.
+def _tile(query: Tensor, key_cache: Tensor, num_rows: int, num_groups: int) -> Tile:
+    """The long tile where `num_rows`, a sequence's, fill half of its rows, else the short one.
 
     Short ones spill over e4m3. The choice rests on shapes alone: reading a length would wait for
     the device.
@@ -303,9 +315,8 @@ def _tile(query: Tensor, key_cache: Tensor, num_sequences: int, num_groups: int)
     head = (triton.next_power_of_2(query.shape[2]), query.element_size())
     short, long = tile_of(table.short, *head), tile_of(table.long, *head)
     group_rows = triton.next_power_of_2(num_groups)
-    mean_rows = query.shape[0] * num_groups // max(1, num_sequences)
     is_mixed = key_cache.dtype == torch.float8_e4m3fn
-    is_long = is_mixed or group_rows > short.rows or 2 * mean_rows >= long.rows
+    is_long = is_mixed or group_rows > short.rows or 2 * num_rows >= long.rows
     tile = long if is_long else short
     return tile._replace(rows=max(tile.rows, group_rows))
 
@@ -318,7 +329,7 @@ def _check(
     query_starts: Tensor,
     context_lengths: Tensor,
 ) -> None:
-    check_cache(query, key_cache, value_cache)
+    check_heads(query, key_cache, value_cache)
     num_sequences = context_lengths.shape[0]
     expect("dimensions of block_tables", block_tables.dim(), 2)
     expect("rows of block_tables", block_tables.shape[0], num_sequences)
@@ -328,15 +339,3 @@ def _check(
     expect_rows("block_tables", block_tables)
     expect_index("query_starts", query_starts, torch.int32, query)
     expect_index("context_lengths", context_lengths, torch.int32, query)
-
-
-def check_cache(query: Tensor, key_cache: Tensor, value_cache: Tensor) -> None:
-    """Raise ValueError unless the caches hold heads like the query's, in its type or in e4m3."""
-    expect("dimensions of query", query.dim(), 3)
-    expect_rows("query", query)
-    if key_cache.dtype == torch.float8_e4m3fn:
-        expect("bytes of an element of query beside e4m3", query.element_size(), 2)
-    expect_caches(key_cache, value_cache, query)
-    _, _, num_kv_heads, head_dim = key_cache.shape
-    expect("head dimension of query", query.shape[2], head_dim)
-    expect("query heads modulo KV heads", query.shape[1] % num_kv_heads, 0)

@@ -53,7 +53,7 @@ def load_packed(
     """The experts below `prefix` in the place of gate_up [E, 2I, H] and down [E, H, I].
 
     None unless all of them stay packed, and on a GPU those that are multiplied together are of one
-    kind. `names` are gate, up and down where each expert has three
+    kind, for which they may not be HQQ. `names` are gate, up and down where each expert has three
     tensors. Raises LoadError as `Loader` does.
     """
     stacks = {f"{prefix}.gate_up_proj": gate_up, f"{prefix}.down_proj": down}
@@ -61,14 +61,14 @@ def load_packed(
         if not loader.can_pack(tuple(stacks), tuple(stacks.values())):
             return None
         if in_planes(down.device):
-            return _load_joined(loader, [(name, stacks[name]) for name in stacks], 1)
+            return _load_joined(loader, prefix, [(name, stacks[name]) for name in stacks], 1)
         both, downs = (loader.packed_stack(name, target) for name, target in stacks.items())
         return PackedExperts([(matrix,) for matrix in both], downs, loader.is_exact)
     parts = tuple(expert_parts(prefix, names, gate_up, down))
     if not loader.can_pack([name for name, _ in parts], [target for _, target in parts]):
         return None
     if in_planes(down.device):
-        return _load_joined(loader, parts, 2)
+        return _load_joined(loader, prefix, parts, 2)
     matrices = [loader.packed_one(name, target) for name, target in parts]
     return PackedExperts(
         list(zip(matrices[0::3], matrices[1::3], strict=True)), matrices[2::3], loader.is_exact
@@ -76,13 +76,14 @@ def load_packed(
 
 
 def _load_joined(
-    loader: Loader, parts: Sequence[tuple[str, Tensor]], num_gates: int
+    loader: Loader, prefix: str, parts: Sequence[tuple[str, Tensor]], num_gates: int
 ) -> JoinedExperts | None:
     """`parts` are, again and again, `num_gates` tensors of gates and ups and one of downs."""
     step = num_gates + 1
     gates = [part for place, part in enumerate(parts) if place % step < num_gates]
     both = [list(zip(*some, strict=True)) for some in (gates, parts[num_gates::step])]
-    if not all(loader.is_one_kind(names) for names, _ in both):
+    if not all(loader.can_join(names) for names, _ in both):
+        loader.warn_of_unpacked_experts(prefix)
         return None
     return JoinedExperts(*(loader.packed_below(*some) for some in both))
 

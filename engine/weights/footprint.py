@@ -14,6 +14,7 @@ from engine.weights.checkpoint import Checkpoint
 from engine.weights.isq import Isq, can_quantise
 from engine.weights.loader import FLOAT_KINDS, MANY_BYTES
 from kernels.own_kinds import row_kind
+from kernels.packed import HQQ4, HQQ8
 from kernels.packing import bytes_in_planes, has_planes
 
 _MARGIN = 0.05  # what loading needs beside the weights
@@ -65,7 +66,8 @@ def _bytes_on_gpu(checkpoint: Checkpoint, name: str, isq: Isq | None, dtype: tor
         format = fitting_format(asked, shape)
         form = None if format is None else memory_form(format, *shape[-2:])
         kind = None if form is None else form.kind
-    if kind is None or not has_planes(kind):
+    is_unpacked_expert = kind in (HQQ4, HQQ8) and ".experts." in name
+    if kind is None or not has_planes(kind) or is_unpacked_expert:
         return num_weights * dtype.itemsize
     return bytes_in_planes(kind, num_weights // shape[-1], shape[-1])
 

@@ -94,23 +94,12 @@ class Isq(NamedTuple):
         }
 
 
-_CPU_ONLY = frozenset({"HQQ4", "HQQ8"})
-
-
 def requested_isq(config: EngineConfig, device: torch.device) -> Isq | None:
     """What `config` asks for, None if nothing. Raises LoadError if it cannot be had."""
     topology = check_isq(config)
     topology.check_device(str(device))
     if not config.isq and not topology.types():
         return None
-    asked = {find_format(name).name for name in (config.isq, *topology.types()) if name}
-    if device.type != "cpu" and (without := sorted(asked & _CPU_ONLY)):
-        logger.warning(
-            "there are no kernels for %s on %s yet: such weights are unpacked as they are loaded, "
-            "so they have their type's values and not its size",
-            ", ".join(without),
-            device,
-        )
     format = find_format(config.isq) if config.isq else None
     entries = read_imatrix(config.imatrix) if config.imatrix else {}
     return Isq(format, topology, config.imatrix, entries)

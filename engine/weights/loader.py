@@ -1,5 +1,6 @@
 """Copies a checkpoint's tensors into a model's parameters, one at a time. Knows no model."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -11,9 +12,10 @@ from engine.errors import LoadError
 from engine.weights.checkpoint import Checkpoint, PackedTensor
 from engine.weights.contents import Contents, kind_name
 from engine.weights.progress import Progress
-from kernels.packed import PackedMatrix
+from kernels.packed import HQQ4, HQQ8, PackedMatrix
 from kernels.packing import can_pack, has_planes, pack, pack_in_planes
 
+logger = logging.getLogger(__name__)
 FLOAT_KINDS = (int(Type.F16), int(Type.BF16))
 # A model of fewer bytes is not worth the minute in which kernels for these are first compiled.
 MANY_BYTES = 128 << 20
@@ -47,6 +49,7 @@ class Loader:
         self.contents = Contents()
         self._names = checkpoint.names()
         self._used: set[str] = set()
+        self._has_warned = False
 
     def has(self, name: str) -> bool:
         """True if the checkpoint has a tensor of that name."""
@@ -74,14 +77,14 @@ class Loader:
     ) -> tuple[PackedMatrix, ...] | None:
         """The tensors `names` as packed matrices, in the place of `targets`.
 
-        On a GPU neighbours of one kind are one matrix. None unless `can_pack`. Raises LoadError as
-        `copy` does.
+        On a GPU neighbours of one kind are one matrix, but for HQQ's. None unless `can_pack`.
+        Raises LoadError as `copy` does.
         """
         if not self.can_pack(names, targets):
             return None
         if not in_planes(targets[0].device):
             return tuple(map(self.packed_one, names, targets))
-        runs = groupby(zip(names, targets, strict=True), lambda pair: self._kind(pair[0]))
+        runs = groupby(zip(names, targets, strict=True), lambda pair: self._run(pair[0]))
         return tuple(self.packed_below(*zip(*run, strict=True)) for _, run in runs)
 
     def packed_one(self, name: str, target: Tensor) -> PackedMatrix:
@@ -116,9 +119,25 @@ class Loader:
             self._count(name, target, kind_name(kind), share)
         return matrix
 
-    def is_one_kind(self, names: Sequence[str]) -> bool:
-        """Whether tensors that can be packed can be one matrix."""
-        return len(set(map(self._kind, names))) == 1
+    def can_join(self, names: Sequence[str]) -> bool:
+        """Whether tensors that can be packed, stacks among them, can be one matrix."""
+        kinds = set(map(self._kind, names))
+        return len(kinds) == 1 and not kinds & {HQQ4, HQQ8}
+
+    def warn_of_unpacked_experts(self, prefix: str) -> None:
+        """Say, once a model, that experts cannot be joined and take more memory for that."""
+        if not self._has_warned:
+            logger.warning(
+                "experts are unpacked, at %s and maybe elsewhere: on a GPU the gates and ups of a "
+                "layer have to be of one kind, and so have its downs, which may not be HQQ",
+                prefix,
+            )
+        self._has_warned = True
+
+    def _run(self, name: str) -> object:
+        """Equal for tensors that can be one matrix. HQQ's parts are those of one tensor."""
+        kind = self._kind(name)
+        return (kind, name) if kind in (HQQ4, HQQ8) else kind
 
     def _kind(self, name: str) -> int:
         tensor = self.checkpoint.packed(name)

@@ -44,17 +44,17 @@ def write_planes(planes: Planes, kind: int, first_row: int, rows: Tensor) -> Non
 def _write(planes: Planes, kind: int, first_row: int, rows: Tensor) -> None:
     format, parts = FORMATS[kind], take_apart(kind, rows)
     whole = slice(first_row, first_row + len(rows))
-    codes = _by_planes(parts.codes, len(rows))
+    codes = by_planes(parts.codes, len(rows))
     bits = LOW_BITS.get(format.codes)
     if bits is None:
         planes.low[whole] = codes.flatten(1)
     else:
-        planes.low.view(torch.int16)[whole] = _words(codes, bits)
+        planes.low.view(torch.int16)[whole] = words_of(codes, bits)
     if format.codes in HIGH_BITS:
         high = codes >> (bits or 0)
         is_bit = HIGH_BITS[format.codes] == 1
         planes.high.view(torch.int16)[whole] = (
-            _bits(high) if is_bit else _words(high, HIGH_BITS[format.codes])
+            _bits(high) if is_bit else words_of(high, HIGH_BITS[format.codes])
         )
     _put(planes.scales, whole, parts.scales.reshape(len(rows), -1))
     _write_supers(planes, whole, parts, len(rows))
@@ -70,7 +70,7 @@ def _write_supers(planes: Planes, whole: slice, parts: Parts, num_rows: int) -> 
         planes.table.copy_(parts.table)
 
 
-def _by_planes(codes: Tensor, num_rows: int) -> Tensor:
+def by_planes(codes: Tensor, num_rows: int) -> Tensor:
     """Whole bytes by planes, [R, B, 8, 32], zeros where a row is filled up."""
     codes = codes.reshape(num_rows, -1)
     missing = num_blocks(codes.shape[1]) * BLOCK - codes.shape[1]
@@ -78,7 +78,7 @@ def _by_planes(codes: Tensor, num_rows: int) -> Tensor:
     return padded.view(num_rows, -1, 8, 32)
 
 
-def _words(codes: Tensor, bits: int) -> Tensor:
+def words_of(codes: Tensor, bits: int) -> Tensor:
     """The lower `bits` of [R, B, 8, 32] as fields of words, int16 [R, B * 16 * bits]."""
     fields = 16 // bits
     sets = codes.unflatten(2, (-1, fields)).to(torch.int32) & (1 << bits) - 1

@@ -1,11 +1,14 @@
 """How large the tiles of products with packed weights are, by GPU. Nothing is tuned at run time.
 
-Each entry compiles without spilled registers and fits into shared memory, as `make kernels` says,
-but for 2 to 16 inputs of MXFP4, AFFINE8_32 (sm_90) and Q5_1 (sm_80): 3 to 6 instructions spill.
+Each entry compiles without spilled registers and fits into shared memory, as `make kernels` says.
 None has been timed yet: crossovers and splits are estimates.
 """
 
 from typing import NamedTuple
+
+from gguf.constants import GGMLQuantizationType as Type
+
+from kernels.packed import AFFINE8_32, CODED_16, CODED_32
 
 
 class Tiles(NamedTuple):
@@ -25,7 +28,8 @@ class Tiles(NamedTuple):
 
 class Table(NamedTuple):
     """One GPU generation's. `num_programs` fill it; more inputs than `max_fused` are multiplied by
-    weights that are unpacked first.
+    weights that are unpacked first. For kinds in `roomy` a few inputs take more registers, of those
+    in `heavy` a program takes half as many.
     """
 
     num_programs: int
@@ -33,40 +37,97 @@ class Table(NamedTuple):
     vector: Tiles
     few: Tiles  # 2 to 8
     several: Tiles  # 9 to 16
+    floats: Tiles  # of float32, which no tensor core multiplies: any but one
+    float_vector: Tiles
     many: Tiles
+    parts: Tiles  # HQQ's, always of 64 rows: to 8 inputs
+    several_parts: Tiles
+    many_parts: Tiles
     grouped: Tiles  # of few rows each
     grouped_many: Tiles
+    roomy: frozenset[int] = frozenset()
+    heavy: frozenset[int] = frozenset()
 
 
 MAX_FEW = 16
+_ROOM = 168  # registers of three programs of four warps
 _WIDE = Table(
     num_programs=264,
     max_fused=384,
     vector=Tiles(128, 1, num_warps=4, num_stages=3),
     few=Tiles(64, 8, num_warps=4, num_stages=2),
     several=Tiles(32, 16, num_warps=4, num_stages=2),
+    floats=Tiles(32, 16, num_warps=8, num_stages=2, max_registers=255),
+    float_vector=Tiles(32, 1, num_warps=8, num_stages=2, max_registers=255),
     many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
+    parts=Tiles(64, 8, num_warps=4, num_stages=2),
+    several_parts=Tiles(64, 16, num_warps=4, num_stages=2),
+    many_parts=Tiles(64, 64, num_warps=4, num_stages=2, max_registers=255),
     grouped=Tiles(64, 16, num_warps=4, num_stages=2, max_registers=255),
     grouped_many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
 )
 # 99 KB of shared memory instead of 163 or 227.
 _NARROW = _WIDE._replace(
     vector=Tiles(64, 1, num_warps=4, num_stages=2),
-    many=Tiles(64, 64, num_warps=4, num_stages=2),
+    many=Tiles(64, 64, num_warps=4, num_stages=2, max_registers=255),
     grouped_many=Tiles(64, 32, num_warps=4, num_stages=2),
 )
 # By compute capability: A100, consumer Ampere, Ada, Hopper.
 TABLES = {
-    80: _WIDE._replace(num_programs=216),
+    80: _WIDE._replace(
+        num_programs=216,
+        roomy=frozenset({int(Type.Q5_1)}),
+        heavy=frozenset({int(Type.Q5_K), CODED_16, CODED_32}),
+    ),
     86: _NARROW._replace(num_programs=168),
     89: _NARROW._replace(num_programs=256),
-    90: _WIDE,
+    90: _WIDE._replace(roomy=frozenset({int(Type.MXFP4), AFFINE8_32})),
 }
 
 
 def table_of(capability: int) -> Table:
     """The entry of a compute capability, 10 times major plus minor: the nearest below it."""
     return TABLES[max((known for known in TABLES if known <= capability), default=min(TABLES))]
+
+
+def vector_tiles(table: Table, element_bytes: int) -> Tiles:
+    """For one input of elements of so many bytes."""
+    return table.float_vector if element_bytes == 4 else table.vector
+
+
+def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
+    """For 2 to MAX_FEW inputs in half precision of a kind of kernels/packed.py."""
+    tiles = table.few if num_inputs <= 8 else table.several
+    return tiles._replace(max_registers=_ROOM) if kind in table.roomy else tiles
+
+
+def many_tiles(table: Table, kind: int, element_bytes: int) -> Tiles:
+    """For more inputs, and for more than one in float32."""
+    return table.floats if element_bytes == 4 else _lighter(table, kind, table.many)
+
+
+def parts_tiles(table: Table, num_inputs: int, element_bytes: int) -> Tiles:
+    """For an HQQ matrix and any number of inputs."""
+    if element_bytes == 4:
+        return table.floats._replace(inputs=8 if num_inputs == 1 else table.floats.inputs)
+    if num_inputs <= 8:
+        return table.parts
+    return table.several_parts if num_inputs <= MAX_FEW else table.many_parts
+
+
+def grouped_tiles(
+    table: Table, kind: int, num_inputs: int, num_groups: int, element_bytes: int
+) -> Tiles:
+    """For inputs in groups."""
+    if element_bytes == 4:
+        return table.floats
+    if num_inputs <= 32 * num_groups:
+        return table.grouped
+    return _lighter(table, kind, table.grouped_many)
+
+
+def _lighter(table: Table, kind: int, tiles: Tiles) -> Tiles:
+    return tiles._replace(inputs=tiles.inputs // 2) if kind in table.heavy else tiles
 
 
 def num_splits(table: Table, num_programs: int, num_blocks: int) -> int:

@@ -68,6 +68,23 @@ def _attentions(
             decoding = (rows, *caches, lengths, *options)
             yield name, partial(paged_attention, *mixed)
             yield name, partial(decode_attention, *decoding)
+    yield from _mixed(label, heads, dtype, cache)
+
+
+def _mixed(
+    label: str, heads: tuple[int, int, int], dtype: torch.dtype, cache: Tensor
+) -> Iterator[Launch]:
+    """Chunks, short and long, beside a decode that is split."""
+    num_heads, _, size = heads
+    tables, lengths = torch.empty(2, 99, dtype=torch.int32), torch.empty(2, dtype=torch.int32)
+    starts = torch.zeros(3, dtype=torch.int32)
+    for num_rows in (3, 129):
+        query = torch.empty(num_rows, num_heads, size, dtype=dtype)
+        for window, softcap in ((0, 0.0), (1024, 50.0)):
+            name = f"{label} mixed {num_rows}{' window cap' if window else ''}"
+            options = (size**-0.5, window, softcap)
+            way = (query, cache, cache, tables, starts, lengths, *options)
+            yield name, partial(paged_attention, *way)
 
 
 def _rows(dtype: torch.dtype) -> Iterator[Launch]:

@@ -26,11 +26,13 @@ from kernels import architecture
 from kernels.add_rms_norm import add_rms_norm
 from kernels.gelu_mul import gelu_mul
 from kernels.grouped_linear import grouped_linear
+from kernels.hqq_parts import PART_ROWS
 from kernels.lora_expand import lora_expand
 from kernels.lora_shrink import lora_shrink
 from kernels.philox import uniform
 from kernels.planes.arguments import format_constants
 from kernels.planes.format import FORMATS, empty_planes, planes_bytes
+from kernels.planes.hqq import FORMATS as HQQ_FORMATS, empty_hqq_planes
 from kernels.rms_norm import rms_norm
 from kernels.rotary import rotary
 from kernels.silu_mul import silu_mul
@@ -57,6 +59,8 @@ _PRODUCTS, _AHEAD = ("HMMA", "HGMMA"), ("LDGSTS", "UTMALDG")
 NEEDED: dict[str, tuple[tuple[str, ...], ...]] = {
     "_vector_kernel": (_PRODUCTS, _AHEAD),
     "_few_kernel": (_PRODUCTS, _AHEAD),
+    "_hqq_few_kernel": (_PRODUCTS, _AHEAD),
+    "_hqq_many_kernel": (_PRODUCTS,),
     "_packed_linear_kernel": (_PRODUCTS,),
     "_packed_grouped_linear_kernel": (_PRODUCTS,),
     "_grouped_linear_kernel": (_PRODUCTS, _AHEAD),
@@ -171,14 +175,19 @@ def per_byte(job: Job, cubin: Cubin, num_warps: int) -> float:
 
     That is a product with one input: the loop takes a block of a tile of rows.
     """
-    if job.kernel.__name__ != "_vector_kernel" or job.signature["x"] != "*bf16":
+    is_one = job.kernel.__name__ == "_vector_kernel" or job.constants.get("IS_ONE", False)
+    if not is_one or job.signature["x"] != "*bf16":
         return 0.0
-    rows: int = job.constants["ROWS"]
+    rows: int = job.constants.get("ROWS", PART_ROWS)
     return cubin.longest_loop() * 32 * num_warps / (rows * block_bytes(job))
 
 
 def block_bytes(job: Job) -> float:
     """Bytes of a block of a row, of the one format with these constants that has the fewest."""
+    for kind, own in HQQ_FORMATS.items():
+        if "IS_ONE" in job.constants and own.codes == job.constants["CODES"]:
+            part = empty_hqq_planes(kind, PART_ROWS, 256, torch.device("cpu"))
+            return planes_bytes(part) / PART_ROWS
     return min(
         planes_bytes(empty_planes(kind, 1, 256, torch.device("cpu"))._replace(table=torch.empty(0)))
         for kind, format in FORMATS.items()

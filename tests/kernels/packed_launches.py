@@ -12,6 +12,7 @@ from kernels.packed_grouped_linear import packed_grouped_linear
 from kernels.packed_linear import packed_linear
 from kernels.packed_rows import packed_rows, unpack_rows
 from kernels.planes.format import FORMATS, empty_planes
+from kernels.planes.hqq import FORMATS as HQQ_FORMATS, empty_hqq_planes
 from kernels.planes.tiles import MAX_FEW
 from tests.kernels.packed_blocks import name_of
 
@@ -29,6 +30,12 @@ def packed_launches(
         nothing = torch.empty(0, dtype=torch.uint8)
         matrix = PackedMatrix(int(kind), _ROWS, _COLUMNS, nothing, planes=planes)
         yield from _products(name_of(kind), matrix, dtype)
+        yield from _grouped(name_of(kind), matrix, dtype)
+    for kind in HQQ_FORMATS if has_all else ():
+        planes = empty_hqq_planes(kind, _ROWS, _COLUMNS, torch.device("cpu"))
+        nothing = torch.empty(0, dtype=torch.uint8)
+        matrix = PackedMatrix(kind, _ROWS, _COLUMNS, nothing, planes=planes)
+        yield from _products(name_of(kind), matrix, dtype)
 
 
 def _products(
@@ -37,11 +44,16 @@ def _products(
     for num_inputs in (1, 8, MAX_FEW, 64):
         x = torch.empty(num_inputs, _COLUMNS, dtype=dtype)
         yield f"{name} {num_inputs}", partial(packed_linear, x, [matrix])
+    yield f"{name}", partial(packed_rows, matrix, torch.zeros(8, dtype=torch.int64))
+    unpacked = torch.empty(64, _COLUMNS, dtype=dtype)
+    yield f"{name} to {dtype}", partial(unpack_rows, matrix, 0, unpacked)
+
+
+def _grouped(
+    name: str, matrix: PackedMatrix, dtype: torch.dtype
+) -> Iterator[tuple[str, Callable[[], Any]]]:
     starts = torch.zeros(_EXPERTS + 1, dtype=torch.int32)
     for num_inputs in (_EXPERTS, 64 * _EXPERTS):
         x = torch.empty(num_inputs, _COLUMNS, dtype=dtype)
         label = f"{name} {_EXPERTS} experts of {num_inputs}"
         yield label, partial(packed_grouped_linear, x, matrix, starts)
-    yield f"{name}", partial(packed_rows, matrix, torch.zeros(8, dtype=torch.int64))
-    unpacked = torch.empty(64, _COLUMNS, dtype=dtype)
-    yield f"{name} to {dtype}", partial(unpack_rows, matrix, 0, unpacked)

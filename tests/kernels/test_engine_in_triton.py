@@ -14,6 +14,8 @@ from tests.engine.hash_model import drain, ids_of, request
 from tests.engine.late_device import LateDevice
 
 PROMPTS = [[5, 90, 33, 7, 61], list(range(10, 33))]
+# The first decodes beside the second's last piece.
+LONG_PROMPTS = [[token * length % 90 for token in range(1, length + 1)] for length in (33, 20)]
 # Steps that decode only, and steps with a prompt or a piece of one.
 LAUNCHERS = {
     *("add_rms_norm", "decode_attention", "paged_attention", "rms_norm", "silu_mul"),
@@ -28,9 +30,9 @@ def make_engine(tmp_path_factory):
     return lambda **changes: load_engine(files, msgspec.structs.replace(config, **changes))
 
 
-def run(engine):
-    for index, prompt in enumerate(PROMPTS):
-        engine.add(request(prompt, id=str(index), max_tokens=4))
+def run(engine, prompts=PROMPTS, max_tokens=4):
+    for index, prompt in enumerate(prompts):
+        engine.add(request(prompt, id=str(index), max_tokens=max_tokens))
     return {key: ids_of(outputs) for key, outputs in drain(engine).items()}
 
 
@@ -52,8 +54,13 @@ def launched(launcher, monkeypatch):
     return seen
 
 
+interpreted = pytest.mark.skipif(
+    not interpreter.is_interpreting(), reason="kernels of this process compile"
+)
+
+
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(not interpreter.is_interpreting(), reason="kernels of this process compile")
+@interpreted
 def test_greedy_tokens_are_those_of_the_plain_path(make_engine, launched, monkeypatch):
     expected = run(make_engine())
     assert not launched
@@ -64,7 +71,7 @@ def test_greedy_tokens_are_those_of_the_plain_path(make_engine, launched, monkey
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.skipif(not interpreter.is_interpreting(), reason="kernels of this process compile")
+@interpreted
 def test_so_are_those_of_steps_as_graphs_do_them(make_engine, launched, launcher, monkeypatch):
     expected = run(make_engine())
     monkeypatch.setattr(ops, "_takes_kernel", lambda tensor: True)
@@ -75,3 +82,22 @@ def test_so_are_those_of_steps_as_graphs_do_them(make_engine, launched, launcher
     assert run(engine) == expected
     assert launched == LAUNCHERS
     assert device.log[:3] == ["launch 1", "launch 2", "wait 1"]
+
+
+@pytest.mark.usefixtures("launched")
+@interpreted
+def test_a_decode_beside_a_prompt_is_split_over_its_context(make_engine, monkeypatch):
+    paged_attention = importlib.import_module("kernels.paged_attention")
+    attend, splits = paged_attention.attend_single_rows, []
+
+    def watched(*arguments):
+        rows = tuple(arguments[4].diff().tolist())
+        splits.append((rows, attend(*arguments)))
+        return splits[-1][1]
+
+    expected = run(make_engine(), LONG_PROMPTS, max_tokens=2)
+    monkeypatch.setattr("kernels.decode_attention.MIN_MIXED_TILES", 2)
+    monkeypatch.setattr(paged_attention, "attend_single_rows", watched)
+    monkeypatch.setattr(ops, "_takes_kernel", lambda tensor: True)
+    assert run(make_engine(), LONG_PROMPTS, max_tokens=2) == expected
+    assert list(dict.fromkeys(splits)) == [((16,), False), ((1, 15), True), ((1, 5), True)]
