@@ -60,8 +60,8 @@ inline void each_portion(long rows, Body body) {
 inline void quantise(long rows, Activations& a, long first_group, long last_group) {
   each_portion(rows, [&](long m, long size) {
     uint8_t* pieces = a.pieces.data() + m * (a.columns / kGroup) * kPieceBytes;
-    for (long r = 0; r < size; r++)
-      for (long group = first_group; group < last_group; group++)
+    for (long group = first_group; group < last_group; group++)
+      for (long r = 0; r < size; r++)
         quantise_group(a.x + (m + r) * a.columns + group * kGroup, pieces + group * size * kPieceBytes, size, r);
   });
 }
