@@ -2,9 +2,9 @@
 
     python tests/bench/cpu_mistralrs.py FILE     (with mistralrs alone; RAYON_NUM_THREADS is heeded)
 
-There is no call for a step, so a batch is as many requests at once, streamed. Their decoding is
-counted from when the last has its first token; what others have by then is counted too, to the
-peer's good.
+There is no call for a step, so a batch is as many requests at once, streamed. Prompts begin one
+after another, a step of all between them. So the decoding of a batch is that of its last request,
+from its first token to its end, and the others get more tokens: they are at work all that time.
 """
 
 import json
@@ -12,7 +12,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ class Peer:
     def prefill(self, num_tokens: int) -> tuple[float, float, int]:
         """Wall and CPU seconds of one prompt, and its tokens."""
         start, cpu = time.perf_counter(), time.process_time()
-        (stream,) = self._streams([num_tokens], 1)
+        (stream,) = self._streams([num_tokens], [1])
         assert num_tokens == list(stream)[-1].usage.prompt_tokens
         return time.perf_counter() - start, time.process_time() - cpu, num_tokens
 
@@ -49,39 +49,40 @@ class Peer:
                 self._takes_equal_lengths = False
         return self._decode(range(context, context + num_seqs), num_steps)
 
-    def _decode(self, lengths: Iterable[int], num_steps: int) -> tuple[float, float, int]:
-        streams = self._streams(lengths, num_steps + 1)
+    def _decode(self, lengths: Sequence[int], num_steps: int) -> tuple[float, float, int]:
+        others = len(lengths) - 1
+        # Another request is at most as many steps ahead of the last as there are others.
+        streams = self._streams(lengths, [num_steps + 2 + others] * others + [num_steps + 1])
         try:
             for stream in streams:
                 next(stream)
-        except ValueError:
+            start, cpu = time.perf_counter(), time.process_time()
+            end = list(streams[-1])[-1]
+            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+            assert end.usage.completion_tokens == num_steps + 1
+        finally:
             _drain(streams)
-            raise
-        start, cpu = time.perf_counter(), time.process_time()
-        ends = [list(stream)[-1] for stream in streams]
-        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-        assert all(end.usage.completion_tokens == num_steps + 1 for end in ends)
         return wall, cpu, len(streams) * num_steps
 
-    def _streams(self, lengths: Iterable[int], max_tokens: int) -> list[Any]:
+    def _streams(self, lengths: Sequence[int], max_tokens: Sequence[int]) -> list[Any]:
         """Requests under way; a prompt of letters has a token for each."""
         return [
             self._runner.send_chat_completion_request(
                 ChatCompletionRequest(
                     messages="".join(self._random.choices("abcdefgh", k=length)),
                     model="default",
-                    max_tokens=max_tokens,
+                    max_tokens=most,
                     temperature=0.0,
                     ignore_eos=True,
                     stream=True,
                 )
             )
-            for length in lengths
+            for length, most in zip(lengths, max_tokens, strict=True)
         ]
 
 
 def _drain(streams: Iterable[Any]) -> None:
-    """Wait for what is still being computed of a batch that failed."""
+    """Wait for what is still being computed of a batch."""
     for stream in streams:
         with suppress(ValueError):
             for _ in stream:

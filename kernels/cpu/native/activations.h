@@ -60,20 +60,25 @@ inline void each_portion(long rows, Body body) {
 inline void quantise(long rows, Activations& a, long first_group, long last_group) {
   each_portion(rows, [&](long m, long size) {
     uint8_t* pieces = a.pieces.data() + m * (a.columns / kGroup) * kPieceBytes;
-    for (long r = 0; r < size; r++)
-      for (long group = first_group; group < last_group; group++)
+    for (long group = first_group; group < last_group; group++)
+      for (long r = 0; r < size; r++)
         quantise_group(a.x + (m + r) * a.columns + group * kGroup, pieces + group * size * kPieceBytes, size, r);
   });
 }
 
-// All rows of some groups into `a.brains`.
+// All rows of some groups into `a.brains`: a group of a portion is rounded in rows, and then goes out in columns.
 inline void round_to_brains(long rows, Activations& a, long first_group, long last_group) {
+  constexpr long kPairs = kGroup / 2;
   each_portion(rows, [&](long m, long size) {
-    uint32_t* out = a.brains.data() + m * (a.columns / 2);
-    for (long r = 0; r < size; r++) {
-      const float* x = a.x + (m + r) * a.columns;
-      for (long pair = first_group * kGroup / 2; pair < last_group * kGroup / 2; pair++)
-        out[pair * size + r] = to_brain(x[2 * pair]) | to_brain(x[2 * pair + 1]) << 16;
+    for (long group = first_group; group < last_group; group++) {
+      uint16_t rounded[8][kGroup];
+      for (long r = 0; r < size; r++) {
+        const float* x = a.x + (m + r) * a.columns + group * kGroup;
+        for (long c = 0; c < kGroup; c++) rounded[r][c] = static_cast<uint16_t>(to_brain(x[c]));
+      }
+      uint32_t* out = a.brains.data() + m * (a.columns / 2) + group * kPairs * size;
+      for (long pair = 0; pair < kPairs; pair++)
+        for (long r = 0; r < size; r++) std::memcpy(out + pair * size + r, rounded[r] + 2 * pair, 4);
     }
   });
 }

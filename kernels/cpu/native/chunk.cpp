@@ -112,22 +112,48 @@ void start(const Attention& a, const Rows& rows, long head, Room& room) {
   room.queries = aligned(room.memory, size * (2 * kLanes + kKeys));
   room.sums = room.queries + size * kLanes, room.values = room.sums + size * kLanes;
   std::fill(room.queries, room.queries + 2 * size * kLanes, 0.0f);
+  const float* queries[kLanes];
   for (long lane = 0; lane < kLanes; lane++) {
     const long row = std::min(lane / group, rows.count - 1);
     room.positions[lane] = rows.position + row;
     room.largest[lane] = -INFINITY, room.total[lane] = 0.0f;
-    if (lane >= rows.count * group) continue;
-    const float* query = a.query + (rows.row + row) * a.query_stride + (head * group + lane % group) * size;
-    for (long d = 0; d < size; d++) room.queries[d * kLanes + lane] = query[d] * a.scale;
+    queries[lane] = a.query + (rows.row + row) * a.query_stride + (head * group + lane % group) * size;
+  }
+  const long count = rows.count * group;
+  for (long lane = 0; lane < count; lane += kVector) {
+    const long last = std::min(kVector, count - lane);
+    long d = 0;
+    for (; d + kVector <= size; d += kVector) {
+      Floats block[kVector];
+      for (long i = 0; i < kVector; i++) block[i] = i < last ? load_floats(queries[lane + i] + d) : zeros();
+      transpose(block);
+      for (long i = 0; i < kVector; i++)
+        store(room.queries + (d + i) * kLanes + lane, multiply(block[i], floats(a.scale)), kVector);
+    }
+    for (; d < size; d++)
+      for (long i = lane; i < lane + last; i++) room.queries[d * kLanes + i] = queries[i][d] * a.scale;
   }
 }
 
 void finish(const Attention& a, const Rows& rows, long head, const Room& room) {
-  const long size = a.head_dim, group = a.heads_of_group();
-  for (long lane = 0; lane < rows.count * group; lane++) {
-    float* out = a.out + ((rows.row + lane / group) * a.num_heads + head * group + lane % group) * size;
-    const float inverse = 1.0f / room.total[lane];
-    for (long d = 0; d < size; d++) out[d] = room.sums[d * kLanes + lane] * inverse;
+  const long size = a.head_dim, group = a.heads_of_group(), count = rows.count * group;
+  const auto out_of = [&](long lane) {
+    return a.out + ((rows.row + lane / group) * a.num_heads + head * group + lane % group) * size;
+  };
+  float inverse[kLanes];
+  for (long lane = 0; lane < kLanes; lane++) inverse[lane] = 1.0f / room.total[lane];
+  for (long lane = 0; lane < count; lane += kVector) {
+    const long last = std::min(kVector, count - lane);
+    long d = 0;
+    for (; d + kVector <= size; d += kVector) {
+      Floats block[kVector];
+      for (long i = 0; i < kVector; i++)
+        block[i] = multiply(load_floats(room.sums + (d + i) * kLanes + lane), load_floats(inverse + lane));
+      transpose(block);
+      for (long i = 0; i < last; i++) store(out_of(lane + i) + d, block[i], kVector);
+    }
+    for (; d < size; d++)
+      for (long i = lane; i < lane + last; i++) out_of(i)[d] = room.sums[d * kLanes + i] * inverse[i];
   }
 }
 

@@ -179,71 +179,78 @@ inline void unpack(const uint8_t* tile, int num_groups, int t, Panel& panel) {
   }
 }
 
-// Adds kM rows, from row kFirst of each piece, of a panel to their totals [kM, 2 * kRows]. Calls `ask` for each group.
+// Where the totals of two tiles are between panels, [M, 2 * kRows], and where they go after the last.
+struct Totals {
+  float *between, *y;
+  long stride;
+  int count;
+  bool is_first, is_last;
+};
+
+// Adds a panel's product with kM rows, from row kFirst of each piece, to their totals. Calls `ask` for each group.
 template <Format F, int kM, int kFirst, class Source, int kIn, class Ask>
-inline TR_INLINE void add_panel(const Source& panel, int num_groups, const Piece<kIn>* piece, float* totals, Ask ask) {
+inline TR_INLINE void add_panel(
+    const Source& panel, int num_groups, const Piece<kIn>* piece, const Totals& totals, long m, Ask ask) {
   Floats total[2][kM];
+  float* between = totals.between + m * 2 * kRows;
   unrolled<kM>([&](auto r) TR_INLINE {
-    for (int t = 0; t < 2; t++) total[t][r] = load_floats(totals + (2 * r + t) * kRows);
+    for (int t = 0; t < 2; t++) total[t][r] = totals.is_first ? zeros() : load_floats(between + (2 * r + t) * kRows);
   });
+  if constexpr (F.sub == 16) ask();
   for (int g = 0; g < num_groups; g++) {
-    ask();
+    if constexpr (F.sub == 32) ask();
     add_group<F, 2, kM, kFirst>(
         total, piece[g], [&](auto t, auto j) TR_INLINE { return panel.codes_of(g, t, j); },
         [&](auto t, auto half) TR_INLINE { return panel.scale(g, t, half); },
         [&](auto t, auto half) TR_INLINE { return panel.min(g, t, half); });
   }
   unrolled<kM>([&](auto r) TR_INLINE {
-    for (int t = 0; t < 2; t++) store(totals + (2 * r + t) * kRows, total[t][r], kRows);
+    float* y = totals.y + (m + r) * totals.stride;
+    if (totals.is_last) store(y, total[0][r], kRows), store(y + kRows, total[1][r], totals.count - kRows);
+    else for (int t = 0; t < 2; t++) store(between + (2 * r + t) * kRows, total[t][r], kRows);
   });
 }
 
-// Adds all rows of a panel to `totals`.
+// Adds all rows of a panel.
 template <Format F, class Source, class Ask>
 inline TR_INLINE void add_rows(const Source& panel, int num_groups, const Activations& a, long first_group, long rows,
-                               float* totals, Ask ask) {
+                               const Totals& totals, Ask ask) {
   in_portions(rows, [&](auto size, long m) {
     const auto* piece = a.pieces_of<size>(m) + first_group;
-    float* of_rows = totals + m * 2 * kRows;
     constexpr int kM = size < kPanelRows ? size : kPanelRows;
     unrolled<size / kM>([&](auto i) TR_INLINE {
-      add_panel<F, kM, i * kM>(panel, num_groups, piece, of_rows + i * kM * 2 * kRows, ask);
+      add_panel<F, kM, i * kM>(panel, num_groups, piece, totals, m + i * kM, ask);
     });
   });
 }
 
 template <Format F>
 void two_tiles_times_bytes(const uint8_t* tiles, const Activations& a, long rows, float* y, long stride, int count) {
-  static thread_local std::vector<float> totals;
-  totals.assign(rows * 2 * kRows, 0.0f);
+  static thread_local std::vector<float> between;
+  between.resize(rows * 2 * kRows);
   const long tile_bytes = a.columns / F.block * F.superblock();
   for (long start = 0; start < a.columns; start += kPanel) {
     const long left = a.columns - start, first_group = start / kGroup;
     const int num_groups = (left < kPanel ? left : kPanel) / kGroup;
     const uint8_t* first = tiles + start / F.block * F.superblock();
+    const Totals totals = {between.data(), y, stride, count, start == 0, left <= kPanel};
+    // A little of what comes next with every group, so that memory is never idle. After this come two more tiles.
     constexpr int kBytes = kPanel / F.block * F.superblock();
+    const uint8_t* next = totals.is_last ? tiles + 2 * tile_bytes : first + kBytes;
+    const uint8_t* end = next + kBytes;
+    const long num_steps = (F.sub == 32 ? kPanel / kGroup : 1) * (rows / kPanelRows), bytes = (kBytes + num_steps - 1) / num_steps;
+    const auto ask = [&]() TR_INLINE {
+      for (const uint8_t* until = next + bytes; next < until && next < end; next += 64)
+        __builtin_prefetch(next), __builtin_prefetch(next + tile_bytes);
+    };
     if constexpr (InPlace<F>::kIsPossible) {
-      const InPlace<F> panel = {{first, first + tile_bytes}};
-      // A little of what comes next with every group, so that memory is never idle. After this come two more tiles.
-      const uint8_t* next = left > kPanel ? first + kBytes : tiles + 2 * tile_bytes;
-      const uint8_t* end = next + kBytes;
-      const long num_steps = kPanel / kGroup * (rows / kPanelRows), bytes = (kBytes + num_steps - 1) / num_steps;
-      const auto ask = [&]() TR_INLINE {
-        for (const uint8_t* until = next + bytes; next < until && next < end; next += 64)
-          __builtin_prefetch(next), __builtin_prefetch(next + tile_bytes);
-      };
-      add_rows<F>(panel, num_groups, a, first_group, rows, totals.data(), ask);
+      add_rows<F>(InPlace<F>{{first, first + tile_bytes}}, num_groups, a, first_group, rows, totals, ask);
     } else {
       Panel panel;
-      for (int t = 0; t < 2; t++) {
-        unpack<F>(first + t * tile_bytes, num_groups, t, panel);
-        for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(first + t * tile_bytes + kBytes + i);
-      }
-      add_rows<F>(panel, num_groups, a, first_group, rows, totals.data(), [] {});
+      for (int t = 0; t < 2; t++) unpack<F>(first + t * tile_bytes, num_groups, t, panel);
+      add_rows<F>(panel, num_groups, a, first_group, rows, totals, ask);
     }
   }
-  for (long m = 0; m < rows; m++)
-    std::memcpy(y + m * stride, totals.data() + m * 2 * kRows, count * sizeof(float));
 }
 
 // One tile times kM rows of float activations: each weight is dequantised once for all of them.

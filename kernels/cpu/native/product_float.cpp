@@ -120,50 +120,78 @@ void rounded(const uint8_t* tile, const Activations& a, long rows, float* y, lon
 }
 
 // Columns of two tiles that stay in the first cache while many rows pass.
-constexpr long kPanelPairs = 128;
+constexpr long kPanelPairs = 256;
 
 struct Sums {
   float of[2][2][kRows];  // tile, even and odd
 };
 
-// Two tiles times kM rows, from row kFirst of a portion of kIn, added to their sums.
+// Where the sums of two tiles come from, and where they go.
+struct Panel {
+  const uint8_t* tile;
+  long tile_bytes, pairs;
+  bool is_first, is_last;
+  Sums* sums;
+  float* y;
+  long stride;
+  int count;  // outputs of the second tile
+};
+
+// Two tiles times kM rows, from row kFirst of a portion of kIn.
 template <int kM, int kFirst, int kIn>
-inline TR_INLINE void add_panel(const uint8_t* tile, long tile_bytes, const uint32_t* x, long pairs, Sums* sums) {
+inline TR_INLINE void add_panel(const Panel& p, const uint32_t* x, long m) {
   Floats even[2][kM], odd[2][kM];
-  TR_UNROLL for (int t = 0; t < 2; t++)
-    TR_UNROLL for (int r = 0; r < kM; r++)
-      even[t][r] = load_floats(sums[r].of[t][0]), odd[t][r] = load_floats(sums[r].of[t][1]);
-  for (long pair = 0; pair < pairs; pair += 2, tile += 2 * kPairBytes, x += 2 * kIn)
+  Sums* sums = p.sums + m;
+  if (p.is_first) {
+    TR_UNROLL for (int t = 0; t < 2; t++)
+      TR_UNROLL for (int r = 0; r < kM; r++) even[t][r] = odd[t][r] = zeros();
+  } else {
+    TR_UNROLL for (int t = 0; t < 2; t++)
+      TR_UNROLL for (int r = 0; r < kM; r++)
+        even[t][r] = load_floats(sums[r].of[t][0]), odd[t][r] = load_floats(sums[r].of[t][1]);
+  }
+  const uint8_t* tile = p.tile;
+  const long tile_bytes = p.tile_bytes;
+  for (long pair = 0; pair < p.pairs; pair += 2, tile += 2 * kPairBytes, x += 2 * kIn)
     TR_UNROLL for (int r = 0; r < kM; r++)
       TR_UNROLL for (int t = 0; t < 2; t++) {
         even[t][r] = dot_pairs(even[t][r], tile + t * tile_bytes, x[kFirst + r]);
         odd[t][r] = dot_pairs(odd[t][r], tile + t * tile_bytes + kPairBytes, x[kIn + kFirst + r]);
       }
-  TR_UNROLL for (int t = 0; t < 2; t++)
-    TR_UNROLL for (int r = 0; r < kM; r++)
-      store(sums[r].of[t][0], even[t][r], kRows), store(sums[r].of[t][1], odd[t][r], kRows);
+  if (p.is_last) {
+    TR_UNROLL for (int r = 0; r < kM; r++) {
+      float* y = p.y + (m + r) * p.stride;
+      store(y, multiply_add(even[0][r], floats(1), odd[0][r]), kRows);
+      store(y + kRows, multiply_add(even[1][r], floats(1), odd[1][r]), p.count);
+    }
+  } else {
+    TR_UNROLL for (int t = 0; t < 2; t++)
+      TR_UNROLL for (int r = 0; r < kM; r++)
+        store(sums[r].of[t][0], even[t][r], kRows), store(sums[r].of[t][1], odd[t][r], kRows);
+  }
 }
 
 void two_rounded(const uint8_t* tiles, const Activations& a, long rows, float* y, long stride, int count) {
-  static thread_local std::vector<Sums> sums;
-  sums.assign(rows, Sums());
+  static thread_local std::vector<Sums> own;
+  own.resize(rows);
   const long num_pairs = a.columns / 2, tile_bytes = num_pairs * kPairBytes;
   for (long start = 0; start < num_pairs; start += kPanelPairs) {
     const long pairs = num_pairs - start < kPanelPairs ? num_pairs - start : kPanelPairs;
     const uint8_t* panel = tiles + start * kPairBytes;
-    for (long i = 0; i < pairs * kPairBytes; i += 64)
-      for (int t = 0; t < 2; t++) __builtin_prefetch(panel + t * tile_bytes + kPanelPairs * kPairBytes + i);
+    const bool is_last = start + pairs == num_pairs;
+    const Panel p = {panel, tile_bytes, pairs, start == 0, is_last, own.data(), y, stride, count - kRows};
+    // A little of what comes next with every portion. After these come two more tiles.
+    const uint8_t* next = is_last ? tiles + 2 * tile_bytes : panel + pairs * kPairBytes;
+    const uint8_t* const end = next + kPanelPairs * kPairBytes;
+    const long bytes = (kPanelPairs * kPairBytes * 8 + rows - 1) / rows;
     in_portions(rows, [&](auto size, long m) {
       const uint32_t* x = a.brains.data() + m * num_pairs + start * size;
-      add_panel<size == 8 ? 4 : size, 0, size>(panel, tile_bytes, x, pairs, &sums[m]);
-      if constexpr (size == 8) add_panel<4, 4, 8>(panel, tile_bytes, x, pairs, &sums[m + 4]);
+      for (const uint8_t* until = next + bytes; next < until && next < end; next += 64)
+        __builtin_prefetch(next), __builtin_prefetch(next + tile_bytes);
+      add_panel<size == 8 ? 4 : size, 0, size>(p, x, m);
+      if constexpr (size == 8) add_panel<4, 4, 8>(p, x, m + 4);
     });
   }
-  for (long m = 0; m < rows; m++)
-    for (int t = 0; t < 2; t++) {
-      const Floats total = multiply_add(load_floats(sums[m].of[t][0]), floats(1), load_floats(sums[m].of[t][1]));
-      store(y + m * stride + t * kRows, total, t ? count - kRows : kRows);
-    }
 }
 
 #endif

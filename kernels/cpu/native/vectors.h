@@ -16,6 +16,7 @@
 //   multiply, subtract, multiply_add (a * b + sum), to_floats
 //   sum_of                    of all lanes: the upper half is added to the lower, and so on
 //   sums_of                   sum_of each of 16
+//   transpose                 lane i of vector j becomes lane j of vector i
 //   store                     the first `count` lanes
 //   store_halves              all lanes, each to the nearest float16, or the even one of two
 //   kMostRows                 of activations whose sums fit the registers, a power of two
@@ -40,6 +41,13 @@ inline Floats sums_of(const Floats (&in)[16]) {
   float sums[16];
   for (int i = 0; i < 16; i++) sums[i] = sum_of(in[i]);
   return load_floats(sums);
+}
+inline void transpose(Floats (&block)[16]) {
+  float rows[16][16], columns[16][16];
+  for (int i = 0; i < 16; i++) store(rows[i], block[i], 16);
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 16; j++) columns[j][i] = rows[i][j];
+  for (int i = 0; i < 16; i++) block[i] = load_floats(columns[i]);
 }
 }  // namespace tramontane
 #endif

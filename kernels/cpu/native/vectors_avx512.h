@@ -80,6 +80,29 @@ inline Floats sums_of(const Floats (&in)[16]) {
   const Ints order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
   return _mm512_permutexvar_ps(order, sums);
 }
+// Pairs of numbers, then of pairs, then of quarters of vectors trade places.
+inline void transpose(Floats (&block)[16]) {
+  __m512d pairs[16];
+  for (int i = 0; i < 16; i += 4)
+    for (int half = 0; half < 2; half++) {
+      const Floats a = block[i + 2 * half], b = block[i + 2 * half + 1];
+      pairs[i + 2 * half] = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+      pairs[i + 2 * half + 1] = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+    }
+  Floats fours[4][4];  // lane group g of fours[i][j]: number 4g + j of vectors 4i to 4i + 3
+  for (int i = 0; i < 4; i++)
+    for (int half = 0; half < 2; half++) {
+      const __m512d a = pairs[4 * i + half], b = pairs[4 * i + 2 + half];
+      fours[i][2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+      fours[i][2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+    }
+  for (int j = 0; j < 4; j++) {
+    const Floats a = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0x44), b = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0x44);
+    const Floats c = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0xee), d = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0xee);
+    block[j] = _mm512_shuffle_f32x4(a, b, 0x88), block[4 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
+    block[8 + j] = _mm512_shuffle_f32x4(c, d, 0x88), block[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
+  }
+}
 inline void store_halves(uint16_t* p, Floats value) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
 }
