@@ -49,7 +49,7 @@ def cuda_functions(cuda: PretendedCuda, num_devices: int) -> dict[str, Any]:
     class Event:
         """Of the work so far."""
 
-        def record(self) -> None:
+        def record(self, stream: Stream | None = None) -> None:
             """Nothing to do."""
 
         def synchronize(self) -> None:
