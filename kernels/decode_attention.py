@@ -230,7 +230,8 @@ def _cut(query: Tensor, key_cache: Tensor, block_tables: Tensor, window: int) ->
 
 
 def _padded(head_dim: int) -> int:
-    return max(16, triton.next_power_of_2(head_dim))
+    size: int = triton.next_power_of_2(head_dim)
+    return max(16, size)
 
 
 def _launch(

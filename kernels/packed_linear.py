@@ -22,15 +22,7 @@ from kernels.planes.hqq import FORMATS as HQQ_FORMATS
 from kernels.planes.hqq_products import multiply_hqq
 from kernels.planes.many import multiply_tile
 from kernels.planes.splits import sum_splits
-from kernels.planes.tiles import (
-    MAX_FEW,
-    Table,
-    few_tiles,
-    many_tiles,
-    num_splits,
-    table_of,
-    vector_tiles,
-)
+from kernels.planes.tiles import MAX_FEW, Table, few_tiles, many_tiles, num_splits, table_of
 from kernels.planes.vector import _vector_kernel
 
 _UNPACKED_WEIGHTS = 1 << 26  # in memory at a time
@@ -121,7 +113,7 @@ def packed_linear(x: Tensor, weights: Sequence[PackedMatrix], is_exact: bool = T
 def _multiply(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table) -> None:
     if matrix.kind in HQQ_FORMATS and len(x) <= table.max_fused:
         multiply_hqq(x, matrix, output, table)
-    elif len(x) == 1 or (len(x) <= MAX_FEW and x.element_size() == 2):
+    elif len(x) <= MAX_FEW and x.element_size() == 2:
         _multiply_few(x, matrix, output, table)
     elif len(x) <= table.max_fused:
         _multiply_many(x, matrix, output, table)
@@ -130,10 +122,7 @@ def _multiply(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table) -> 
 
 
 def _multiply_few(x: Tensor, matrix: PackedMatrix, output: Tensor, table: Table) -> None:
-    if len(x) == 1:
-        tiles = vector_tiles(table, x.element_size())
-    else:
-        tiles = few_tiles(table, matrix.kind, len(x))
+    tiles = table.vector if len(x) == 1 else few_tiles(table, matrix.kind, len(x))
     blocks = num_blocks(matrix.num_columns)
     row_tiles = triton.cdiv(matrix.num_rows, tiles.rows)
     splits = num_splits(table, row_tiles, blocks)

@@ -264,8 +264,9 @@ def paged_attention(
     output = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     if query.numel():
         caches, sequences = (key_cache, value_cache, block_tables), (query_starts, context_lengths)
-        way = (output, scale, window, softcap)
-        has_singles = not attend_single_rows(query, *caches, *sequences, *way)
+        has_singles = not attend_single_rows(
+            query, *caches, *sequences, output, scale, window, softcap
+        )
         # Without those most batches have one sequence left.
         mean_rows = num_tokens // num_sequences if has_singles else num_tokens - num_sequences + 1
         tile = _tile(query, key_cache, mean_rows * num_groups, num_groups)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gguf.constants import GGMLQuantizationType as Type
 
-from kernels.packed import AFFINE8_32, CODED_16, CODED_32
+from kernels.packed import AFFINE4_32, AFFINE8_32, CODED_16, CODED_32
 
 
 class Tiles(NamedTuple):
@@ -28,8 +28,8 @@ class Tiles(NamedTuple):
 
 class Table(NamedTuple):
     """One GPU generation's. `num_programs` fill it; more inputs than `max_fused` are multiplied by
-    weights that are unpacked first. For kinds in `roomy` a few inputs take more registers, of those
-    in `heavy` a program takes half as many.
+    weights that are unpacked first. For kinds in `roomy` a few inputs take more registers, and
+    those in `heavy` have smaller tiles of many.
     """
 
     num_programs: int
@@ -37,8 +37,7 @@ class Table(NamedTuple):
     vector: Tiles
     few: Tiles  # 2 to 8
     several: Tiles  # 9 to 16
-    floats: Tiles  # of float32, which no tensor core multiplies: any but one
-    float_vector: Tiles
+    floats: Tiles  # any of float32, which no tensor core multiplies
     many: Tiles
     parts: Tiles  # HQQ's, always of 64 rows: to 8 inputs
     several_parts: Tiles
@@ -51,6 +50,7 @@ class Table(NamedTuple):
 
 MAX_FEW = 16
 _ROOM = 168  # registers of three programs of four warps
+_LIGHT = Tiles(64, 32, num_warps=4, num_stages=2, max_registers=255)
 _WIDE = Table(
     num_programs=264,
     max_fused=384,
@@ -58,7 +58,6 @@ _WIDE = Table(
     few=Tiles(64, 8, num_warps=4, num_stages=2),
     several=Tiles(32, 16, num_warps=4, num_stages=2),
     floats=Tiles(32, 16, num_warps=8, num_stages=2, max_registers=255),
-    float_vector=Tiles(32, 1, num_warps=8, num_stages=2, max_registers=255),
     many=Tiles(128, 64, num_warps=8, num_stages=2, max_registers=255),
     parts=Tiles(64, 8, num_warps=4, num_stages=2),
     several_parts=Tiles(64, 16, num_warps=4, num_stages=2),
@@ -69,8 +68,9 @@ _WIDE = Table(
 # 99 KB of shared memory instead of 163 or 227.
 _NARROW = _WIDE._replace(
     vector=Tiles(64, 1, num_warps=4, num_stages=2),
-    many=Tiles(64, 64, num_warps=4, num_stages=2, max_registers=255),
+    many=Tiles(64, 64, num_warps=4, num_stages=2),
     grouped_many=Tiles(64, 32, num_warps=4, num_stages=2),
+    heavy=frozenset({int(Type.Q4_1), AFFINE4_32}),
 )
 # By compute capability: A100, consumer Ampere, Ada, Hopper.
 TABLES = {
@@ -90,11 +90,6 @@ def table_of(capability: int) -> Table:
     return TABLES[max((known for known in TABLES if known <= capability), default=min(TABLES))]
 
 
-def vector_tiles(table: Table, element_bytes: int) -> Tiles:
-    """For one input of elements of so many bytes."""
-    return table.float_vector if element_bytes == 4 else table.vector
-
-
 def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
     """For 2 to MAX_FEW inputs in half precision of a kind of kernels/packed.py."""
     tiles = table.few if num_inputs <= 8 else table.several
@@ -102,8 +97,10 @@ def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
 
 
 def many_tiles(table: Table, kind: int, element_bytes: int) -> Tiles:
-    """For more inputs, and for more than one in float32."""
-    return table.floats if element_bytes == 4 else _lighter(table, kind, table.many)
+    """For more inputs, and for any in float32."""
+    if element_bytes == 4:
+        return table.floats
+    return _LIGHT if kind in table.heavy else table.many
 
 
 def parts_tiles(table: Table, num_inputs: int, element_bytes: int) -> Tiles:
@@ -121,13 +118,8 @@ def grouped_tiles(
     """For inputs in groups."""
     if element_bytes == 4:
         return table.floats
-    if num_inputs <= 32 * num_groups:
-        return table.grouped
-    return _lighter(table, kind, table.grouped_many)
-
-
-def _lighter(table: Table, kind: int, tiles: Tiles) -> Tiles:
-    return tiles._replace(inputs=tiles.inputs // 2) if kind in table.heavy else tiles
+    is_few = num_inputs <= 32 * num_groups or kind in table.heavy
+    return table.grouped if is_few else table.grouped_many
 
 
 def num_splits(table: Table, num_programs: int, num_blocks: int) -> int:

@@ -32,7 +32,7 @@ def random_tensor(bits, num_rows, num_columns):
 def in_planes(bits, packed, device):
     kind = FORMS[bits][1]
     matrix = hqq_matrix(kind, packed.codes, packed.scales, packed.zeros, *packed.shape)
-    return pack_in_planes(kind, *packed.shape, [matrix.data], device)
+    return pack_in_planes(kind, matrix.num_rows, matrix.num_columns, [matrix.data], device)
 
 
 def inputs_of(count, num_columns, generator, dtype):
