@@ -2,9 +2,9 @@
 
     python tests/bench/cpu_mistralrs.py FILE     (with mistralrs alone; RAYON_NUM_THREADS is heeded)
 
-There is no call for a step, so a batch is as many requests at once, streamed. Prompts begin one
-after another, a step of all between them. So the decoding of a batch is that of its last request,
-from its first token to its end, and the others get more tokens: they are at work all that time.
+There is no call for a step, so a batch is as many requests at once, streamed. Their decoding is
+counted from when the last has its first token; what others have by then is counted too, to the
+peer's good. A batch gets so many tokens that this is an eighth of them at most.
 """
 
 import json
@@ -12,7 +12,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from mistralrs import ChatCompletionRequest, Runner, Which
 
 MAX_SEQS = 16
+STEPS_A_SEQ = 4  # of a batch; a request may be a step ahead of the last for every other one
 
 
 class Peer:
@@ -35,12 +36,14 @@ class Peer:
     def prefill(self, num_tokens: int) -> tuple[float, float, int]:
         """Wall and CPU seconds of one prompt, and its tokens."""
         start, cpu = time.perf_counter(), time.process_time()
-        (stream,) = self._streams([num_tokens], [1])
+        (stream,) = self._streams([num_tokens], 1)
         assert num_tokens == list(stream)[-1].usage.prompt_tokens
         return time.perf_counter() - start, time.process_time() - cpu, num_tokens
 
     def decode(self, num_seqs: int, num_steps: int, context: int) -> tuple[float, float, int]:
-        """The same of some steps of sequences that have `context` tokens."""
+        """The same of some steps or more of sequences that have `context` tokens."""
+        if num_seqs > 1:
+            num_steps = max(num_steps, STEPS_A_SEQ * num_seqs)
         if self._takes_equal_lengths:
             try:
                 return self._decode([context] * num_seqs, num_steps)
@@ -49,40 +52,39 @@ class Peer:
                 self._takes_equal_lengths = False
         return self._decode(range(context, context + num_seqs), num_steps)
 
-    def _decode(self, lengths: Sequence[int], num_steps: int) -> tuple[float, float, int]:
-        others = len(lengths) - 1
-        # Another request is at most as many steps ahead of the last as there are others.
-        streams = self._streams(lengths, [num_steps + 2 + others] * others + [num_steps + 1])
+    def _decode(self, lengths: Iterable[int], num_steps: int) -> tuple[float, float, int]:
+        streams = self._streams(lengths, num_steps + 1)
         try:
             for stream in streams:
                 next(stream)
-            start, cpu = time.perf_counter(), time.process_time()
-            end = list(streams[-1])[-1]
-            wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-            assert end.usage.completion_tokens == num_steps + 1
-        finally:
+        except ValueError:
             _drain(streams)
+            raise
+        start, cpu = time.perf_counter(), time.process_time()
+        ends = [list(stream)[-1] for stream in streams]
+        wall, cpu = time.perf_counter() - start, time.process_time() - cpu
+        assert all(end.usage.completion_tokens == num_steps + 1 for end in ends)
         return wall, cpu, len(streams) * num_steps
 
-    def _streams(self, lengths: Sequence[int], max_tokens: Sequence[int]) -> list[Any]:
+    def _streams(self, lengths: Iterable[int], max_tokens: int) -> list[Any]:
         """Requests under way; a prompt of letters has a token for each."""
         return [
             self._runner.send_chat_completion_request(
                 ChatCompletionRequest(
                     messages="".join(self._random.choices("abcdefgh", k=length)),
                     model="default",
-                    max_tokens=most,
+                    max_tokens=max_tokens,
                     temperature=0.0,
                     ignore_eos=True,
                     stream=True,
                 )
             )
-            for length, most in zip(lengths, max_tokens, strict=True)
+            for length in lengths
         ]
 
 
 def _drain(streams: Iterable[Any]) -> None:
-    """Wait for what is still being computed of a batch."""
+    """Wait for what is still being computed of a batch that failed."""
     for stream in streams:
         with suppress(ValueError):
             for _ in stream:

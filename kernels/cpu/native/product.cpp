@@ -187,7 +187,8 @@ struct Totals {
   bool is_first, is_last;
 };
 
-// Adds a panel's product with kM rows, from row kFirst of each piece, to their totals. Calls `ask` for each group.
+// Adds a panel's product with kM rows, from row kFirst of each piece, to their totals. Calls `ask` for each group, or,
+// where it would take registers that halves of groups need, once.
 template <Format F, int kM, int kFirst, class Source, int kIn, class Ask>
 inline TR_INLINE void add_panel(
     const Source& panel, int num_groups, const Piece<kIn>* piece, const Totals& totals, long m, Ask ask) {
@@ -238,7 +239,8 @@ void two_tiles_times_bytes(const uint8_t* tiles, const Activations& a, long rows
     constexpr int kBytes = kPanel / F.block * F.superblock();
     const uint8_t* next = totals.is_last ? tiles + 2 * tile_bytes : first + kBytes;
     const uint8_t* end = next + kBytes;
-    const long num_steps = (F.sub == 32 ? kPanel / kGroup : 1) * (rows / kPanelRows), bytes = (kBytes + num_steps - 1) / num_steps;
+    const long num_steps = (F.sub == 32 ? kPanel / kGroup : 1) * (rows / kPanelRows);
+    const long bytes = (kBytes + num_steps - 1) / num_steps;
     const auto ask = [&]() TR_INLINE {
       for (const uint8_t* until = next + bytes; next < until && next < end; next += 64)
         __builtin_prefetch(next), __builtin_prefetch(next + tile_bytes);

@@ -97,8 +97,10 @@ inline void transpose(Floats (&block)[16]) {
       fours[i][2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
     }
   for (int j = 0; j < 4; j++) {
-    const Floats a = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0x44), b = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0x44);
-    const Floats c = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0xee), d = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0xee);
+    const Floats a = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0x44);
+    const Floats b = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0x44);
+    const Floats c = _mm512_shuffle_f32x4(fours[0][j], fours[1][j], 0xee);
+    const Floats d = _mm512_shuffle_f32x4(fours[2][j], fours[3][j], 0xee);
     block[j] = _mm512_shuffle_f32x4(a, b, 0x88), block[4 + j] = _mm512_shuffle_f32x4(a, b, 0xdd);
     block[8 + j] = _mm512_shuffle_f32x4(c, d, 0x88), block[12 + j] = _mm512_shuffle_f32x4(c, d, 0xdd);
   }
