@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kernels.packed import PackedMatrix
-from kernels.planes.packing import pack_planes
+from kernels.packing import pack_in_planes
 from tests.engine.on_device import OnDevice, PretendedCuda, held_of
 from tests.engine.pretend_cuda import pretend_cuda
 
@@ -44,9 +44,9 @@ class Rows:
         pieces: Iterable[Tensor],
         device: torch.device,
     ) -> PackedMatrix:
-        """As kernels.planes.packing.pack_planes."""
+        """As kernels.packing.pack_in_planes."""
         kept = [piece.clone() for piece in pieces]
-        made = pack_planes(kind, num_rows, num_columns, kept, device)
+        made = pack_in_planes(kind, num_rows, num_columns, kept, device)
         in_rows = PackedMatrix(kind, num_rows, num_columns, torch.cat(kept))
         self._found[id(made.planes)] = (made, in_rows)  # `made` keeps its id its own
         return made
@@ -64,7 +64,7 @@ def twins_on_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
     rows = Rows()
     with pretend_cuda(num_devices) as cuda, pytest.MonkeyPatch.context() as patch:
         cuda.runs_kernels = False
-        patch.setattr("kernels.packing.pack_planes", rows.pack)
+        patch.setattr("engine.weights.loader.pack_in_planes", rows.pack)
         for file, name in LAUNCHERS.items():
             launch = getattr(importlib.import_module(f"kernels.{file}"), name)
             truth = getattr(importlib.import_module(f"kernels.reference.{file}"), name)
