@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 from kernels.packed import PackedMatrix
-from kernels.planes.hqq import pack_hqq_planes
-from kernels.planes.packing import pack_planes
+from kernels.packing import pack_in_planes
 from tests.engine.on_device import OnDevice, PretendedCuda, held_of
 from tests.engine.pretend_cuda import pretend_cuda
 
@@ -37,23 +36,20 @@ class Rows:
     def __init__(self) -> None:
         self._found: dict[int, tuple[PackedMatrix, PackedMatrix]] = {}
 
-    def keeping(self, pack: Callable[..., PackedMatrix]) -> Callable[..., PackedMatrix]:
-        """A function that packs for a GPU, and what it was given is remembered."""
-
-        def keep(
-            kind: int,
-            num_rows: int,
-            num_columns: int,
-            pieces: Iterable[Tensor],
-            device: torch.device,
-        ) -> PackedMatrix:
-            kept = [piece.clone() for piece in pieces]
-            made = pack(kind, num_rows, num_columns, kept, device)
-            in_rows = PackedMatrix(kind, num_rows, num_columns, torch.cat(kept))
-            self._found[id(made.planes)] = (made, in_rows)  # `made` keeps its id its own
-            return made
-
-        return keep
+    def pack(
+        self,
+        kind: int,
+        num_rows: int,
+        num_columns: int,
+        pieces: Iterable[Tensor],
+        device: torch.device,
+    ) -> PackedMatrix:
+        """As kernels.packing.pack_in_planes."""
+        kept = [piece.clone() for piece in pieces]
+        made = pack_in_planes(kind, num_rows, num_columns, kept, device)
+        in_rows = PackedMatrix(kind, num_rows, num_columns, torch.cat(kept))
+        self._found[id(made.planes)] = (made, in_rows)  # `made` keeps its id its own
+        return made
 
     def on_host(self, value: Any) -> Any:
         """An argument as a reference takes it."""
@@ -68,8 +64,7 @@ def twins_on_cuda(num_devices: int = 1) -> Iterator[PretendedCuda]:
     rows = Rows()
     with pretend_cuda(num_devices) as cuda, pytest.MonkeyPatch.context() as patch:
         cuda.runs_kernels = False
-        patch.setattr("kernels.packing.pack_planes", rows.keeping(pack_planes))
-        patch.setattr("kernels.packing.pack_hqq_planes", rows.keeping(pack_hqq_planes))
+        patch.setattr("engine.weights.loader.pack_in_planes", rows.pack)
         for file, name in LAUNCHERS.items():
             launch = getattr(importlib.import_module(f"kernels.{file}"), name)
             truth = getattr(importlib.import_module(f"kernels.reference.{file}"), name)

@@ -63,6 +63,12 @@ def check(path, **changes):
     return cuda
 
 
+def num_products(launches):
+    """Of packed weights, however many inputs they had."""
+    names = ("_vector_kernel", "_few_kernel", "_packed_linear_kernel", "_hqq_few_kernel")
+    return sum(launches[name] for name in names)
+
+
 @pytest.mark.parametrize("name", nightly(tiny.RECIPES, FAMILIES))
 def test_a_family_has_the_tokens_of_the_cpu_and_no_step_waits_twice(name, checkpoints):
     cuda = check(checkpoints(name))
@@ -99,14 +105,13 @@ def test_a_gguf_file_has_the_tokens_of_the_cpu(kind, tmp_path):
     launches = check(path).launches
     is_unpacked = kind is Type.NVFP4
     assert bool(launches["_packed_rows_kernel"]) is not is_unpacked
-    assert bool(launches["_packed_linear_kernel"]) is not is_unpacked
+    assert bool(num_products(launches)) is not is_unpacked
 
 
 @pytest.mark.parametrize("isq", nightly(ISQ_NAMES, ("Q4K", "FP8", "HQQ4")))
 def test_a_model_quantised_as_it_is_loaded_has_the_tokens_of_the_cpu(isq, tmp_path):
     tiny.make_model("qwen3", **{**WIDE, "head_dim": 32}).save_pretrained(tmp_path)
-    launches = check(tmp_path, isq=isq).launches
-    assert launches["_hqq_few_kernel" if isq.startswith("HQQ") else "_packed_linear_kernel"]
+    assert num_products(check(tmp_path, isq=isq).launches)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mixtral", Type.Q4_K), ("qwen3-moe", Type.Q8_0)])
@@ -125,4 +130,4 @@ def test_kernels_that_are_interpreted_give_the_same_tokens_on_packed_weights(nam
     expected = tokens(path, "cpu")
     with pretend_cuda() as cuda:
         assert tokens(path, "cuda:0") == expected
-    assert cuda.launches["_packed_linear_kernel"]
+    assert num_products(cuda.launches)
