@@ -29,7 +29,7 @@ class Tiles(NamedTuple):
 class Table(NamedTuple):
     """One GPU generation's. `num_programs` fill it; more inputs than `max_fused` are multiplied by
     weights that are unpacked first. For kinds in `roomy` a few inputs take more registers, and
-    those in `heavy` have smaller tiles of many.
+    those in `heavy` have smaller tiles of many, those in `light` of floats.
     """
 
     num_programs: int
@@ -46,11 +46,12 @@ class Table(NamedTuple):
     grouped_many: Tiles
     roomy: frozenset[int] = frozenset()
     heavy: frozenset[int] = frozenset()
+    light: frozenset[int] = frozenset()
 
 
 MAX_FEW = 16
 _ROOM = 168  # registers of three programs of four warps
-_LIGHT = Tiles(64, 32, num_warps=4, num_stages=2, max_registers=255)
+_SMALL = Tiles(64, 32, num_warps=4, num_stages=2, max_registers=255)
 _WIDE = Table(
     num_programs=264,
     max_fused=384,
@@ -81,7 +82,10 @@ TABLES = {
     ),
     86: _NARROW._replace(num_programs=168),
     89: _NARROW._replace(num_programs=256),
-    90: _WIDE._replace(roomy=frozenset({int(Type.MXFP4), AFFINE8_32})),
+    90: _WIDE._replace(
+        roomy=frozenset({int(Type.MXFP4), AFFINE8_32}),
+        light=frozenset({int(Type.IQ4_NL), int(Type.IQ4_XS), CODED_32}),
+    ),
 }
 
 
@@ -99,8 +103,8 @@ def few_tiles(table: Table, kind: int, num_inputs: int) -> Tiles:
 def many_tiles(table: Table, kind: int, element_bytes: int) -> Tiles:
     """For more inputs, and for any in float32."""
     if element_bytes == 4:
-        return table.floats
-    return _LIGHT if kind in table.heavy else table.many
+        return _float_tiles(table, kind)
+    return _SMALL if kind in table.heavy else table.many
 
 
 def parts_tiles(table: Table, num_inputs: int, element_bytes: int) -> Tiles:
@@ -117,9 +121,13 @@ def grouped_tiles(
 ) -> Tiles:
     """For inputs in groups."""
     if element_bytes == 4:
-        return table.floats
+        return _float_tiles(table, kind)
     is_few = num_inputs <= 32 * num_groups or kind in table.heavy
     return table.grouped if is_few else table.grouped_many
+
+
+def _float_tiles(table: Table, kind: int) -> Tiles:
+    return table.floats._replace(rows=16) if kind in table.light else table.floats
 
 
 def num_splits(table: Table, num_programs: int, num_blocks: int) -> int:
