@@ -10,10 +10,10 @@ import torch
 from engine.models.llama import LlamaForCausalLM
 from kernels import interpreter
 from tests.bench import gpu
-from tests.bench.on_gpu import child, supervisor, timer
+from tests.bench.on_gpu import child, stepping, supervisor, timer
 from tests.bench.on_gpu.child import Order
 from tests.bench.on_gpu.decode import read_bytes
-from tests.bench.on_gpu.models import SHAPES
+from tests.bench.on_gpu.models import SHAPES, RandomCheckpoint, shape_of
 from tests.bench.on_gpu.names import OURS, PEERS, step_name
 from tests.bench.on_gpu.parts import PARTS, Part
 from tests.bench.on_gpu.probe import Probe, judged
@@ -22,6 +22,7 @@ from tests.bench.on_gpu.row import COPY, LAUNCH, PRODUCT, Ceilings, Row, ceiling
 from tests.bench.on_gpu.setting import Case, make_setting
 from tests.bench.on_gpu.supervisor import run_part
 from tests.bench.on_gpu.timer import CpuTimer, CudaTimer
+from tests.engine.late_device import LateDevice
 
 SMALL = ["--device", "cpu", "--scale", "tiny"]
 ORDER = Order(part="decode", seconds=600, device="cpu", scale="tiny")
@@ -109,6 +110,22 @@ def test_a_step_reads_all_weights_but_the_embedding_and_its_keys_and_values():
     layer = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14336 + 2)
     weights = 32 * layer + 4096 + 128256 * 4096
     assert read_bytes(model, 1000, itemsize=2) == 2 * (weights + 1000 * 2 * 32 * 1024)
+
+
+def test_what_is_timed_are_steps_of_an_engine_that_decodes_by_graphs(monkeypatch):
+    captured: list[str] = []
+
+    class Noting(LateDevice):
+        def capture(self, body):
+            captured.append("a size")
+            return lambda: None
+
+    monkeypatch.setattr(stepping, "choose_graphs", lambda *_: Noting())
+    setting = make_setting("cpu", "tiny")
+    checkpoint = RandomCheckpoint(shape_of("qwen3-0.6b", is_tiny=True), None, setting.device)
+    config = stepping.engine_config(setting, kv_cache_bytes=1 << 20)
+    stepping.make_engine(stepping.load(checkpoint, setting), config, setting)
+    assert captured
 
 
 def test_engine_settings_are_read_as_what_they_say():
