@@ -244,7 +244,8 @@ class Engine:
         """Put the new weights in the place of the old ones if they are loaded; between two steps.
 
         Every sequence is computed again from its beginning, and nothing cached is hit. Returns None
-        while they are not loaded; then "", or why they cannot be had, and the old ones stay.
+        while they are not loaded; then "", or why they cannot be had, and the old ones stay. Raises
+        OutOfMemory if they leave no room for their graphs: then there are neither.
         """
         change = self._change
         if change is None or not change.is_over:
