@@ -45,6 +45,7 @@ from engine.weights.rope_scaling import rope_switch
 from engine.weights.task import find_task
 
 _SMALLER = "serve a smaller model, or quantise it with --isq"
+_SMALLER_CACHE = "lower --pa-gpu-mem or --pa-gpu-mem-usage"
 
 
 class Engine:
@@ -80,7 +81,7 @@ class Engine:
             model, model_config, config, device, cache_dtype, reserved_bytes=reserved_bytes
         )
         size = (capacity.num_blocks, capacity.block_size)
-        with enough_memory("The KV cache", device, "lower --pa-gpu-mem or --pa-gpu-mem-usage"):
+        with enough_memory("The KV cache", device, _SMALLER_CACHE):
             cache = allocate(model_config, *size, cache_dtype, device)
         # Some configurations name an id that the model cannot make.
         self._eos_ids = [i for i in model_config.eos_token_ids if i < model_config.vocab_size]
@@ -106,14 +107,15 @@ class Engine:
         )
         run, graphs = self._runner.run, None
         if graph_device is not None:
-            graphs = GraphRunner(
-                self._runner,
-                DecodeGraphs(
-                    *(cache, capacity, config.max_seqs, model_config.vocab_size, graph_device),
-                    has_rope_sets=switch > 0,
-                ),
-                graph_device,
-            )
+            with enough_memory("The graphs of all decode steps", device, _SMALLER_CACHE):
+                graphs = GraphRunner(
+                    self._runner,
+                    DecodeGraphs(
+                        *(cache, capacity, config.max_seqs, model_config.vocab_size, graph_device),
+                        has_rope_sets=switch > 0,
+                    ),
+                    graph_device,
+                )
             run = graphs.run
         forget = self._runner.prompt_logprobs.forget
         self._careful = Careful(self._scheduler, run, device, forget=forget)
@@ -244,7 +246,8 @@ class Engine:
         """Put the new weights in the place of the old ones if they are loaded; between two steps.
 
         Every sequence is computed again from its beginning, and nothing cached is hit. Returns None
-        while they are not loaded; then "", or why they cannot be had, and the old ones stay.
+        while they are not loaded; then "", or why they cannot be had, and the old ones stay. Raises
+        OutOfMemory if they leave no room for their graphs: then there are neither.
         """
         change = self._change
         if change is None or not change.is_over:

@@ -11,9 +11,16 @@ import torch
 
 from engine.batch import Int64, SampledRows
 from engine.decode_graphs import DecodeGraphs
+from engine.errors import OutOfMemory
 from engine.graph_device import GraphDevice
 from engine.runner import Made, Model, Runner, Sampled
 from engine.scheduler import Step
+from engine.shortage import is_shortage
+
+_NO_GRAPHS = (
+    "The decode graphs of the new weights do not fit the memory beside the KV cache; choose a "
+    "smaller type, lower --pa-gpu-mem-usage or say --enforce-eager."
+)
 
 
 class Flight(NamedTuple):
@@ -36,10 +43,18 @@ class GraphRunner:
         graphs.capture_all(runner.model)
 
     def take_model(self, model: Model) -> None:
-        """Another model in the place of the runner's. What is in flight is to be dropped."""
+        """Another model in the place of the runner's. What is in flight is to be dropped.
+
+        Raises OutOfMemory where its graphs do not fit; nothing can be launched then.
+        """
         self._graphs.forget()
         self._runner.model = model
-        self._graphs.capture_all(model)
+        try:
+            self._graphs.capture_all(model)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            raise OutOfMemory(_NO_GRAPHS) from error
 
     def leads_on(self, step: Step) -> bool:
         """Whether all that the step does is in the graph, and so with those behind it."""

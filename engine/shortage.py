@@ -8,8 +8,12 @@ import torch
 from engine.errors import LoadError, OutOfMemory
 from engine.memory import memory_of
 
-# What torch, CUDA and its libraries say where they raise a bare RuntimeError.
-_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+# What torch, CUDA and its libraries say where they raise a bare RuntimeError; C++ itself and the
+# system, too, through torch.
+_SIGNS = (
+    *("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"),
+    *("std::bad_alloc", "Cannot allocate memory"),
+)
 
 
 def is_shortage(error: BaseException) -> bool:

@@ -61,7 +61,7 @@ class ParallelModel:
         self._followers.check()
         try:
             return self._forward(batch, kv_cache)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             self._followers.check(_END_S)
             if is_shortage(error):
                 raise OutOfMemory(_NO_MEMORY) from error

@@ -7,13 +7,20 @@ import time
 import pytest
 import torch
 
+from engine.engine import load_generator
 from engine.models.llama import LlamaForCausalLM
+from engine.weights.files import ModelRef, resolve
 from kernels import interpreter
+from kernels.cpu import (
+    cached_attention as cpu_cached_attention,
+    paged_attention as cpu_paged_attention,
+)
+from kernels.reference.paged_attention import paged_attention
 from tests.bench import gpu
-from tests.bench.on_gpu import child, supervisor, timer
+from tests.bench.on_gpu import child, smoke, stepping, supervisor, timer
 from tests.bench.on_gpu.child import Order
 from tests.bench.on_gpu.decode import read_bytes
-from tests.bench.on_gpu.models import SHAPES
+from tests.bench.on_gpu.models import SHAPES, RandomCheckpoint, shape_of
 from tests.bench.on_gpu.names import OURS, PEERS, step_name
 from tests.bench.on_gpu.parts import PARTS, Part
 from tests.bench.on_gpu.probe import Probe, judged
@@ -22,6 +29,9 @@ from tests.bench.on_gpu.row import COPY, LAUNCH, PRODUCT, Ceilings, Row, ceiling
 from tests.bench.on_gpu.setting import Case, make_setting
 from tests.bench.on_gpu.supervisor import run_part
 from tests.bench.on_gpu.timer import CpuTimer, CudaTimer
+from tests.engine.graph_engine import watch
+from tests.engine.late_device import LateDevice
+from tests.engine.test_pipeline import num_launched_ahead
 
 SMALL = ["--device", "cpu", "--scale", "tiny"]
 ORDER = Order(part="decode", seconds=600, device="cpu", scale="tiny")
@@ -109,6 +119,36 @@ def test_a_step_reads_all_weights_but_the_embedding_and_its_keys_and_values():
     layer = 4096 * (2 * 4096 + 2 * 1024 + 3 * 14336 + 2)
     weights = 32 * layer + 4096 + 128256 * 4096
     assert read_bytes(model, 1000, itemsize=2) == 2 * (weights + 1000 * 2 * 32 * 1024)
+
+
+def test_what_is_timed_are_steps_of_an_engine_that_decodes_by_graphs(monkeypatch):
+    captured: list[str] = []
+
+    class Noting(LateDevice):
+        def capture(self, body):
+            captured.append("a size")
+            return lambda: None
+
+    monkeypatch.setattr(stepping, "choose_graphs", lambda *_: Noting())
+    setting = make_setting("cpu", "tiny")
+    checkpoint = RandomCheckpoint(shape_of("qwen3-0.6b", is_tiny=True), None, setting.device)
+    config = stepping.engine_config(setting, kv_cache_bytes=1 << 20)
+    stepping.make_engine(stepping.load(checkpoint, setting), config, setting)
+    assert captured
+
+
+def test_small_models_make_steps_that_a_gpu_is_told_ahead(monkeypatch):
+    setting, device = make_setting("cpu", "tiny"), LateDevice(records=False)
+    files, config = resolve(ModelRef(model="builtin")), smoke._config(setting, {}, is_device=True)
+    # A CPU's own attention has no rows of padding, as it has no graphs.
+    monkeypatch.setattr(cpu_cached_attention, "is_native", lambda *_: False)
+    monkeypatch.setattr(cpu_paged_attention, "paged_attention", paged_attention)
+    expected = smoke._run(load_generator(files, config))
+    monkeypatch.setattr("engine.engine.choose_graphs", lambda *_: device)
+    engine = load_generator(files, config)
+    watch(engine, device)
+    assert smoke._run(engine).ids.tolist() == expected.ids.tolist()
+    assert num_launched_ahead(device.log) > 5
 
 
 def test_engine_settings_are_read_as_what_they_say():

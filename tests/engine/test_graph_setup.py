@@ -10,11 +10,19 @@ from engine.capacity import Capacity
 from engine.config import EngineConfig
 from engine.decode_graphs import DecodeGraphs, bucket_sizes
 from engine.engine import load_generator
+from engine.errors import LoadError
 from engine.graph_setup import choose_graphs, extrapolate, graph_bytes, why_eager
 from engine.kv_cache import allocate
 from tests.engine import tiny_llama
 from tests.engine.graph_engine import GraphHashModel, make_graph_engine
-from tests.engine.hash_model import VOCAB_SIZE, drain, ids_of, model_config, request
+from tests.engine.hash_model import (
+    VOCAB_SIZE,
+    drain,
+    ids_of,
+    make_engine,
+    model_config,
+    request,
+)
 from tests.engine.late_device import LateDevice
 
 CPU = torch.device("cpu")
@@ -98,6 +106,17 @@ def test_the_log_says_what_was_captured(caplog):
     with caplog.at_level(logging.INFO):
         make_graph_engine()
     assert "the decode step is captured for 3 batch sizes up to 4" in caplog.text
+
+
+def test_graphs_that_do_not_fit_beside_the_cache_are_not_laid_to_the_model():
+    class Short(LateDevice):
+        def capture(self, body):
+            if self.num_captures == 4:  # three told what all take
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return super().capture(body)
+
+    with pytest.raises(LoadError, match=r"^The graphs of all .* lower --pa-gpu-mem or --pa-gpu-me"):
+        make_engine(GraphHashModel(), graph_device=Short())
 
 
 def test_a_capture_and_its_padding_write_no_keys_and_move_no_row():

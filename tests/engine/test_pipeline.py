@@ -6,8 +6,10 @@ from functools import partial
 from itertools import pairwise
 
 import pytest
+import torch
 
 from engine.engine import Engine
+from engine.errors import OutOfMemory
 from engine.messages import SequenceOutput
 from tests.engine.graph_engine import GraphHashModel, make_graph_engine
 from tests.engine.hash_model import VOCAB_SIZE, HashModel, drain, ids_of, make_engine, request
@@ -248,3 +250,21 @@ def test_other_weights_take_over_behind_the_last_token_that_was_told(num_steps):
         made = before[name]
         assert made == old.continue_greedily(text, len(made))
         assert tokens[name] == made + models[0].continue_greedily(text + made, 15 - len(made))
+
+
+def test_new_weights_whose_graphs_do_not_fit_are_nobodys_crash():
+    engine, device = make_graph_engine(reload=lambda isq: GraphHashModel())
+    engine.add(request(PROMPT, max_tokens=15))
+    for _ in range(3):
+        engine.step()
+
+    def fail(_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    device.capture = fail  # type: ignore[method-assign]
+    engine.requantize("Q8_0")
+    assert engine._change is not None
+    engine._change._thread.join()
+    with pytest.raises(OutOfMemory, match="choose a smaller type"):
+        engine.take_weights()
+    assert engine.has_work()

@@ -37,8 +37,10 @@ def raises(message):
             "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
         ),
         lambda: raises("Triton Error [CUDA]: out of memory"),
+        lambda: raises("std::bad_alloc"),  # topk's, beside a tensor that was there
+        lambda: raises("unable to mmap 8 bytes from file </x>: Cannot allocate memory (12)"),
     ],
-    ids=["torch", "numpy", "python", "driver", "cublas", "triton"],
+    ids=["torch", "numpy", "python", "driver", "cublas", "triton", "C++", "mmap"],
 )
 def test_memory_that_ran_out_is_known(make):
     assert is_shortage(error_of(make))

@@ -11,6 +11,7 @@ from engine.batch import Batch
 from engine.config import EngineConfig, SamplingParams
 from engine.device import choose_cache_dtype
 from engine.engine import Engine
+from engine.graph_setup import choose_graphs
 from engine.kv_cache import allocate
 from engine.layers.decoder import Decoder
 from engine.loading import load_model
@@ -69,7 +70,7 @@ def cache_dtype(config: EngineConfig, setting: Setting) -> torch.dtype:
 
 
 def make_engine(model: Decoder, config: EngineConfig, setting: Setting) -> Engine:
-    """An engine of a loaded model."""
+    """An engine of a loaded model, as `load_engine` makes it: on a GPU it decodes by graphs."""
     return Engine(
         model,
         model.config,
@@ -77,6 +78,7 @@ def make_engine(model: Decoder, config: EngineConfig, setting: Setting) -> Engin
         device=setting.device,
         dtype=setting.dtype,
         cache_dtype=cache_dtype(config, setting),
+        graph_device=choose_graphs(config, model, setting.device),
     )
 
 

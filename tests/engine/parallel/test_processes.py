@@ -72,11 +72,16 @@ def test_an_engine_that_lost_a_process_takes_no_further_step(files):
         by_engine(engine, tiny.prompts()[:1])
 
 
-def test_a_step_that_does_not_fit_one_of_them_is_not_tried_again(files, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()],
+    ids=["the device's", "the system's"],
+)
+def test_a_step_that_does_not_fit_one_of_them_is_not_tried_again(error, files, monkeypatch):
     """The other one is in the middle of it."""
 
     def fail(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     engine: Any = load_engine(files("llama3"), CONFIG)
     monkeypatch.setattr(engine._runner.model._model, "forward", fail)
