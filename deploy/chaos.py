@@ -121,7 +121,7 @@ class Show:
         api = self._stage.apis[0]
         try:
             self._wait_for_the_middle(followers)
-            worker = self._stage.busiest()
+            worker = self._stage.busiest(len(followers))
             killed_s = time.monotonic()
             with printer.killing(killed_s):
                 self._stage.kill(api, worker)

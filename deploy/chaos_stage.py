@@ -31,6 +31,7 @@ _SETTINGS = {
 _START_S = 90.0
 _STOP_S = 5.0
 _POLL_S = 0.05
+_GAUGES_S = 1.0  # ten heartbeats
 
 
 class Node(NamedTuple):
@@ -110,10 +111,16 @@ class Stage:
                     raise StartError(f"a process does not start: {words or 'it says nothing'}")
             time.sleep(_POLL_S)
 
-    def busiest(self) -> Node:
-        """The worker that runs the most sequences now."""
-        running = {pid: beat["running"] for pid, beat in self._heartbeats(self.apis[-1]).items()}
-        return max(self.workers, key=lambda worker: running.get(worker.pid, -1))
+    def busiest(self, num_sequences: int) -> Node:
+        """The worker that runs the most of so many sequences."""
+        deadline = time.monotonic() + _GAUGES_S
+        while True:
+            beats = self._heartbeats(self.apis[-1])
+            running = {pid: beat["running"] for pid, beat in beats.items()}
+            # A gauge of before they began would have the other worker killed, whom nobody misses.
+            if sum(running.values()) >= num_sequences or time.monotonic() > deadline:
+                return max(self.workers, key=lambda worker: running.get(worker.pid, -1))
+            time.sleep(_POLL_S)
 
     def _heartbeats(self, api: Node) -> dict[int, dict[str, Any]]:
         """What the living workers say, by process id; none while the API is not ready."""

@@ -212,10 +212,23 @@ class FakeWorker:
         self.specs: dict[str, contract.Job] = {}
         self.cancelled: set[str] = set()
         self._owners: dict[str, str] = {}
-        self.is_paused = False
+        self._is_paused = False
+        self._has_paused = threading.Event()
         self.max_running = 256
         self._is_stopped = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+
+    @property
+    def is_paused(self) -> bool:
+        """While it is, nothing is claimed, made or answered."""
+        return self._is_paused
+
+    @is_paused.setter
+    def is_paused(self, value: bool) -> None:
+        self._has_paused.clear()
+        self._is_paused = value
+        # What it is about to claim would be a job of whoever pauses it.
+        assert not value or self._has_paused.wait(10), "the fake worker does not pause"
 
     def start(self) -> None:
         self._thread.start()
@@ -239,7 +252,9 @@ class FakeWorker:
                     if time.monotonic() - beats_s > 0.2:
                         await self._beat()
                         beats_s = time.monotonic()
-                    if not self.is_paused:
+                    if self._is_paused:
+                        self._has_paused.set()
+                    else:
                         await self._claim()
                         await self._step()
                         await self._answer()

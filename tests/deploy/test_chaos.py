@@ -9,13 +9,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import psutil
 import pytest
 
 from deploy import chaos
 from deploy.chaos_client import Follower, Piece
+from deploy.chaos_stage import Stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,6 +89,17 @@ def test_a_signal_ends_it_at_once_and_leaves_nothing(tmp_path, wait_until, is_go
         assert process.wait(30) == 130
     wait_until(lambda: all(is_gone(child.pid) for child in children))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_worker_that_has_the_answers_is_killed_though_its_gauges_come_late():
+    idle, busy = (SimpleNamespace(pid=pid) for pid in (1, 2))
+    beats = iter([{1: 0, 2: 0}, {}, {1: 0, 2: 2}])
+
+    def heartbeats(api):
+        return {pid: {"running": running} for pid, running in next(beats).items()}
+
+    stage: Any = SimpleNamespace(apis=[None], workers=[idle, busy], _heartbeats=heartbeats)
+    assert Stage.busiest(stage, 2).pid == busy.pid
 
 
 def test_nonsense_is_refused(tmp_path):

@@ -29,14 +29,14 @@ def reference() -> Callable[[str], PreTrainedModel]:
 
 
 @pytest.fixture(scope="session")
-def load_model() -> Callable[[Path], Decoder]:
-    """Our model from a directory or a GGUF file, in float32."""
+def load_model() -> Callable[..., Decoder]:
+    """Our model from a directory or a GGUF file, in float32 unless told."""
 
-    def load(path: Path) -> Decoder:
+    def load(path: Path, dtype: torch.dtype = torch.float32) -> Decoder:
         checkpoint = open_checkpoint(resolve(ModelRef(model=str(path))))
         device = torch.device("cpu")
         model_class = load_class(checkpoint.config.architecture)
-        model = model_class(checkpoint.config, torch.float32, device)
+        model = model_class(checkpoint.config, dtype, device)
         model.load(checkpoint)
         return model
 

@@ -133,7 +133,7 @@ def test_nor_does_one_with_packed_weights(name, kind, tmp_path, load_model, laun
     for module in ("engine.layers.packed_experts", "engine.weights.loader"):
         monkeypatch.setattr(f"{module}.in_planes", lambda _: True)
     path = write_gguf(tiny.make_model(name, **WIDE), tmp_path / "model.gguf", kind)
-    model = load_model(path)
+    model = load_model(path, torch.bfloat16)
     move(model)
     assert why_eager(EngineConfig(), model) == ""
     capture(model)
