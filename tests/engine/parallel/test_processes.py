@@ -115,9 +115,10 @@ def test_a_process_that_dies_while_it_loads_is_told_at_once(files, monkeypatch):
             super().check(wait_s)
 
     monkeypatch.setattr(leader, "Followers", Killed)
+    earlier = followers(os.getpid())  # of engines that the collector has not come by yet
     with pytest.raises(LoadError, match=r"ended with code -9 while it loaded"):
         load_engine(files("llama"), CONFIG)
-    assert not followers(os.getpid())
+    assert set(followers(os.getpid())) <= set(earlier)
 
 
 def test_what_a_model_cannot_share_is_said_before_a_process_starts(files, monkeypatch):
